@@ -1,0 +1,435 @@
+//! Who may decide: people, groups, agents and their owners, instances, tokens, scopes and policy,
+//! as the fold of the log's leaves.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::digest::Digest;
+use crate::event::{Attributes, Event};
+use crate::id::{AgentId, GroupName, HumanId, InstanceId, ScopeName};
+use crate::scope::Scope;
+use crate::state::Violation;
+use crate::time::Timestamp;
+
+/// An operator who changed an agent, its owner or a group may not approve for this long (24 h).
+pub const SEPARATION_MS: i64 = 24 * 3_600_000;
+/// Longest life of a person's API token (12 h).
+pub const TOKEN_LIFE_MS: i64 = 12 * 3_600_000;
+
+/// A person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Human {
+    /// May act.
+    pub active: bool,
+    /// May change what decisions rest on.
+    pub operator: bool,
+}
+
+/// A span of ownership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ownership {
+    /// Who owned it.
+    pub human: HumanId,
+    /// Until when; none: still.
+    pub until: Option<Timestamp>,
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Owners, oldest first; the last is the present one.
+    pub owners: Vec<Ownership>,
+    /// Registered attributes.
+    pub attributes: Attributes,
+    /// Its right ended.
+    pub revoked: bool,
+}
+
+impl Agent {
+    /// The present owner.
+    #[must_use]
+    pub fn owner(&self) -> Option<&HumanId> {
+        self.owners.last().map(|o| &o.human)
+    }
+
+    /// True when `human` owned the agent at any time since `since`.
+    #[must_use]
+    pub fn owned_since(&self, human: &HumanId, since: Timestamp) -> bool {
+        self.owners.iter().any(|o| &o.human == human && o.until.is_none_or(|until| until >= since))
+    }
+}
+
+/// One enrolled sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its agent.
+    pub agent: AgentId,
+    /// Serials that were renewed already, and the present one, last.
+    pub serials: Vec<String>,
+    /// X25519 key to which credentials are sealed, hexadecimal.
+    pub seal_key: String,
+    /// Its lineage ended.
+    pub revoked: bool,
+}
+
+/// A join token, a one-time link or a person's API token: known by its digest only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bearer<S> {
+    /// Its name.
+    pub id: String,
+    /// Whom it stands for.
+    pub subject: S,
+    /// Its end.
+    pub expires_at: Timestamp,
+    /// Used up or revoked.
+    pub spent: bool,
+    /// What it is for; empty where there is one purpose only.
+    pub purpose: String,
+}
+
+/// What an operator changed, for the separation of duties.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// The agent, when it was an agent.
+    pub agent: Option<AgentId>,
+    /// The group, when it was a group.
+    pub group: Option<GroupName>,
+}
+
+/// The fold of everything decisions rest on.
+#[derive(Debug, Clone, Default)]
+pub struct Authority {
+    /// Origin of the log; empty before the first leaf.
+    pub origin: String,
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// Verifier key of the log.
+    pub vkey: String,
+    /// People.
+    pub humans: BTreeMap<HumanId, Human>,
+    /// Groups and their members.
+    pub groups: BTreeMap<GroupName, BTreeSet<HumanId>>,
+    /// Agents.
+    pub agents: BTreeMap<AgentId, Agent>,
+    /// Instances.
+    pub instances: BTreeMap<InstanceId, Instance>,
+    /// Instance by certificate serial.
+    pub serials: HashMap<String, InstanceId>,
+    /// Join tokens by digest.
+    pub joins: HashMap<Digest, Bearer<AgentId>>,
+    /// One-time links by digest.
+    pub links: HashMap<Digest, Bearer<HumanId>>,
+    /// People's API tokens by digest.
+    pub tokens: HashMap<Digest, Bearer<HumanId>>,
+    /// Qualified models: (model, version) to the end of qualification.
+    pub models: BTreeMap<(String, String), Timestamp>,
+    /// The policy set in force.
+    pub policy_set: Option<Digest>,
+    /// The scopes in force.
+    pub scopes: BTreeMap<ScopeName, Digest>,
+    /// Recent changes by operators.
+    pub changes: Vec<Change>,
+    /// Declarations by digest; filled from blobs, which prove themselves by their digest.
+    pub catalog: HashMap<Digest, Arc<Scope>>,
+    /// Index of the last authority leaf folded in.
+    pub last_leaf: u64,
+}
+
+impl Authority {
+    /// Adds a declaration, found under its own digest.
+    ///
+    /// # Errors
+    /// When the declaration cannot be written canonically.
+    pub fn learn(&mut self, scope: Arc<Scope>) -> Result<Digest, crate::CanonicalError> {
+        let digest = scope.digest()?;
+        self.catalog.insert(digest, scope);
+        Ok(digest)
+    }
+
+    /// The scope in force under this name.
+    #[must_use]
+    pub fn scope(&self, name: &ScopeName) -> Option<(&Arc<Scope>, Digest)> {
+        let digest = *self.scopes.get(name)?;
+        Some((self.catalog.get(&digest)?, digest))
+    }
+
+    /// The groups a person belongs to.
+    #[must_use]
+    pub fn groups_of(&self, human: &HumanId) -> BTreeSet<GroupName> {
+        self.groups.iter().filter(|(_, m)| m.contains(human)).map(|(g, _)| g.clone()).collect()
+    }
+
+    /// True when the model is qualified at `now`.
+    #[must_use]
+    pub fn qualified(&self, attributes: &Attributes, now: Timestamp) -> bool {
+        self.models
+            .get(&(attributes.model.clone(), attributes.model_version.clone()))
+            .is_some_and(|until| *until > now)
+    }
+
+    /// True when `human` is an active operator.
+    #[must_use]
+    pub fn is_operator(&self, human: &HumanId) -> bool {
+        self.humans.get(human).is_some_and(|h| h.active && h.operator)
+    }
+
+    /// True when `human` changed the agent or one of the groups within [`SEPARATION_MS`].
+    #[must_use]
+    pub fn changed_recently(
+        &self,
+        human: &HumanId,
+        agent: &AgentId,
+        groups: &BTreeSet<GroupName>,
+        now: Timestamp,
+    ) -> bool {
+        self.changes.iter().any(|c| {
+            &c.by == human
+                && now.since(c.at) < SEPARATION_MS
+                && (c.agent.as_ref() == Some(agent)
+                    || c.group.as_ref().is_some_and(|g| groups.contains(g)))
+        })
+    }
+
+    fn operator(&self, by: &HumanId) -> Result<(), Violation> {
+        if self.is_operator(by) {
+            Ok(())
+        } else {
+            Err(Violation::rule("operator", format!("`{by}` is not an operator")))
+        }
+    }
+
+    fn record(
+        &mut self,
+        at: Timestamp,
+        by: &HumanId,
+        agent: Option<&AgentId>,
+        group: Option<&GroupName>,
+    ) {
+        self.changes.retain(|c| at.since(c.at) < SEPARATION_MS);
+        self.changes.push(Change {
+            at,
+            by: by.clone(),
+            agent: agent.cloned(),
+            group: group.cloned(),
+        });
+    }
+
+    /// Folds one leaf in. Events of requests are not for this fold and change nothing.
+    ///
+    /// # Errors
+    /// When the rules forbid the event; the state is then unchanged.
+    pub fn apply(&mut self, index: u64, event: &Event) -> Result<(), Violation> {
+        let refuse = |rule: &'static str, detail: String| Err(Violation::rule(rule, detail));
+        if event.request_id().is_some() {
+            return Ok(());
+        }
+        match event {
+            Event::Opened(e) => {
+                if index != 0 || !self.origin.is_empty() {
+                    return refuse("opened-first", "a log opens once, in its first leaf".into());
+                }
+                self.origin.clone_from(&e.origin);
+                self.trust_domain.clone_from(&e.trust_domain);
+                self.vkey.clone_from(&e.vkey);
+            }
+            _ if self.origin.is_empty() => {
+                return refuse("opened-first", "the first leaf of a log opens it".into());
+            }
+            Event::HumanSet(e) => {
+                let first = self.humans.is_empty() && e.by == e.human && e.operator && e.active;
+                if !first {
+                    self.operator(&e.by)?;
+                }
+                let human = Human { active: e.active, operator: e.operator };
+                self.humans.insert(e.human.clone(), human);
+                if !e.active {
+                    self.tokens
+                        .values_mut()
+                        .filter(|t| t.subject == e.human)
+                        .for_each(|t| t.spent = true);
+                }
+            }
+            Event::GroupSet(e) => {
+                self.operator(&e.by)?;
+                if let Some(stranger) = e.members.iter().find(|m| !self.humans.contains_key(*m)) {
+                    return refuse(
+                        "group-member",
+                        format!("`{stranger}` is not a registered person"),
+                    );
+                }
+                self.groups.insert(e.group.clone(), e.members.clone());
+                self.record(e.at, &e.by, None, Some(&e.group));
+            }
+            Event::AgentSet(e) => {
+                self.operator(&e.by)?;
+                if !self.humans.get(&e.owner).is_some_and(|h| h.active) {
+                    return refuse(
+                        "agent-owner",
+                        format!("the owner `{}` is not an active person", e.owner),
+                    );
+                }
+                let agent = self.agents.entry(e.agent.clone()).or_insert_with(|| Agent {
+                    owners: Vec::new(),
+                    attributes: e.attributes.clone(),
+                    revoked: false,
+                });
+                agent.attributes = e.attributes.clone();
+                if agent.owner() != Some(&e.owner) {
+                    if let Some(last) = agent.owners.last_mut() {
+                        last.until = Some(e.at);
+                    }
+                    agent.owners.push(Ownership { human: e.owner.clone(), until: None });
+                }
+                self.record(e.at, &e.by, Some(&e.agent), None);
+            }
+            Event::AgentRevoked(e) => {
+                self.operator(&e.by)?;
+                match self.agents.get_mut(&e.agent) {
+                    Some(agent) => agent.revoked = true,
+                    None => return refuse("agent-known", format!("no agent `{}`", e.agent)),
+                }
+                self.record(e.at, &e.by, Some(&e.agent), None);
+            }
+            Event::ModelSet(e) => {
+                self.operator(&e.by)?;
+                let key = (e.model.clone(), e.model_version.clone());
+                match e.until {
+                    Some(until) => self.models.insert(key, until),
+                    None => self.models.remove(&key),
+                };
+            }
+            Event::PolicyLoaded(e) => {
+                self.operator(&e.by)?;
+                self.policy_set = Some(e.policy_set);
+                self.scopes.clone_from(&e.scopes);
+            }
+            Event::JoinCreated(e) => {
+                self.operator(&e.by)?;
+                if !self.agents.get(&e.agent).is_some_and(|a| !a.revoked) {
+                    return refuse("agent-known", format!("no live agent `{}`", e.agent));
+                }
+                self.joins.insert(
+                    e.token_hash,
+                    Bearer {
+                        id: e.join_id.clone(),
+                        subject: e.agent.clone(),
+                        expires_at: e.expires_at,
+                        spent: false,
+                        purpose: String::new(),
+                    },
+                );
+            }
+            Event::InstanceEnrolled(e) => {
+                let Some(join) = self.joins.values_mut().find(|j| j.id == e.join_id) else {
+                    return refuse("join-single-use", format!("no join token `{}`", e.join_id));
+                };
+                if join.spent || join.expires_at <= e.at || join.subject != e.agent {
+                    return refuse(
+                        "join-single-use",
+                        format!("join token `{}` is spent, expired or another agent's", e.join_id),
+                    );
+                }
+                if self.instances.contains_key(&e.instance) || self.serials.contains_key(&e.serial)
+                {
+                    return refuse(
+                        "instance-new",
+                        format!("instance `{}` or its serial exists", e.instance),
+                    );
+                }
+                if !self.agents.get(&e.agent).is_some_and(|a| !a.revoked) {
+                    return refuse("agent-known", format!("no live agent `{}`", e.agent));
+                }
+                join.spent = true;
+                self.serials.insert(e.serial.clone(), e.instance.clone());
+                self.instances.insert(
+                    e.instance.clone(),
+                    Instance {
+                        agent: e.agent.clone(),
+                        serials: vec![e.serial.clone()],
+                        seal_key: e.seal_key.clone(),
+                        revoked: false,
+                    },
+                );
+            }
+            Event::InstanceRenewed(e) => {
+                if self.serials.contains_key(&e.serial) {
+                    return refuse("instance-new", "the serial exists".into());
+                }
+                let Some(instance) = self.instances.get_mut(&e.instance) else {
+                    return refuse("instance-known", format!("no instance `{}`", e.instance));
+                };
+                if instance.revoked || instance.serials.last() != Some(&e.old_serial) {
+                    return refuse(
+                        "renew-once",
+                        format!("serial `{}` was renewed already or is revoked", e.old_serial),
+                    );
+                }
+                instance.serials.push(e.serial.clone());
+                self.serials.insert(e.serial.clone(), e.instance.clone());
+            }
+            Event::InstanceRevoked(e) => match self.instances.get_mut(&e.instance) {
+                Some(instance) => instance.revoked = true,
+                None => return refuse("instance-known", format!("no instance `{}`", e.instance)),
+            },
+            Event::LinkCreated(e) => {
+                self.operator(&e.by)?;
+                if !self.humans.get(&e.human).is_some_and(|h| h.active) {
+                    return refuse("human-known", format!("no active person `{}`", e.human));
+                }
+                self.links.insert(
+                    e.code_hash,
+                    Bearer {
+                        id: e.link_id.clone(),
+                        subject: e.human.clone(),
+                        expires_at: e.expires_at,
+                        spent: false,
+                        purpose: e.purpose.clone(),
+                    },
+                );
+            }
+            Event::LinkSpent(e) => match self.links.values_mut().find(|l| l.id == e.link_id) {
+                Some(link) if !link.spent && link.expires_at > e.at => link.spent = true,
+                _ => {
+                    return refuse(
+                        "link-single-use",
+                        format!("link `{}` is spent, expired or unknown", e.link_id),
+                    );
+                }
+            },
+            Event::TokenIssued(e) => {
+                if e.by != e.human {
+                    self.operator(&e.by)?;
+                }
+                if !self.humans.get(&e.human).is_some_and(|h| h.active) {
+                    return refuse("human-known", format!("no active person `{}`", e.human));
+                }
+                if e.expires_at.since(e.at) > TOKEN_LIFE_MS {
+                    return refuse("token-life", "a person's token lives 12 hours at most".into());
+                }
+                self.tokens.retain(|_, t| !t.spent && t.expires_at > e.at);
+                self.tokens.insert(
+                    e.token_hash,
+                    Bearer {
+                        id: e.token_id.clone(),
+                        subject: e.human.clone(),
+                        expires_at: e.expires_at,
+                        spent: false,
+                        purpose: String::new(),
+                    },
+                );
+            }
+            Event::TokenRevoked(e) => {
+                if let Some(token) = self.tokens.values_mut().find(|t| t.id == e.token_id) {
+                    token.spent = true;
+                }
+            }
+            _ => return Ok(()),
+        }
+        self.last_leaf = index;
+        Ok(())
+    }
+}

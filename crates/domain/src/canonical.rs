@@ -1,0 +1,196 @@
+//! Canonical JSON (RFC 8785, JCS) over strings, integers, booleans, arrays and objects.
+//!
+//! Reading is strict: duplicate keys, null, floats, integers beyond ±(2^53−1), unpaired surrogates,
+//! deep nesting and trailing bytes are refused, so that two parsers can never disagree.
+
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::digest::Digest;
+
+/// Deepest nesting that is read.
+pub const MAX_DEPTH: usize = 32;
+/// Largest magnitude of an integer: beyond it JavaScript's numbers lose digits.
+pub const MAX_INTEGER: i64 = 9_007_199_254_740_991;
+
+/// The bytes are not canonical-safe JSON, or the value cannot be written canonically.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CanonicalError(pub String);
+
+/// Reads strict JSON into a value that can be written canonically.
+///
+/// # Errors
+/// Names what is wrong and where (line and column).
+pub fn parse(bytes: &[u8]) -> Result<Value, CanonicalError> {
+    let mut de = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict { depth: 0 }.deserialize(&mut de).map_err(say)?;
+    de.end().map_err(say)?;
+    Ok(value)
+}
+
+/// Reads strict JSON into a type.
+///
+/// # Errors
+/// As [`parse`], and when the value does not fit the type (unknown or missing fields, wrong types).
+pub fn parse_as<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, CanonicalError> {
+    serde_json::from_value(parse(bytes)?).map_err(say)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a `map_err` function")]
+fn say(e: serde_json::Error) -> CanonicalError {
+    CanonicalError(e.to_string())
+}
+
+/// Writes the canonical bytes of a value.
+///
+/// # Errors
+/// When it holds null, a float, or an integer beyond ±(2^53−1).
+pub fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, CanonicalError> {
+    let value = serde_json::to_value(value).map_err(say)?;
+    let mut out = Vec::with_capacity(512);
+    write(&value, &mut out)?;
+    Ok(out)
+}
+
+/// Digest of the canonical bytes under a label.
+///
+/// # Errors
+/// As [`to_bytes`].
+pub fn digest(label: &str, value: &impl Serialize) -> Result<Digest, CanonicalError> {
+    Ok(Digest::of(label, &to_bytes(value)?))
+}
+
+fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+    match value {
+        Value::Null => Err(CanonicalError("null has no canonical form here".into())),
+        Value::Bool(true) => {
+            out.extend_from_slice(b"true");
+            Ok(())
+        }
+        Value::Bool(false) => {
+            out.extend_from_slice(b"false");
+            Ok(())
+        }
+        Value::Number(n) => match n.as_i64() {
+            Some(i) if (-MAX_INTEGER..=MAX_INTEGER).contains(&i) => {
+                out.extend_from_slice(i.to_string().as_bytes());
+                Ok(())
+            }
+            _ => Err(CanonicalError(format!("`{n}` is not an integer within ±(2^53−1)"))),
+        },
+        Value::String(s) => write_text(s, out),
+        Value::Array(items) => {
+            out.push(b'[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write(item, out)?;
+            }
+            out.push(b']');
+            Ok(())
+        }
+        Value::Object(map) => write_object(map, out),
+    }
+}
+
+fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+    serde_json::to_writer(out, text).map_err(say)
+}
+
+fn write_object(map: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+    let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+    // JCS sorts by UTF-16 code units; for ASCII that is the order the map already has.
+    if entries.iter().any(|(k, _)| !k.is_ascii()) {
+        entries.sort_by(|a, b| a.0.encode_utf16().cmp(b.0.encode_utf16()));
+    }
+    out.push(b'{');
+    for (i, (key, value)) in entries.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_text(key, out)?;
+        out.push(b':');
+        write(value, out)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth >= MAX_DEPTH {
+            return Err(E::custom(format!("nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, an integer, true, false, an array or an object")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Value, E> {
+        if v < -MAX_INTEGER {
+            return Err(E::custom("integer beyond ±(2^53−1)"));
+        }
+        Ok(Value::from(v))
+    }
+    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Value, E> {
+        if v > MAX_INTEGER.unsigned_abs() {
+            return Err(E::custom("integer beyond ±(2^53−1)"));
+        }
+        Ok(Value::from(v))
+    }
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Value, E> {
+        Err(E::custom("numbers are integers here: no fraction, no exponent"))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.to_owned()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(Value::String(v))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let seed = self.deeper()?;
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(seed)? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let seed = self.deeper()?;
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if map.contains_key(&key) {
+                let shown = crate::text::shorten(&crate::text::visible(&key), 40);
+                return Err(de::Error::custom(format!("the key `{shown}` is there twice")));
+            }
+            let value = access.next_value_seed(seed)?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}

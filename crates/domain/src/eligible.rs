@@ -1,0 +1,107 @@
+//! Who may decide a request. One function for every door; Cedar's own answer to `approve` is asked
+//! beside it, by the broker at the vote and at the mint, and by the verifier.
+
+use crate::authority::Authority;
+use crate::id::HumanId;
+use crate::request::RequestState;
+use crate::time::Timestamp;
+use crate::verdict::VerdictKind;
+
+/// Why a person may not decide this request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Ineligible {
+    /// Not a registered, active person.
+    #[error("not an active person here")]
+    NotActive,
+    /// Owns the agent, or owned it at some time since the request was made.
+    #[error("owns the agent that asks, and nobody approves for their own agent")]
+    SelfApproval,
+    /// The task runs on this person's behalf.
+    #[error("the task runs on their behalf")]
+    OnBehalfOf,
+    /// Owns an agent in the delegation chain.
+    #[error("owns an agent that passed the right on")]
+    Delegate,
+    /// Not in every group the verdict names.
+    #[error("not in the group that policy names")]
+    NotInGroup,
+    /// Changed the agent, its owner or the group in the last 24 hours.
+    #[error("changed the agent, its owner or the group in the last 24 hours")]
+    RecentChange,
+    /// Votes through this channel do not count for this verdict.
+    #[error("policy does not let votes come through this channel")]
+    Channel,
+    /// Nothing is asked of people.
+    #[error("no vote is asked for")]
+    NotAsked,
+}
+
+impl Ineligible {
+    /// The word programs act on.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotActive => "not_active",
+            Self::SelfApproval => "self_approval",
+            Self::OnBehalfOf => "on_behalf_of",
+            Self::Delegate => "delegate_approval",
+            Self::NotInGroup => "not_in_group",
+            Self::RecentChange => "recent_change",
+            Self::Channel => "channel_not_allowed",
+            Self::NotAsked => "not_asked",
+        }
+    }
+}
+
+/// Checks whether `human` may decide `request` through `channel` at `now`.
+///
+/// # Errors
+/// The first reason why not.
+pub fn check(
+    request: &RequestState,
+    authority: &Authority,
+    human: &HumanId,
+    channel: &str,
+    now: Timestamp,
+) -> Result<(), Ineligible> {
+    if !authority.humans.get(human).is_some_and(|h| h.active) {
+        return Err(Ineligible::NotActive);
+    }
+    let Some(agent) = authority.agents.get(&request.terms.agent) else {
+        return Err(Ineligible::NotActive);
+    };
+    if agent.owned_since(human, request.requested_at) {
+        return Err(Ineligible::SelfApproval);
+    }
+    if request.terms.on_behalf_of.as_ref() == Some(human) {
+        return Err(Ineligible::OnBehalfOf);
+    }
+    for delegate in &request.terms.delegation {
+        let owned = authority
+            .agents
+            .get(delegate)
+            .is_none_or(|a| a.owned_since(human, request.requested_at));
+        if owned {
+            return Err(Ineligible::Delegate);
+        }
+    }
+    let Some(verdict) = &request.verdict else { return Err(Ineligible::NotAsked) };
+    if verdict.kind != VerdictKind::Ask {
+        return Err(Ineligible::NotAsked);
+    }
+    if verdict.approvers.is_empty()
+        || !verdict
+            .approvers
+            .iter()
+            .all(|g| authority.groups.get(g).is_some_and(|m| m.contains(human)))
+    {
+        return Err(Ineligible::NotInGroup);
+    }
+    if authority.changed_recently(human, &request.terms.agent, &verdict.approvers, now) {
+        return Err(Ineligible::RecentChange);
+    }
+    if !verdict.channels.contains(channel) {
+        return Err(Ineligible::Channel);
+    }
+    Ok(())
+}

@@ -1,0 +1,744 @@
+//! Every transition is one event, and every event one leaf of the log: the canonical JSON of an
+//! object with at least `kind` and `at`, and `request_id` and `digest` where there is a request.
+//! Formats are frozen by vectors: add a kind or an optional field, never change one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::canonical::{self, CanonicalError};
+use crate::digest::Digest;
+use crate::id::{AgentId, GroupName, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
+use crate::request::Terms;
+use crate::time::Timestamp;
+use crate::verdict::Verdict;
+
+/// Approve or deny.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// For.
+    Approve,
+    /// Against; ends the request.
+    Deny,
+}
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    // The life of a request, in order.
+    /// An agent asked.
+    Requested(Requested),
+    /// Policy answered.
+    Decided(Decided),
+    /// A person asked back; the clock pauses.
+    Questioned(Questioned),
+    /// The agent answered; the clock goes on.
+    Answered(Answered),
+    /// A reviewer replaced the terms by narrower ones.
+    Narrowed(Narrowed),
+    /// A person approved or denied.
+    Voted(Voted),
+    /// A person took an approval back.
+    Withdrawn(Withdrawn),
+    /// The grant is spent; a backend may now be called.
+    Intended(Intended),
+    /// The credential exists and may be delivered.
+    Issued(Issued),
+    /// The backend refused.
+    Failed(Failed),
+    /// The backend's answer was lost.
+    Unknown(Unknown),
+    /// The agent, or a revocation, ended the request before its intent.
+    Cancelled(Cancelled),
+    /// Time ended the request or its lease.
+    Expired(Expired),
+    /// The lease was extended in place.
+    Renewed(Renewed),
+    /// Someone ended the lease.
+    Revoked(Revoked),
+    // What decisions rest on, alphabetical.
+    /// An agent's right ended.
+    AgentRevoked(AgentRevoked),
+    /// An agent was registered or changed.
+    AgentSet(AgentSet),
+    /// A group's members were set.
+    GroupSet(GroupSet),
+    /// A person was registered or changed.
+    HumanSet(HumanSet),
+    /// A sidecar enrolled.
+    InstanceEnrolled(InstanceEnrolled),
+    /// A sidecar's certificate was renewed.
+    InstanceRenewed(InstanceRenewed),
+    /// A sidecar's lineage ended.
+    InstanceRevoked(InstanceRevoked),
+    /// A join token was made.
+    JoinCreated(JoinCreated),
+    /// A one-time link was made.
+    LinkCreated(LinkCreated),
+    /// A one-time link was used.
+    LinkSpent(LinkSpent),
+    /// A model was approved, or no longer is.
+    ModelSet(ModelSet),
+    /// The first leaf of a log.
+    Opened(Opened),
+    /// Scopes and policies were replaced as one.
+    PolicyLoaded(PolicyLoaded),
+    /// A person's API token was made.
+    TokenIssued(TokenIssued),
+    /// A person's API token ended.
+    TokenRevoked(TokenRevoked),
+}
+
+/// See [`Event::Requested`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Requested {
+    /// When.
+    pub at: Timestamp,
+    /// D of the terms.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// The lease this ask replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renews: Option<LeaseId>,
+    /// What is asked.
+    pub terms: Terms,
+}
+
+/// See [`Event::Decided`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decided {
+    /// When.
+    pub at: Timestamp,
+    /// D that was decided.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// What policy said.
+    pub verdict: Verdict,
+    /// The agent's registered attributes at that moment.
+    pub attributes: Map<String, Value>,
+    /// The context at that moment: time, peer, delegation.
+    pub context: Map<String, Value>,
+    /// True when decided again at collection.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
+    /// Facts that differ from this agent's past, at most three.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusual: Vec<String>,
+}
+
+/// See [`Event::Questioned`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Questioned {
+    /// When.
+    pub at: Timestamp,
+    /// D in question.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// Who asks.
+    pub human: HumanId,
+    /// Through what.
+    pub channel: String,
+    /// Commitment to the text.
+    pub text: Digest,
+}
+
+/// See [`Event::Answered`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answered {
+    /// When.
+    pub at: Timestamp,
+    /// D in question.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// Commitment to the text.
+    pub text: Digest,
+}
+
+/// See [`Event::Narrowed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Narrowed {
+    /// When.
+    pub at: Timestamp,
+    /// D of the new terms.
+    pub digest: Digest,
+    /// D that they replace.
+    pub old_digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// Who narrowed.
+    pub human: HumanId,
+    /// Through what.
+    pub channel: String,
+    /// The new terms.
+    pub terms: Terms,
+}
+
+/// See [`Event::Voted`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Voted {
+    /// When.
+    pub at: Timestamp,
+    /// D that was voted on.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// Who.
+    pub human: HumanId,
+    /// For or against.
+    pub decision: Decision,
+    /// Through what.
+    pub channel: String,
+    /// Index of the last question, answer or narrowing leaf the voter had seen; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<u64>,
+    /// The voter's groups at that moment.
+    pub groups: BTreeSet<GroupName>,
+    /// Determining policies of the `approve` action.
+    pub policies: BTreeSet<String>,
+    /// The policy set that answered.
+    pub policy_set: Digest,
+    /// One-tap reason of a deny, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason_code: String,
+    /// Commitment to free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Digest>,
+    /// What proves the vote; absent: the broker's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Map<String, Value>>,
+}
+
+/// See [`Event::Withdrawn`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withdrawn {
+    /// When.
+    pub at: Timestamp,
+    /// D whose approval is taken back.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// Who.
+    pub human: HumanId,
+    /// Through what.
+    pub channel: String,
+}
+
+/// See [`Event::Intended`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intended {
+    /// When.
+    pub at: Timestamp,
+    /// D that will be minted.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// The minter that will be called.
+    pub minter: String,
+    /// Whose approvals stand.
+    pub approvers: BTreeSet<HumanId>,
+}
+
+/// See [`Event::Issued`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issued {
+    /// When.
+    pub at: Timestamp,
+    /// D that was minted.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// The lease that begins.
+    pub lease_id: LeaseId,
+    /// When the credential ends by itself.
+    pub expires_at: Timestamp,
+    /// Whether it can be ended early.
+    pub revocable: bool,
+    /// What identifies the credential at its backend; never a secret.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// See [`Event::Failed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failed {
+    /// When.
+    pub at: Timestamp,
+    /// D that was refused.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// Machine word.
+    pub code: String,
+    /// Chosen words, never the backend's own.
+    pub detail: String,
+}
+
+/// See [`Event::Unknown`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unknown {
+    /// When.
+    pub at: Timestamp,
+    /// D whose outcome is unknown.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// Chosen words.
+    pub detail: String,
+}
+
+/// See [`Event::Cancelled`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cancelled {
+    /// When.
+    pub at: Timestamp,
+    /// D.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// `agent` or `revocation`.
+    pub by: String,
+}
+
+/// See [`Event::Expired`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expired {
+    /// When.
+    pub at: Timestamp,
+    /// D.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// The lease, when it is the credential that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_id: Option<LeaseId>,
+}
+
+/// See [`Event::Renewed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renewed {
+    /// When.
+    pub at: Timestamp,
+    /// D.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// The lease.
+    pub lease_id: LeaseId,
+    /// Its new end.
+    pub expires_at: Timestamp,
+}
+
+/// See [`Event::Revoked`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoked {
+    /// When.
+    pub at: Timestamp,
+    /// D.
+    pub digest: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// The lease.
+    pub lease_id: LeaseId,
+    /// A person's id, `agent`, or `broker`.
+    pub by: String,
+    /// What ending it did at the backend, as seen.
+    pub effect: String,
+}
+
+/// See [`Event::AgentRevoked`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentRevoked {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// The agent.
+    pub agent: AgentId,
+}
+
+/// See [`Event::AgentSet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSet {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The human who answers for it.
+    pub owner: HumanId,
+    /// Registered attributes.
+    pub attributes: Attributes,
+}
+
+/// What an operator registers of an agent; a request cannot set it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attributes {
+    /// For example `Sales`.
+    #[serde(default)]
+    pub team: String,
+    /// For example `production`.
+    #[serde(default)]
+    pub environment: String,
+    /// The model it runs.
+    #[serde(default)]
+    pub model: String,
+    /// The model's version.
+    #[serde(default)]
+    pub model_version: String,
+}
+
+/// See [`Event::GroupSet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupSet {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// The group.
+    pub group: GroupName,
+    /// All its members from now on.
+    pub members: BTreeSet<HumanId>,
+}
+
+/// See [`Event::HumanSet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HumanSet {
+    /// When.
+    pub at: Timestamp,
+    /// The operator; the person's own id for the first.
+    pub by: HumanId,
+    /// The person.
+    pub human: HumanId,
+    /// May act.
+    pub active: bool,
+    /// May change agents, owners, groups, scopes and policy.
+    pub operator: bool,
+}
+
+/// See [`Event::InstanceEnrolled`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceEnrolled {
+    /// When.
+    pub at: Timestamp,
+    /// The join token that was spent.
+    pub join_id: String,
+    /// The agent.
+    pub agent: AgentId,
+    /// The new instance.
+    pub instance: InstanceId,
+    /// Serial number of its certificate, hexadecimal.
+    pub serial: String,
+    /// Digest of its public key (DER SPKI).
+    pub key: Digest,
+    /// X25519 key to which credentials are sealed, hexadecimal.
+    pub seal_key: String,
+    /// End of its certificate.
+    pub not_after: Timestamp,
+}
+
+/// See [`Event::InstanceRenewed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceRenewed {
+    /// When.
+    pub at: Timestamp,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The serial that was renewed; it can be renewed once.
+    pub old_serial: String,
+    /// The new serial.
+    pub serial: String,
+    /// Digest of the new public key.
+    pub key: Digest,
+    /// End of the new certificate.
+    pub not_after: Timestamp,
+}
+
+/// See [`Event::InstanceRevoked`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceRevoked {
+    /// When.
+    pub at: Timestamp,
+    /// A person's id, or `broker`.
+    pub by: String,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Chosen words, for example `a renewed certificate was renewed again`.
+    pub reason: String,
+}
+
+/// See [`Event::JoinCreated`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinCreated {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// Names the token without revealing it.
+    pub join_id: String,
+    /// The agent it enrols.
+    pub agent: AgentId,
+    /// Digest of the token (256 random bits).
+    pub token_hash: Digest,
+    /// Its end.
+    pub expires_at: Timestamp,
+}
+
+/// See [`Event::LinkCreated`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkCreated {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// Names the link without revealing it.
+    pub link_id: String,
+    /// Whom it signs in.
+    pub human: HumanId,
+    /// Digest of its code (256 random bits).
+    pub code_hash: Digest,
+    /// `api`, `login` or `enrol`.
+    pub purpose: String,
+    /// Its end.
+    pub expires_at: Timestamp,
+}
+
+/// See [`Event::LinkSpent`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkSpent {
+    /// When.
+    pub at: Timestamp,
+    /// The link.
+    pub link_id: String,
+}
+
+/// See [`Event::ModelSet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSet {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// The model.
+    pub model: String,
+    /// Its version.
+    pub model_version: String,
+    /// Qualified until; absent: no longer qualified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// See [`Event::Opened`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Opened {
+    /// When.
+    pub at: Timestamp,
+    /// Version of the leaf format: 1.
+    pub version: u32,
+    /// Origin of the log.
+    pub origin: String,
+    /// Verifier key of the log.
+    pub vkey: String,
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+}
+
+/// See [`Event::PolicyLoaded`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyLoaded {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// Digest of the policy texts; the blob lies beside the log.
+    pub policy_set: Digest,
+    /// Digests of the scope declarations; the blobs lie beside the log.
+    pub scopes: BTreeMap<ScopeName, Digest>,
+}
+
+/// See [`Event::TokenIssued`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenIssued {
+    /// When.
+    pub at: Timestamp,
+    /// The operator, or the person.
+    pub by: HumanId,
+    /// Names the token without revealing it.
+    pub token_id: String,
+    /// Whose it is.
+    pub human: HumanId,
+    /// Digest of the token (256 random bits).
+    pub token_hash: Digest,
+    /// Its end; 12 hours at most.
+    pub expires_at: Timestamp,
+}
+
+/// See [`Event::TokenRevoked`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRevoked {
+    /// When.
+    pub at: Timestamp,
+    /// The operator, or the person.
+    pub by: HumanId,
+    /// The token.
+    pub token_id: String,
+}
+
+/// The canonical bytes of an event.
+pub type Leaf = Vec<u8>;
+
+impl Event {
+    /// The leaf: canonical JSON.
+    ///
+    /// # Errors
+    /// When a map inside holds null or a float.
+    pub fn to_leaf(&self) -> Result<Leaf, CanonicalError> {
+        canonical::to_bytes(self)
+    }
+
+    /// Reads a leaf; bytes that are not in canonical form are refused.
+    ///
+    /// # Errors
+    /// Not strict JSON, unknown kind or field, not canonical.
+    pub fn from_leaf(leaf: &[u8]) -> Result<Self, CanonicalError> {
+        let event: Self = canonical::parse_as(leaf)?;
+        if event.to_leaf()? != leaf {
+            return Err(CanonicalError("not in canonical form".into()));
+        }
+        Ok(event)
+    }
+
+    /// The `kind` as it stands in the leaf.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Requested(_) => "requested",
+            Self::Decided(_) => "decided",
+            Self::Questioned(_) => "questioned",
+            Self::Answered(_) => "answered",
+            Self::Narrowed(_) => "narrowed",
+            Self::Voted(_) => "voted",
+            Self::Withdrawn(_) => "withdrawn",
+            Self::Intended(_) => "intended",
+            Self::Issued(_) => "issued",
+            Self::Failed(_) => "failed",
+            Self::Unknown(_) => "unknown",
+            Self::Cancelled(_) => "cancelled",
+            Self::Expired(_) => "expired",
+            Self::Renewed(_) => "renewed",
+            Self::Revoked(_) => "revoked",
+            Self::AgentRevoked(_) => "agent_revoked",
+            Self::AgentSet(_) => "agent_set",
+            Self::GroupSet(_) => "group_set",
+            Self::HumanSet(_) => "human_set",
+            Self::InstanceEnrolled(_) => "instance_enrolled",
+            Self::InstanceRenewed(_) => "instance_renewed",
+            Self::InstanceRevoked(_) => "instance_revoked",
+            Self::JoinCreated(_) => "join_created",
+            Self::LinkCreated(_) => "link_created",
+            Self::LinkSpent(_) => "link_spent",
+            Self::ModelSet(_) => "model_set",
+            Self::Opened(_) => "opened",
+            Self::PolicyLoaded(_) => "policy_loaded",
+            Self::TokenIssued(_) => "token_issued",
+            Self::TokenRevoked(_) => "token_revoked",
+        }
+    }
+
+    /// The request this event belongs to; none for what decisions rest on.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&RequestId> {
+        match self {
+            Self::Requested(e) => Some(&e.request_id),
+            Self::Decided(e) => Some(&e.request_id),
+            Self::Questioned(e) => Some(&e.request_id),
+            Self::Answered(e) => Some(&e.request_id),
+            Self::Narrowed(e) => Some(&e.request_id),
+            Self::Voted(e) => Some(&e.request_id),
+            Self::Withdrawn(e) => Some(&e.request_id),
+            Self::Intended(e) => Some(&e.request_id),
+            Self::Issued(e) => Some(&e.request_id),
+            Self::Failed(e) => Some(&e.request_id),
+            Self::Unknown(e) => Some(&e.request_id),
+            Self::Cancelled(e) => Some(&e.request_id),
+            Self::Expired(e) => Some(&e.request_id),
+            Self::Renewed(e) => Some(&e.request_id),
+            Self::Revoked(e) => Some(&e.request_id),
+            _ => None,
+        }
+    }
+
+    /// When it happened.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Self::Requested(e) => e.at,
+            Self::Decided(e) => e.at,
+            Self::Questioned(e) => e.at,
+            Self::Answered(e) => e.at,
+            Self::Narrowed(e) => e.at,
+            Self::Voted(e) => e.at,
+            Self::Withdrawn(e) => e.at,
+            Self::Intended(e) => e.at,
+            Self::Issued(e) => e.at,
+            Self::Failed(e) => e.at,
+            Self::Unknown(e) => e.at,
+            Self::Cancelled(e) => e.at,
+            Self::Expired(e) => e.at,
+            Self::Renewed(e) => e.at,
+            Self::Revoked(e) => e.at,
+            Self::AgentRevoked(e) => e.at,
+            Self::AgentSet(e) => e.at,
+            Self::GroupSet(e) => e.at,
+            Self::HumanSet(e) => e.at,
+            Self::InstanceEnrolled(e) => e.at,
+            Self::InstanceRenewed(e) => e.at,
+            Self::InstanceRevoked(e) => e.at,
+            Self::JoinCreated(e) => e.at,
+            Self::LinkCreated(e) => e.at,
+            Self::LinkSpent(e) => e.at,
+            Self::ModelSet(e) => e.at,
+            Self::Opened(e) => e.at,
+            Self::PolicyLoaded(e) => e.at,
+            Self::TokenIssued(e) => e.at,
+            Self::TokenRevoked(e) => e.at,
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! Typed parameters of a scope: declaration, parsing, and each type's order for narrowing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::text::{shorten, visible};
+
+/// The parameters of a request, by name.
+pub type Params = BTreeMap<String, ParamValue>;
+
+/// One typed value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ParamValue {
+    /// True or false.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A set of strings, sorted.
+    Set(BTreeSet<String>),
+    /// A string.
+    Text(String),
+}
+
+/// What a parameter may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ParamType {
+    /// True or false.
+    Boolean,
+    /// One of the listed strings.
+    Choice {
+        /// The allowed values.
+        values: BTreeSet<String>,
+    },
+    /// A whole number within bounds, both included.
+    Integer {
+        /// Least value.
+        min: i64,
+        /// Largest value.
+        max: i64,
+    },
+    /// An S3 key prefix: segments of `[A-Za-z0-9._-]+`, each followed by `/`; at most 200; no `.` or `..` segment.
+    S3Prefix,
+    /// An S3 bucket name by S3's naming rules.
+    S3Bucket,
+    /// A set of strings, each matching the whole of `pattern`.
+    Set {
+        /// Regular expression for each member, anchored at both ends.
+        pattern: String,
+        /// Most members, 1–100.
+        most: u32,
+    },
+    /// A string matching the whole of `pattern`.
+    String {
+        /// Regular expression, anchored at both ends.
+        pattern: String,
+    },
+}
+
+/// How a value may shrink when a reviewer narrows a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// It may not change.
+    #[default]
+    Equal,
+    /// A smaller integer is narrower.
+    Max,
+    /// A longer prefix is narrower.
+    Prefix,
+    /// Fewer members are narrower.
+    Subset,
+}
+
+/// A parameter as a scope declares it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParamSpec {
+    /// Its type and bounds.
+    #[serde(flatten)]
+    pub kind: ParamType,
+    /// How it may shrink.
+    #[serde(default)]
+    pub order: Order,
+    /// May be left out.
+    #[serde(default)]
+    pub optional: bool,
+    /// Its value lies beside the log, bound by a salted commitment, and is not available to policy.
+    #[serde(default)]
+    pub sensitive: bool,
+    /// Words for people.
+    #[serde(default)]
+    pub title: String,
+}
+
+/// A parameter was unknown, missing, of the wrong type, or out of bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ParamError {
+    /// The parameter.
+    pub name: String,
+    /// What is wrong and what is wanted.
+    pub message: String,
+}
+
+impl ParamError {
+    fn new(name: &str, message: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), message: message.into() }
+    }
+}
+
+/// Longest string value in bytes.
+pub const MAX_TEXT: usize = 1024;
+
+impl ParamSpec {
+    /// Checks one value.
+    ///
+    /// # Errors
+    /// Says what the parameter wants.
+    pub fn check(&self, name: &str, value: &Value) -> Result<ParamValue, ParamError> {
+        let wrong =
+            |want: String| ParamError::new(name, format!("parameter `{name}` wants {want}"));
+        match (&self.kind, value) {
+            (ParamType::Boolean, Value::Bool(b)) => Ok(ParamValue::Boolean(*b)),
+            (ParamType::Choice { values }, Value::String(s)) if values.contains(s) => {
+                Ok(ParamValue::Text(s.clone()))
+            }
+            (ParamType::Integer { min, max }, Value::Number(n)) => match n.as_i64() {
+                Some(i) if (*min..=*max).contains(&i) => Ok(ParamValue::Integer(i)),
+                _ => Err(wrong(self.want())),
+            },
+            (ParamType::S3Bucket, Value::String(s)) if is_bucket(s) => {
+                Ok(ParamValue::Text(s.clone()))
+            }
+            (ParamType::S3Prefix, Value::String(s)) if is_prefix(s) => {
+                Ok(ParamValue::Text(s.clone()))
+            }
+            (ParamType::String { pattern }, Value::String(s)) if matches(pattern, s) => {
+                Ok(ParamValue::Text(s.clone()))
+            }
+            (ParamType::Set { pattern, most }, Value::Array(items)) => {
+                let mut set = BTreeSet::new();
+                for item in items {
+                    match item {
+                        Value::String(s) if matches(pattern, s) => set.insert(s.clone()),
+                        _ => return Err(wrong(self.want())),
+                    };
+                }
+                let fits =
+                    set.len() == items.len() && !set.is_empty() && set.len() <= *most as usize;
+                if fits { Ok(ParamValue::Set(set)) } else { Err(wrong(self.want())) }
+            }
+            _ => Err(wrong(self.want())),
+        }
+    }
+
+    /// What the type wants, in words.
+    #[must_use]
+    pub fn want(&self) -> String {
+        match &self.kind {
+            ParamType::Boolean => "true or false".into(),
+            ParamType::Choice { values } => {
+                let list: Vec<&str> = values.iter().map(String::as_str).collect();
+                format!("one of {}", list.join(", "))
+            }
+            ParamType::Integer { min, max } => format!("an integer from {min} to {max}"),
+            ParamType::S3Bucket => "an S3 bucket name: 3 to 63 of a-z 0-9 . -".into(),
+            ParamType::S3Prefix => "a key prefix ending in `/`, segments of A-Z a-z 0-9 . _ -, no `.` or `..`, at most 200".into(),
+            ParamType::Set { pattern, most } => format!("1 to {most} distinct strings, each matching {pattern}"),
+            ParamType::String { pattern } => format!("a string matching {pattern}"),
+        }
+    }
+
+    /// True when no value of this type can act as a wildcard, separator or traversal in a pattern:
+    /// only such parameters may fill a slot of a template.
+    #[must_use]
+    pub fn is_slot_safe(&self) -> bool {
+        match &self.kind {
+            ParamType::Boolean
+            | ParamType::Integer { .. }
+            | ParamType::S3Bucket
+            | ParamType::S3Prefix => true,
+            ParamType::Choice { values } => values.iter().all(|v| is_slot_text(v)),
+            // Values are checked again when a slot is filled; a pattern that admits metacharacters
+            // by name is refused when the scope is loaded.
+            ParamType::String { pattern } => !admits_metacharacters(pattern),
+            ParamType::Set { .. } => false,
+        }
+    }
+
+    /// Errors in the declaration itself.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        match &self.kind {
+            ParamType::String { pattern } | ParamType::Set { pattern, .. } => {
+                if let Err(e) = compile(pattern) {
+                    out.push(format!("pattern does not parse: {e}"));
+                } else if matches(pattern, "") {
+                    out.push(
+                        "pattern matches the empty string: an empty value is a refusal".into(),
+                    );
+                }
+            }
+            ParamType::Integer { min, max } => {
+                if min > max {
+                    out.push(format!("min {min} is above max {max}"));
+                }
+                if min.abs() > crate::canonical::MAX_INTEGER
+                    || max.abs() > crate::canonical::MAX_INTEGER
+                {
+                    out.push("bounds lie beyond ±(2^53−1)".into());
+                }
+            }
+            ParamType::Choice { values } if values.is_empty() => {
+                out.push("no values to choose from".into())
+            }
+            _ => {}
+        }
+        if let ParamType::Set { most, .. } = &self.kind {
+            if !(1..=100).contains(most) {
+                out.push("most must be 1 to 100".into());
+            }
+        }
+        let fits = match self.order {
+            Order::Equal => true,
+            Order::Max => matches!(self.kind, ParamType::Integer { .. }),
+            Order::Prefix => matches!(self.kind, ParamType::S3Prefix),
+            Order::Subset => matches!(self.kind, ParamType::Set { .. }),
+        };
+        if !fits {
+            out.push(format!("order {:?} does not fit the type", self.order).to_lowercase());
+        }
+        out
+    }
+
+    /// True when `new` is equal to or narrower than `old` in this parameter's order.
+    #[must_use]
+    pub fn narrower_or_equal(&self, old: &ParamValue, new: &ParamValue) -> bool {
+        if old == new {
+            return true;
+        }
+        match (self.order, old, new) {
+            (Order::Max, ParamValue::Integer(o), ParamValue::Integer(n)) => n <= o,
+            (Order::Prefix, ParamValue::Text(o), ParamValue::Text(n)) => n.starts_with(o.as_str()),
+            (Order::Subset, ParamValue::Set(o), ParamValue::Set(n)) => n.is_subset(o),
+            _ => false,
+        }
+    }
+}
+
+/// Checks a JSON object of parameters against their declarations.
+///
+/// # Errors
+/// The first unknown, missing or ill-typed parameter.
+pub fn check_all(specs: &BTreeMap<String, ParamSpec>, given: &Value) -> Result<Params, ParamError> {
+    let Value::Object(given) = given else {
+        return Err(ParamError::new("params", "`params` wants an object"));
+    };
+    for name in given.keys() {
+        if !specs.contains_key(name) {
+            let shown = shorten(&visible(name), 40);
+            let known: Vec<&str> = specs.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(ParamError::new(
+                &shown,
+                format!("unknown parameter `{shown}`: this scope takes {known}"),
+            ));
+        }
+    }
+    let mut out = Params::new();
+    for (name, spec) in specs {
+        match given.get(name) {
+            Some(value) => {
+                out.insert(name.clone(), spec.check(name, value)?);
+            }
+            None if spec.optional => {}
+            None => {
+                return Err(ParamError::new(
+                    name,
+                    format!("parameter `{name}` is missing: it wants {}", spec.want()),
+                ));
+            }
+        }
+    }
+    Ok(out)
+}
+
+impl ParamValue {
+    /// The value as text for a slot or a sentence.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Boolean(b) => b.to_string(),
+            Self::Integer(i) => i.to_string(),
+            Self::Set(s) => s.iter().cloned().collect::<Vec<_>>().join(", "),
+            Self::Text(t) => t.clone(),
+        }
+    }
+}
+
+/// True for text that may fill a slot of a template: no wildcard, quote, separator or variable.
+#[must_use]
+pub fn is_slot_text(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'))
+        && text.split('/').all(|s| s != "." && s != "..")
+}
+
+fn admits_metacharacters(pattern: &str) -> bool {
+    let Ok(re) = compile(pattern) else { return true };
+    // Any pattern that can hold one of these holds it alone, first, last or in the middle of a
+    // short run of ordinary characters; what slips through is refused when the slot is filled.
+    ['*', '?', '$', '{', '}', '"', '\\', ',', ' ', ':'].iter().any(|m| {
+        [format!("{m}"), format!("a{m}"), format!("{m}a"), format!("a{m}a"), format!("aa{m}aa")]
+            .iter()
+            .any(|s| re.is_match(s))
+    })
+}
+
+fn compile(pattern: &str) -> Result<regex_lite::Regex, regex_lite::Error> {
+    regex_lite::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build()
+}
+
+thread_local! {
+    // Patterns come from loaded scopes only, so this holds as many as were ever loaded.
+    static COMPILED: std::cell::RefCell<std::collections::HashMap<String, Option<regex_lite::Regex>>> =
+        std::cell::RefCell::new(std::collections::HashMap::new());
+}
+
+/// True when the whole of `text` matches; at most [`MAX_TEXT`] bytes, no control characters.
+fn matches(pattern: &str, text: &str) -> bool {
+    if text.len() > MAX_TEXT || text.chars().any(crate::text::is_deceptive) {
+        return false;
+    }
+    COMPILED.with_borrow_mut(|cache| {
+        if let Some(re) = cache.get(pattern) {
+            return re.as_ref().is_some_and(|re| re.is_match(text));
+        }
+        let re = compile(pattern).ok();
+        let hit = re.as_ref().is_some_and(|re| re.is_match(text));
+        cache.insert(pattern.to_owned(), re);
+        hit
+    })
+}
+
+/// S3 general-purpose bucket naming rules.
+fn is_bucket(s: &str) -> bool {
+    let b = s.as_bytes();
+    let edge = |c: Option<&u8>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    (3..=63).contains(&b.len())
+        && b.iter()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'-'))
+        && edge(b.first())
+        && edge(b.last())
+        && !s.contains("..")
+        && !s.contains(".-")
+        && !s.contains("-.")
+        && !["xn--", "sthree-", "amzn-s3-demo-"].iter().any(|p| s.starts_with(p))
+        && !["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"].iter().any(|p| s.ends_with(p))
+        && !(s.split('.').count() == 4 && s.split('.').all(|p| p.parse::<u8>().is_ok()))
+}
+
+/// `segment/segment/`, segments of `[A-Za-z0-9._-]+`, none `.` or `..`, at most 200 bytes.
+fn is_prefix(s: &str) -> bool {
+    let Some(body) = s.strip_suffix('/') else { return false };
+    s.len() <= 200
+        && body.split('/').all(|seg| {
+            !seg.is_empty()
+                && seg != "."
+                && seg != ".."
+                && seg.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets() {
+        for ok in ["demo", "abc", "a.b-c.d", &"a".repeat(63)] {
+            assert!(is_bucket(ok), "{ok}");
+        }
+        for bad in [
+            "",
+            "ab",
+            "Demo",
+            "-ab",
+            "ab-",
+            "a..b",
+            "a.-b",
+            "192.168.5.4",
+            "xn--ab",
+            "a_b",
+            "a*b",
+            "ab-s3alias",
+            &"a".repeat(64),
+        ] {
+            assert!(!is_bucket(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn prefixes() {
+        for ok in ["public/", "a/b/c/", "A.b_c-d/", &format!("{}/", "a".repeat(199))] {
+            assert!(is_prefix(ok), "{ok}");
+        }
+        for bad in [
+            "",
+            "/",
+            "public",
+            "a//b/",
+            "../",
+            "a/../b/",
+            "./",
+            "a*/",
+            "a?/",
+            "a b/",
+            "/a/",
+            "a\\/",
+            "é/",
+            &format!("{}/", "a".repeat(200)),
+        ] {
+            assert!(!is_prefix(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn slots_refuse_metacharacters() {
+        let spec = |pattern: &str| ParamSpec {
+            kind: ParamType::String { pattern: pattern.into() },
+            order: Order::Equal,
+            optional: false,
+            sensitive: false,
+            title: String::new(),
+        };
+        assert!(spec("[a-z0-9][a-z0-9._-]{0,63}").is_slot_safe());
+        assert!(!spec(".*").is_slot_safe());
+        assert!(!spec("[a-z*]+").is_slot_safe());
+        assert!(!is_slot_text("a/../b") && !is_slot_text("a*") && !is_slot_text(""));
+    }
+}

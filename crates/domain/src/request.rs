@@ -1,0 +1,836 @@
+//! One request: its terms, whose digest is D, and its state as the fold of its leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::authority::Authority;
+use crate::canonical::{self, CanonicalError};
+use crate::digest::Digest;
+use crate::eligible::{self, Ineligible};
+use crate::event::{Decision, Event, Requested};
+use crate::id::{AgentId, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
+use crate::param::Params;
+use crate::scope::Scope;
+use crate::state::Violation;
+use crate::time::Timestamp;
+use crate::verdict::{Strength, Verdict, VerdictKind};
+
+/// How long an approved request waits to be collected, unless configured: 10 min.
+pub const COLLECT_MS: i64 = 600_000;
+/// Most questions in the life of a request.
+pub const MAX_QUESTIONS: usize = 5;
+
+/// Everything D covers. Free text and sensitive values enter as salted commitments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// Version of this structure: 1.
+    pub version: u32,
+    /// Origin of the log.
+    pub origin: String,
+    /// The request.
+    pub request_id: RequestId,
+    /// Who asks.
+    pub agent: AgentId,
+    /// Through which sidecar.
+    pub instance: InstanceId,
+    /// Which local workload.
+    pub workload: String,
+    /// Agents that passed the right on, first the outermost.
+    pub delegation: Vec<AgentId>,
+    /// The human on whose behalf the task runs, when proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<HumanId>,
+    /// What is asked for.
+    pub scope: ScopeName,
+    /// Digest of the scope's declaration, template included.
+    pub template: Digest,
+    /// Open parameters.
+    pub params: Params,
+    /// Commitments to sensitive parameters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sealed_params: BTreeMap<String, Digest>,
+    /// Lifetime in seconds.
+    pub ttl_s: u32,
+    /// Commitment to the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Digest>,
+    /// Commitment to the reason.
+    pub reason: Digest,
+    /// When the undecided request ends; pauses do not change it.
+    pub decide_by: Timestamp,
+}
+
+impl Terms {
+    /// D.
+    ///
+    /// # Errors
+    /// Never for terms that were parsed; the canonical form has no floats or nulls.
+    pub fn digest(&self) -> Result<Digest, CanonicalError> {
+        canonical::digest("request", self)
+    }
+
+    /// What makes two asks identical (never reason or task); across instances they are separate.
+    ///
+    /// # Errors
+    /// As [`Terms::digest`].
+    pub fn identity(&self) -> Result<Digest, CanonicalError> {
+        canonical::digest(
+            "identical",
+            &(
+                &self.agent,
+                &self.instance,
+                &self.workload,
+                &self.delegation,
+                self.on_behalf_of.as_ref().map_or("", HumanId::as_str),
+                &self.scope,
+                &self.template,
+                &self.params,
+                &self.sealed_params,
+                self.ttl_s,
+            ),
+        )
+    }
+
+    /// What a deny sticks to: agent, scope and parameters only.
+    ///
+    /// # Errors
+    /// As [`Terms::digest`].
+    pub fn deny_key(&self) -> Result<Digest, CanonicalError> {
+        canonical::digest("denied", &(&self.agent, &self.scope, &self.params, &self.sealed_params))
+    }
+
+    /// Checks that `new` is these terms made narrower and nothing else.
+    ///
+    /// # Errors
+    /// Says which field is wider or changed.
+    pub fn narrows_to(&self, new: &Self, scope: &Scope) -> Result<(), String> {
+        let same = Self { params: self.params.clone(), ttl_s: self.ttl_s, ..new.clone() };
+        if &same != self {
+            return Err("only the lifetime and parameters can be narrowed".into());
+        }
+        if new.ttl_s == 0 || new.ttl_s > self.ttl_s {
+            return Err(format!("ttl: {} s is not within {} s", new.ttl_s, self.ttl_s));
+        }
+        if self.params.keys().ne(new.params.keys()) {
+            return Err("params: the same parameters must be there".into());
+        }
+        for ((name, old), (_, value)) in self.params.iter().zip(&new.params) {
+            let ordered = scope.params.get(name).is_some_and(|s| s.narrower_or_equal(old, value));
+            if !ordered {
+                return Err(format!(
+                    "params.{name}: `{}` is not within `{}`",
+                    value.text(),
+                    old.text()
+                ));
+            }
+        }
+        if new.ttl_s == self.ttl_s && new.params == self.params {
+            return Err("nothing is narrower".into());
+        }
+        Ok(())
+    }
+}
+
+/// Where a request stands, in the order of its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Recorded, not yet decided.
+    Recorded,
+    /// Waiting for people.
+    Pending,
+    /// May be minted when the agent collects.
+    Approved,
+    /// The grant is spent; the backend is being called.
+    Intended,
+    /// The credential was issued.
+    Granted,
+    /// Refused by policy or a person.
+    Denied,
+    /// Time ran out before the intent.
+    Expired,
+    /// Ended by the agent or a revocation before the intent.
+    Cancelled,
+    /// The backend refused.
+    Failed,
+    /// The backend's answer was lost.
+    Unknown,
+}
+
+impl Phase {
+    /// Before the intent: it can still be decided.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Recorded | Self::Pending | Self::Approved)
+    }
+    /// The word on the wire.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Recorded => "recorded",
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Intended => "intended",
+            Self::Granted => "granted",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One person's standing or past vote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vote {
+    /// Index of its leaf.
+    pub index: u64,
+    /// Who.
+    pub human: HumanId,
+    /// For or against.
+    pub decision: Decision,
+    /// When.
+    pub at: Timestamp,
+    /// Through what.
+    pub channel: String,
+    /// D that was voted on.
+    pub digest: Digest,
+    /// Proof of strength `passkey` came with it.
+    pub passkey: bool,
+    /// Still counts: not withdrawn, not voided by a question, an answer or a narrowing.
+    pub live: bool,
+}
+
+/// One question and its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Index of the question's leaf: also its id.
+    pub index: u64,
+    /// Who asked.
+    pub human: HumanId,
+    /// When.
+    pub at: Timestamp,
+    /// Index and time of the answer.
+    pub answered: Option<(u64, Timestamp)>,
+    /// Closed without an answer, by its asker's approval.
+    pub closed: bool,
+}
+
+/// The life of a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Its id.
+    pub id: LeaseId,
+    /// When the credential began.
+    pub issued_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+    /// It can be ended early.
+    pub revocable: bool,
+    /// `live`, `revoked` or `expired`.
+    pub state: LeaseState,
+    /// What ending it did.
+    pub effect: String,
+    /// What identifies it at the backend.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// Whether a credential still lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseState {
+    /// Valid until its end.
+    Live,
+    /// Ended early.
+    Revoked,
+    /// Ended by itself.
+    Expired,
+}
+
+/// By whose rights an event is folded.
+#[derive(Debug, Clone, Copy)]
+pub enum Rights<'a> {
+    /// At its own moment: everything is checked against the authority of that moment.
+    Now(&'a Authority),
+    /// Later, from leaves that are proven to be in the log: rights were checked when they were
+    /// written, and are checked again at the next step that is taken now.
+    Past,
+}
+
+/// The state of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestState {
+    /// The present terms.
+    pub terms: Terms,
+    /// D of the present terms.
+    pub digest: Digest,
+    /// The terms as first asked, when they were narrowed since.
+    pub original: Option<Terms>,
+    /// When it was recorded.
+    pub requested_at: Timestamp,
+    /// The lease it replaces.
+    pub renews: Option<LeaseId>,
+    /// How many leaves it has: what compare-and-set compares.
+    pub version: u64,
+    /// Index of its last leaf.
+    pub last_index: u64,
+    /// Time of its last leaf.
+    pub last_at: Timestamp,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The verdict in force, none before the first.
+    pub verdict: Option<Verdict>,
+    /// What earlier verdicts demand of narrowed terms as well.
+    pub floor: Option<Verdict>,
+    /// Votes, in order.
+    pub votes: Vec<Vote>,
+    /// Questions, in order.
+    pub questions: Vec<Question>,
+    /// Index of the last question, answer or narrowing leaf.
+    pub last_seen: Option<u64>,
+    /// When an undecided request ends, pauses included.
+    pub deadline: Timestamp,
+    /// Pause still available, in milliseconds.
+    pub pause_left_ms: i64,
+    /// When it became approved.
+    pub approved_at: Option<Timestamp>,
+    /// A code for the end: `denied`, `ttl_too_long`, a failure's code; empty before.
+    pub end_code: String,
+    /// The lease, once issued.
+    pub lease: Option<Lease>,
+}
+
+impl RequestState {
+    /// The state after the first leaf.
+    ///
+    /// # Errors
+    /// When D is not the digest of the terms, or the terms do not belong to this log, agent or scope.
+    pub fn begin(index: u64, e: &Requested, rights: Rights<'_>) -> Result<Self, Violation> {
+        let digest = e.terms.digest().map_err(|x| Violation::rule("canonical", x.to_string()))?;
+        let t = &e.terms;
+        let refuse = |rule, detail: String| Err(Violation::rule(rule, detail));
+        if digest != e.digest {
+            return refuse("digest", "the digest is not that of the terms".into());
+        }
+        if t.version != 1 || t.request_id != e.request_id {
+            return refuse("digest", "the terms are of another version or request".into());
+        }
+        if let Rights::Now(authority) = rights {
+            if t.origin != authority.origin {
+                return refuse("origin", format!("the terms name the log `{}`", t.origin));
+            }
+            if !agent_lives(t, authority) {
+                return refuse(
+                    "agent-live",
+                    format!("agent `{}` or its instance is unknown or revoked", t.agent),
+                );
+            }
+            if authority.scopes.get(&t.scope) != Some(&t.template) {
+                return refuse(
+                    "scope-pinned",
+                    format!("scope `{}` is not in force with this template", t.scope),
+                );
+            }
+        }
+        if t.ttl_s == 0 || t.decide_by <= e.at {
+            return refuse("terms", "no lifetime, or no time to decide".into());
+        }
+        Ok(Self {
+            digest,
+            original: None,
+            requested_at: e.at,
+            renews: e.renews.clone(),
+            version: 1,
+            last_index: index,
+            last_at: e.at,
+            phase: Phase::Recorded,
+            verdict: None,
+            floor: None,
+            votes: Vec::new(),
+            questions: Vec::new(),
+            last_seen: None,
+            deadline: t.decide_by,
+            pause_left_ms: t.decide_by.since(e.at),
+            approved_at: None,
+            end_code: String::new(),
+            lease: None,
+            terms: e.terms.clone(),
+        })
+    }
+
+    /// The question that waits for its answer.
+    #[must_use]
+    pub fn open_question(&self) -> Option<&Question> {
+        self.questions.iter().find(|q| q.answered.is_none() && !q.closed)
+    }
+
+    /// When time ends the request: the collect bound once approved, else the deadline, which an open
+    /// question defers by what is left of the pause.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        match (self.approved_at, self.open_question()) {
+            (Some(at), _) if self.phase == Phase::Approved => at.plus_millis(COLLECT_MS),
+            (_, Some(_)) => self.deadline.plus_millis(self.pause_left_ms),
+            _ => self.deadline,
+        }
+    }
+
+    /// Distinct people whose approval of the present D stands and who are eligible at `now`.
+    #[must_use]
+    pub fn standing(&self, rights: Rights<'_>, now: Timestamp) -> BTreeSet<HumanId> {
+        let Some(verdict) = &self.verdict else { return BTreeSet::new() };
+        self.votes
+            .iter()
+            .filter(|v| {
+                v.live
+                    && v.decision == Decision::Approve
+                    && v.digest == self.digest
+                    && (verdict.strength == Strength::Chat || v.passkey)
+                    && match rights {
+                        Rights::Now(a) => {
+                            eligible::check(self, a, &v.human, &v.channel, now).is_ok()
+                        }
+                        Rights::Past => true,
+                    }
+            })
+            .map(|v| v.human.clone())
+            .collect()
+    }
+
+    /// Whether the verdict in force is met at `now`.
+    #[must_use]
+    pub fn is_met(&self, rights: Rights<'_>, now: Timestamp) -> bool {
+        match &self.verdict {
+            Some(v) if v.kind == VerdictKind::Allow => v.admits_ttl(self.terms.ttl_s),
+            Some(v) if v.kind == VerdictKind::Ask => {
+                v.admits_ttl(self.terms.ttl_s)
+                    && self.open_question().is_none()
+                    && v.quorum > 0
+                    && self.standing(rights, now).len() >= v.quorum as usize
+            }
+            _ => false,
+        }
+    }
+
+    /// Folds the next leaf of this request in.
+    ///
+    /// # Errors
+    /// When the rules forbid the event here. The state may then be half changed: drop it.
+    pub fn apply(
+        &mut self,
+        index: u64,
+        event: &Event,
+        rights: Rights<'_>,
+    ) -> Result<(), Violation> {
+        self.step(index, event, rights)?;
+        self.version += 1;
+        self.last_index = index;
+        self.last_at = event.at();
+        Ok(())
+    }
+
+    /// The state after a request's proven leaves, in order.
+    ///
+    /// # Errors
+    /// When the first is not `requested` or the rules forbid one: leaves are missing or reordered.
+    pub fn refold<'e>(
+        leaves: impl IntoIterator<Item = (u64, &'e Event)>,
+    ) -> Result<Self, Violation> {
+        let mut leaves = leaves.into_iter();
+        let mut state = match leaves.next() {
+            Some((index, Event::Requested(e))) => Self::begin(index, e, Rights::Past)?,
+            _ => return Err(Violation::rule("request-known", "its first leaf is missing".into())),
+        };
+        for (index, event) in leaves {
+            state.apply(index, event, Rights::Past)?;
+        }
+        Ok(state)
+    }
+
+    fn require(
+        &self,
+        ok: bool,
+        rule: &'static str,
+        detail: impl FnOnce() -> String,
+    ) -> Result<(), Violation> {
+        if ok { Ok(()) } else { Err(Violation::rule(rule, detail())) }
+    }
+
+    fn open(&self, digest: Digest, at: Timestamp) -> Result<(), Violation> {
+        self.require(self.phase.is_open(), "terminal", || {
+            format!("the request is {} already", self.phase.word())
+        })?;
+        self.require(digest == self.digest, "digest", || {
+            "the digest is not the request's present one".into()
+        })?;
+        self.require(at < self.expires_at(), "deadline", || {
+            format!("the request ended at {}", self.expires_at())
+        })
+    }
+
+    fn may_vote(
+        &self,
+        human: &HumanId,
+        channel: &str,
+        rights: Rights<'_>,
+        at: Timestamp,
+    ) -> Result<(), Violation> {
+        let Rights::Now(authority) = rights else { return Ok(()) };
+        eligible::check(self, authority, human, channel, at).map_err(|e: Ineligible| {
+            Violation::coded("eligible", e.code(), format!("`{human}`: {e}"))
+        })
+    }
+
+    fn refresh(&mut self, rights: Rights<'_>, at: Timestamp) {
+        if self.is_met(rights, at) {
+            if self.phase != Phase::Approved {
+                self.phase = Phase::Approved;
+                self.approved_at = Some(at);
+            }
+        } else if self.phase == Phase::Approved || self.phase == Phase::Recorded {
+            self.phase = Phase::Pending;
+            self.approved_at = None;
+        }
+    }
+
+    fn end(&mut self, phase: Phase, code: &str) {
+        self.phase = phase;
+        self.end_code = code.into();
+    }
+
+    /// Ends the pause of the open question, if any, at `at`.
+    fn resume(&mut self, at: Timestamp, answer: Option<u64>) {
+        let left = self.pause_left_ms;
+        let Some(q) = self.questions.iter_mut().find(|q| q.answered.is_none() && !q.closed) else {
+            return;
+        };
+        let used = at.since(q.at).clamp(0, left);
+        match answer {
+            Some(index) => q.answered = Some((index, at)),
+            None => q.closed = true,
+        }
+        self.deadline = self.deadline.plus_millis(used);
+        self.pause_left_ms = left - used;
+    }
+
+    fn void_votes(&mut self, except: Option<&HumanId>) {
+        for vote in &mut self.votes {
+            if vote.decision == Decision::Approve && Some(&vote.human) != except {
+                vote.live = false;
+            }
+        }
+    }
+
+    fn step(&mut self, index: u64, event: &Event, rights: Rights<'_>) -> Result<(), Violation> {
+        self.require(event.at() >= self.last_at, "time", || {
+            "time runs backwards within the request".into()
+        })?;
+        match event {
+            Event::Decided(e) => {
+                self.open(e.digest, e.at)?;
+                self.require(e.again || self.verdict.is_none(), "decided-once", || {
+                    "decided already".into()
+                })?;
+                self.in_force(e.verdict.policy_set, rights)?;
+                let verdict = match &self.floor {
+                    Some(floor) => e.verdict.clone().stricter(floor),
+                    None => e.verdict.clone(),
+                };
+                let denied = verdict.kind == VerdictKind::Deny;
+                let code = verdict.code.clone();
+                let too_long = !denied && !verdict.admits_ttl(self.terms.ttl_s);
+                self.verdict = Some(verdict);
+                if denied {
+                    self.end(Phase::Denied, if code.is_empty() { "denied" } else { &code });
+                } else if too_long {
+                    self.end(Phase::Denied, "ttl_too_long");
+                } else {
+                    self.refresh(rights, e.at);
+                }
+            }
+            Event::Questioned(e) => {
+                self.open(e.digest, e.at)?;
+                self.require(self.phase != Phase::Recorded, "order", || "not decided yet".into())?;
+                self.require(self.open_question().is_none(), "question-open", || {
+                    "a question is open already".into()
+                })?;
+                self.require(self.questions.len() < MAX_QUESTIONS, "question-bound", || {
+                    "no more questions".into()
+                })?;
+                self.may_vote(&e.human, &e.channel, rights, e.at)?;
+                self.questions.push(Question {
+                    index,
+                    human: e.human.clone(),
+                    at: e.at,
+                    answered: None,
+                    closed: false,
+                });
+                self.last_seen = Some(index);
+                self.void_votes(None);
+                self.refresh(rights, e.at);
+            }
+            Event::Answered(e) => {
+                self.open(e.digest, e.at)?;
+                self.require(self.open_question().is_some(), "answer", || {
+                    "no question is open".into()
+                })?;
+                self.resume(e.at, Some(index));
+                self.last_seen = Some(index);
+                self.void_votes(None);
+                self.refresh(rights, e.at);
+            }
+            Event::Narrowed(e) => {
+                self.open(e.old_digest, e.at)?;
+                self.require(self.phase != Phase::Recorded, "order", || "not decided yet".into())?;
+                let asker = self.open_question().map(|q| q.human.clone());
+                self.require(
+                    asker.is_none() || asker.as_ref() == Some(&e.human),
+                    "question-open",
+                    || "only the asker of the open question may narrow".into(),
+                )?;
+                self.may_vote(&e.human, &e.channel, rights, e.at)?;
+                let digest =
+                    e.terms.digest().map_err(|x| Violation::rule("canonical", x.to_string()))?;
+                self.require(digest == e.digest, "digest", || {
+                    "the digest is not that of the terms".into()
+                })?;
+                if let Rights::Now(authority) = rights {
+                    let scope = authority.catalog.get(&self.terms.template).ok_or_else(|| {
+                        Violation::rule("scope-known", "the scope's declaration is missing".into())
+                    })?;
+                    self.terms
+                        .narrows_to(&e.terms, scope)
+                        .map_err(|d| Violation::coded("narrower", "not_narrower", d))?;
+                }
+                self.resume(e.at, None);
+                let old = std::mem::replace(&mut self.terms, e.terms.clone());
+                self.original.get_or_insert(old);
+                self.digest = digest;
+                self.floor = self.verdict.take();
+                self.last_seen = Some(index);
+                self.void_votes(None);
+                self.phase = Phase::Recorded;
+                self.approved_at = None;
+            }
+            Event::Voted(e) => {
+                self.open(e.digest, e.at)?;
+                self.require(self.phase != Phase::Recorded, "order", || "not decided yet".into())?;
+                self.in_force(e.policy_set, rights)?;
+                self.may_vote(&e.human, &e.channel, rights, e.at)?;
+                if let Rights::Now(authority) = rights {
+                    self.require(
+                        e.groups == authority.groups_of(&e.human),
+                        "group-evidence",
+                        || "the groups are not the voter's".into(),
+                    )?;
+                }
+                let vote = Vote {
+                    index,
+                    human: e.human.clone(),
+                    decision: e.decision,
+                    at: e.at,
+                    channel: e.channel.clone(),
+                    digest: e.digest,
+                    passkey: false,
+                    live: true,
+                };
+                match e.decision {
+                    Decision::Deny => {
+                        self.votes.push(vote);
+                        self.resume(e.at, None);
+                        self.end(Phase::Denied, "denied");
+                    }
+                    Decision::Approve => {
+                        let strong =
+                            self.verdict.as_ref().is_some_and(|v| v.strength == Strength::Passkey);
+                        // Passkey assertions are verified by `proof`; until one can be, none counts.
+                        if strong {
+                            return Err(Violation::coded(
+                                "passkey",
+                                "passkey_required",
+                                "this needs a decision signed with a passkey".into(),
+                            ));
+                        }
+                        self.require(e.seen == self.last_seen, "seen", || {
+                            "the vote has not seen the last question, answer or change".into()
+                        })?;
+                        if let Some(q) = self.open_question() {
+                            self.require(q.human == e.human, "question-open", || {
+                                "only the asker may approve while the question is open".into()
+                            })?;
+                        }
+                        let twice = self.votes.iter().any(|v| {
+                            v.live && v.human == e.human && v.decision == Decision::Approve
+                        });
+                        self.require(!twice, "vote-once", || {
+                            format!("`{}` approved already", e.human)
+                        })?;
+                        self.resume(e.at, None);
+                        self.votes.push(vote);
+                        self.refresh(rights, e.at);
+                    }
+                }
+            }
+            Event::Withdrawn(e) => {
+                self.open(e.digest, e.at)?;
+                let vote = self
+                    .votes
+                    .iter_mut()
+                    .find(|v| v.live && v.human == e.human && v.decision == Decision::Approve);
+                match vote {
+                    Some(v) => v.live = false,
+                    None => {
+                        return Err(Violation::coded(
+                            "withdraw",
+                            "nothing_to_withdraw",
+                            format!("`{}` has no standing approval", e.human),
+                        ));
+                    }
+                }
+                self.refresh(rights, e.at);
+            }
+            Event::Intended(e) => {
+                self.open(e.digest, e.at)?;
+                self.require(self.phase == Phase::Approved, "quorum", || {
+                    format!("the request is {}, not approved", self.phase.word())
+                })?;
+                if let Rights::Now(authority) = rights {
+                    self.require(self.is_met(rights, e.at), "quorum", || {
+                        "the verdict is not met at the intent".into()
+                    })?;
+                    let standing = self.standing(rights, e.at);
+                    self.require(e.approvers == standing, "approvers", || {
+                        "the approvers are not those whose votes stand".into()
+                    })?;
+                    let minter =
+                        authority.catalog.get(&self.terms.template).map(|s| s.minter.as_str());
+                    self.require(minter == Some(e.minter.as_str()), "minter", || {
+                        "the minter is not the scope's".into()
+                    })?;
+                    self.require(agent_lives(&self.terms, authority), "agent-live", || {
+                        "the agent or its instance is revoked".into()
+                    })?;
+                }
+                self.phase = Phase::Intended;
+            }
+            Event::Issued(e) => {
+                self.require(self.phase == Phase::Intended, "intent", || {
+                    format!("issued while {}", self.phase.word())
+                })?;
+                self.require(e.digest == self.digest, "digest", || {
+                    "issued under another digest".into()
+                })?;
+                let ends = e.at.plus_seconds(i64::from(self.terms.ttl_s));
+                self.require(e.expires_at > e.at && e.expires_at <= ends, "lifetime", || {
+                    format!("the credential ends at {}, its approval at {ends}", e.expires_at)
+                })?;
+                self.phase = Phase::Granted;
+                self.lease = Some(Lease {
+                    id: e.lease_id.clone(),
+                    issued_at: e.at,
+                    expires_at: e.expires_at,
+                    revocable: e.revocable,
+                    state: LeaseState::Live,
+                    effect: String::new(),
+                    facts: e.facts.clone(),
+                });
+            }
+            Event::Failed(e) => {
+                self.require(self.phase == Phase::Intended, "intent", || {
+                    format!("failed while {}", self.phase.word())
+                })?;
+                self.require(e.digest == self.digest, "digest", || {
+                    "failed under another digest".into()
+                })?;
+                self.end(Phase::Failed, &e.code);
+            }
+            Event::Unknown(e) => {
+                self.require(self.phase == Phase::Intended, "intent", || {
+                    format!("unknown while {}", self.phase.word())
+                })?;
+                self.require(e.digest == self.digest, "digest", || {
+                    "unknown under another digest".into()
+                })?;
+                self.end(Phase::Unknown, "outcome_unknown");
+            }
+            Event::Cancelled(e) => {
+                self.require(self.phase.is_open(), "terminal", || {
+                    format!("the request is {} already", self.phase.word())
+                })?;
+                self.require(e.digest == self.digest, "digest", || "another digest".into())?;
+                self.end(Phase::Cancelled, "cancelled");
+            }
+            Event::Expired(e) if e.lease_id.is_none() => {
+                self.require(self.phase.is_open(), "terminal", || {
+                    format!("the request is {} already", self.phase.word())
+                })?;
+                self.require(e.at >= self.expires_at(), "deadline", || {
+                    format!("it ends at {} only", self.expires_at())
+                })?;
+                self.end(Phase::Expired, "expired");
+            }
+            Event::Expired(e) => {
+                let at = e.at;
+                let lease = self.live_lease(e.lease_id.as_ref())?;
+                if at < lease.expires_at {
+                    return Err(Violation::rule(
+                        "lease",
+                        format!("the lease ends at {} only", lease.expires_at),
+                    ));
+                }
+                lease.state = LeaseState::Expired;
+            }
+            Event::Renewed(e) => {
+                let ttl = i64::from(self.terms.ttl_s);
+                let lease = self.live_lease(Some(&e.lease_id))?;
+                if e.expires_at > lease.issued_at.plus_seconds(ttl) {
+                    return Err(Violation::rule(
+                        "lifetime",
+                        "renewed beyond the approved lifetime".into(),
+                    ));
+                }
+                lease.expires_at = e.expires_at;
+            }
+            Event::Revoked(e) => {
+                let effect = e.effect.clone();
+                let lease = self.live_lease(Some(&e.lease_id))?;
+                lease.state = LeaseState::Revoked;
+                lease.effect = effect;
+            }
+            _ => {
+                return Err(Violation::rule(
+                    "kind",
+                    format!("`{}` cannot follow here", event.kind()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn in_force(&self, policy_set: Digest, rights: Rights<'_>) -> Result<(), Violation> {
+        match rights {
+            Rights::Now(a) => self.require(Some(policy_set) == a.policy_set, "policy-set", || {
+                "it names a policy set that is not in force".into()
+            }),
+            Rights::Past => Ok(()),
+        }
+    }
+
+    fn live_lease(&mut self, id: Option<&LeaseId>) -> Result<&mut Lease, Violation> {
+        match &mut self.lease {
+            Some(lease) if Some(&lease.id) == id && lease.state == LeaseState::Live => Ok(lease),
+            _ => Err(Violation::rule("lease", "no live lease of that id".into())),
+        }
+    }
+}
+
+fn agent_lives(terms: &Terms, authority: &Authority) -> bool {
+    authority.agents.get(&terms.agent).is_some_and(|a| !a.revoked)
+        && authority
+            .instances
+            .get(&terms.instance)
+            .is_some_and(|i| i.agent == terms.agent && !i.revoked)
+}

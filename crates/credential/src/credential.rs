@@ -1,0 +1,233 @@
+use std::fmt;
+
+use serde_json::Value;
+use zeroize::Zeroize;
+
+use crate::{CredentialError, Secret};
+
+/// What a credential is, known by the members of its JSON object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `{"token"}`: a bearer token, such as a signed JWT.
+    Jwt,
+    /// `{"AccessKeyId","SecretAccessKey","SessionToken","Expiration"}`, as AWS STS answers.
+    Sts,
+    /// `{"username","password"}`, for example of a database.
+    UserPass,
+}
+
+impl Kind {
+    /// The kind in one word, for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::Sts => "sts",
+            Self::UserPass => "userpass",
+        }
+    }
+
+    const ALL: [Self; 3] = [Self::Jwt, Self::Sts, Self::UserPass];
+
+    const fn members(self) -> &'static [&'static str] {
+        match self {
+            Self::Jwt => &["token"],
+            Self::Sts => &["AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"],
+            Self::UserPass => &["username", "password"],
+        }
+    }
+}
+
+/// The parts of an AWS session, as STS names them. It has no `Debug`.
+#[derive(Clone, Copy)]
+pub struct Sts<'a> {
+    /// `AccessKeyId`.
+    pub access_key_id: &'a str,
+    /// `SecretAccessKey`.
+    pub secret_access_key: &'a str,
+    /// `SessionToken`.
+    pub session_token: &'a str,
+    /// `Expiration`, RFC 3339 UTC.
+    pub expiration: &'a str,
+}
+
+/// A minted credential in the clear: the JSON object that the agent receives.
+///
+/// Equality is constant-time. `Debug` shows the kind only.
+#[derive(PartialEq, Eq)]
+pub struct Credential {
+    kind: Kind,
+    json: Secret<Vec<u8>>,
+}
+
+impl Credential {
+    /// A bearer token.
+    pub fn jwt(token: &str) -> Self {
+        Self::written(Kind::Jwt, &[token])
+    }
+
+    /// An AWS session.
+    pub fn sts(parts: Sts<'_>) -> Self {
+        Self::written(
+            Kind::Sts,
+            &[parts.access_key_id, parts.secret_access_key, parts.session_token, parts.expiration],
+        )
+    }
+
+    /// A user name and a password.
+    pub fn userpass(username: &str, password: &str) -> Self {
+        Self::written(Kind::UserPass, &[username, password])
+    }
+
+    /// Reads the JSON object of a credential, as it comes over the wire or out of a seal.
+    ///
+    /// # Errors
+    /// [`CredentialError::Malformed`] unless it is one object with exactly the members of one
+    /// [`Kind`], all of them strings. The bytes are wiped in that case too.
+    pub fn from_json(json: Vec<u8>) -> Result<Self, CredentialError> {
+        let json = Secret::new(json);
+        let kind = kind_of(json.expose_secret()).ok_or(CredentialError::Malformed)?;
+        Ok(Self { kind, json })
+    }
+
+    /// What it is.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Lets the credential out: its JSON object, UTF-8.
+    pub fn expose_json(&self) -> &[u8] {
+        self.json.expose_secret()
+    }
+
+    fn written(kind: Kind, values: &[&str]) -> Self {
+        let members = kind.members();
+        // One byte becomes at most six (`\u001f`): with this room the buffer never moves, so no
+        // unwiped copy of it stays behind.
+        let room: usize = members.iter().zip(values).map(|(m, v)| m.len() + 6 * v.len() + 6).sum();
+        let mut json = Vec::with_capacity(room + 2);
+        for (n, (member, value)) in members.iter().zip(values).enumerate() {
+            json.push(if n == 0 { b'{' } else { b',' });
+            write_string(&mut json, member);
+            json.push(b':');
+            write_string(&mut json, value);
+        }
+        json.push(b'}');
+        Self { kind, json: Secret::new(json) }
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credential({}, redacted)", self.kind.as_str())
+    }
+}
+
+/// RFC 8259 §7, the shortest escapes.
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push(b'"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend([b'\\', byte]),
+            b'\n' => out.extend(*b"\\n"),
+            b'\r' => out.extend(*b"\\r"),
+            b'\t' => out.extend(*b"\\t"),
+            0x08 => out.extend(*b"\\b"),
+            0x0c => out.extend(*b"\\f"),
+            0x00..0x20 => {
+                let digit = HEX.get(usize::from(byte & 0x0f)).copied().unwrap_or(b'0');
+                out.extend([b'\\', b'u', b'0', b'0', b'0' + (byte >> 4), digit]);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}
+
+fn kind_of(json: &[u8]) -> Option<Kind> {
+    let mut value: Value = serde_json::from_slice(json).ok()?;
+    let kind = value.as_object().and_then(|object| {
+        Kind::ALL.into_iter().find(|kind| {
+            object.len() == kind.members().len()
+                && kind.members().iter().all(|m| object.get(*m).is_some_and(Value::is_string))
+        })
+    });
+    wipe(&mut value);
+    kind
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(members) => members.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_the_object_the_contract_names() {
+        assert_eq!(Credential::jwt("a.b.c").expose_json(), br#"{"token":"a.b.c"}"#);
+        assert_eq!(
+            Credential::userpass("u", "p").expose_json(),
+            br#"{"username":"u","password":"p"}"#
+        );
+        let sts = Credential::sts(Sts {
+            access_key_id: "A",
+            secret_access_key: "S",
+            session_token: "T",
+            expiration: "2026-01-01T00:00:00Z",
+        });
+        assert_eq!(
+            sts.expose_json(),
+            br#"{"AccessKeyId":"A","SecretAccessKey":"S","SessionToken":"T","Expiration":"2026-01-01T00:00:00Z"}"#
+        );
+    }
+
+    #[test]
+    fn every_character_survives_json_without_moving_the_buffer() {
+        let password: String =
+            (0..0x250u32).filter_map(char::from_u32).chain("🦀\u{202e}".chars()).collect();
+        let made = Credential::userpass("u", &password);
+        let read: Value = serde_json::from_slice(made.expose_json()).unwrap();
+        assert_eq!(read["password"], password.as_str());
+        let again = Credential::from_json(made.expose_json().to_vec()).unwrap();
+        assert_eq!((again.kind(), &again), (Kind::UserPass, &made));
+        let control = "\u{1f}".repeat(1000);
+        let made = Credential::userpass(&control, &control);
+        let bound = 2 + 2 * 6 + "usernamepassword".len() + 6 * 2000;
+        assert!(made.json.expose_secret().len() <= bound);
+        assert!(made.json.expose_secret().capacity() >= bound);
+    }
+
+    #[test]
+    fn other_objects_are_refused() {
+        for json in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            r#"{"token":1}"#,
+            r#"{"token":"t","more":"x"}"#,
+            r#"{"username":"u"}"#,
+            r#"{"token":"t"} {}"#,
+            r#""token""#,
+        ] {
+            assert_eq!(
+                Credential::from_json(json.into()).unwrap_err(),
+                CredentialError::Malformed,
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_kind_only() {
+        let shown = format!("{:?}", Credential::jwt("hunter2"));
+        assert_eq!(shown, "Credential(jwt, redacted)");
+    }
+}

@@ -201,7 +201,8 @@ pub struct Voted {
     pub decision: Decision,
     /// Through what.
     pub channel: String,
-    /// Index of the last question, answer or narrowing leaf the voter had seen; absent: none.
+    /// Ordinal within the request (from 0) of the last question, answer or narrowing leaf the voter
+    /// had seen; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<u64>,
     /// The voter's groups at that moment.

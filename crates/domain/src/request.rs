@@ -207,13 +207,13 @@ pub struct Vote {
 /// One question and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// Index of the question's leaf: also its id.
-    pub index: u64,
+    /// Ordinal of its leaf within the request, from 0: also its id.
+    pub ordinal: u64,
     /// Who asked.
     pub human: HumanId,
     /// When.
     pub at: Timestamp,
-    /// Index and time of the answer.
+    /// Ordinal and time of the answer.
     pub answered: Option<(u64, Timestamp)>,
     /// Closed without an answer, by its asker's approval.
     pub closed: bool,
@@ -289,7 +289,7 @@ pub struct RequestState {
     pub votes: Vec<Vote>,
     /// Questions, in order.
     pub questions: Vec<Question>,
-    /// Index of the last question, answer or narrowing leaf.
+    /// Ordinal within the request of the last question, answer or narrowing leaf.
     pub last_seen: Option<u64>,
     /// When an undecided request ends, pauses included.
     pub deadline: Timestamp,
@@ -562,13 +562,13 @@ impl RequestState {
                 })?;
                 self.may_vote(&e.human, &e.channel, rights, e.at)?;
                 self.questions.push(Question {
-                    index,
+                    ordinal: self.version,
                     human: e.human.clone(),
                     at: e.at,
                     answered: None,
                     closed: false,
                 });
-                self.last_seen = Some(index);
+                self.last_seen = Some(self.version);
                 self.void_votes(None);
                 self.refresh(rights, e.at);
             }
@@ -577,8 +577,8 @@ impl RequestState {
                 self.require(self.open_question().is_some(), "answer", || {
                     "no question is open".into()
                 })?;
-                self.resume(e.at, Some(index));
-                self.last_seen = Some(index);
+                self.resume(e.at, Some(self.version));
+                self.last_seen = Some(self.version);
                 self.void_votes(None);
                 self.refresh(rights, e.at);
             }
@@ -610,7 +610,7 @@ impl RequestState {
                 self.original.get_or_insert(old);
                 self.digest = digest;
                 self.floor = self.verdict.take();
-                self.last_seen = Some(index);
+                self.last_seen = Some(self.version);
                 self.void_votes(None);
                 self.phase = Phase::Recorded;
                 self.approved_at = None;

@@ -1,1 +1,25 @@
-//! wire
+//! What travels between sidecar and broker: the generated messages of `proto/`, the mutually
+//! authenticated TLS beneath them, who the peer is, and how a refusal becomes a status.
+//!
+//! It decides nothing about requests, keeps nothing, and reads neither files nor environment. Of the
+//! workspace it may use `domain`, `credential` and `proof`.
+
+pub mod accept;
+pub mod connect;
+mod error;
+pub mod identity;
+mod redact;
+pub mod status;
+pub mod tls;
+/// Generated from `proto/grantwright/v1/broker.proto`; `tests/generated.rs` re-derives it.
+#[allow(missing_docs, clippy::all, reason = "generated")]
+pub mod v1 {
+    include!("gen/grantwright.v1.rs");
+}
+
+pub use accept::{Incoming, Limits, PeerInfo};
+pub use connect::channel;
+pub use error::WireError;
+pub use identity::{PeerIdentity, SpiffeId, TrustDomain, peer};
+pub use status::Refusal;
+pub use tls::{TlsClient, TlsServer};

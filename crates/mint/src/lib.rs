@@ -1,1 +1,22 @@
-//! mint
+//! `Grant` in, credential out: one file per backend behind one seam, [`Minter`].
+//!
+//! A minter sees a grant and nothing else: no policy, no vote, no store. What it mints is a function
+//! of the grant's terms and its pinned template; votes stamp identity tags only. It makes at most
+//! one call to its backend per grant, never repeats one, and tells refused from unknown. It keeps
+//! nothing and logs nothing. Of the workspace it may use `domain` and `credential`.
+
+pub mod conformance;
+pub mod jwt;
+pub mod sts;
+
+mod error;
+mod minter;
+mod template;
+mod unconfigured;
+
+pub use error::{MintError, SetupError};
+pub use minter::{Backend, BoxFuture, Declaration, Ended, Minted, Minter, Signer};
+pub use unconfigured::{Unconfigured, VAULT};
+
+/// Every backend there is, in the order of the documentation.
+pub const BACKENDS: [Backend; 2] = [jwt::BACKEND, sts::BACKEND];

@@ -1,0 +1,187 @@
+//! Slots: `${name}` in a template's text, filled with typed values only.
+//!
+//! A value must never act as a pattern. Slots take parameters whose type cannot hold a wildcard,
+//! quote or separator; the value is checked against its type again; wildcards come from the
+//! template's literal text, after the last slot and not touching it.
+
+use grantwright_domain::param::{ParamSpec, ParamType, is_slot_text};
+use grantwright_domain::{Params, Scope};
+use serde_json::Value;
+
+use crate::MintError;
+
+/// Whether literal wildcards are allowed in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wildcards {
+    /// `*` and `?` may stand after the last slot.
+    Allowed,
+    /// They are faults.
+    Faults,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece<'a> {
+    Literal(&'a str),
+    Slot(&'a str),
+}
+
+/// Cuts a text at its slots; a `$` that begins none is an error, so no IAM variable gets through.
+fn pieces(text: &str) -> Result<Vec<Piece<'_>>, String> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some((literal, after)) = rest.split_once('$') {
+        if !literal.is_empty() {
+            out.push(Piece::Literal(literal));
+        }
+        let (name, tail) = after
+            .strip_prefix('{')
+            .and_then(|a| a.split_once('}'))
+            .ok_or_else(|| format!("`{text}` has a `$` that begins no `${{parameter}}`"))?;
+        out.push(Piece::Slot(name));
+        rest = tail;
+    }
+    if !rest.is_empty() {
+        out.push(Piece::Literal(rest));
+    }
+    Ok(out)
+}
+
+/// The parameters a text's slots name.
+pub(crate) fn slots(text: &str) -> Vec<&str> {
+    let name = |piece| if let Piece::Slot(name) = piece { Some(name) } else { None };
+    pieces(text).unwrap_or_default().into_iter().filter_map(name).collect()
+}
+
+/// What is wrong with one text of a template.
+pub(crate) fn text_faults(text: &str, scope: &Scope, wildcards: Wildcards) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.is_empty() || !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        out.push(format!("`{text}` is empty or has characters other than printable ASCII"));
+    }
+    let pieces = match pieces(text) {
+        Ok(pieces) => pieces,
+        Err(fault) => {
+            out.push(fault);
+            return out;
+        }
+    };
+    let mut open = None;
+    let mut wild = false;
+    for (n, piece) in pieces.iter().enumerate() {
+        match *piece {
+            Piece::Slot(name) => {
+                out.extend(slot_fault(name, scope));
+                if wild {
+                    out.push(format!(
+                        "`{text}` has a wildcard before `${{{name}}}`, which reaches past it"
+                    ));
+                }
+                let delimited =
+                    scope.params.get(name).is_some_and(|s| s.kind == ParamType::S3Prefix);
+                open = (!delimited).then_some(name);
+            }
+            Piece::Literal(literal) => {
+                for (at, c) in literal.chars().enumerate() {
+                    match c {
+                        '*' | '?' if wildcards == Wildcards::Faults => {
+                            out.push(format!("`{text}` has a wildcard where none works"));
+                            return out;
+                        }
+                        '*' | '?' if n == 0 && at == 0 => {
+                            out.push(format!(
+                                "`{text}` begins with a wildcard: it means everything"
+                            ));
+                            wild = true;
+                        }
+                        '*' | '?' => {
+                            if let Some(name) = open.take() {
+                                out.push(format!(
+                                    "`{text}` has a wildcard after `${{{name}}}` without a `/` between: \
+                                     other values that begin alike would match"
+                                ));
+                            }
+                            wild = true;
+                        }
+                        '/' | ':' => open = None,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+fn slot_fault(name: &str, scope: &Scope) -> Option<String> {
+    let Some(spec) = scope.params.get(name) else {
+        return Some(format!("slot `${{{name}}}` names no parameter"));
+    };
+    let fault = if !spec.is_slot_safe() {
+        "may hold a wildcard, a quote or a separator"
+    } else if spec.optional {
+        "is optional, and without it the slot would be empty"
+    } else if spec.sensitive {
+        "is sensitive, and what fills a slot is shown to reviewers and kept by the backend"
+    } else if admits_slash(spec) {
+        "may hold a `/`, which only a list of choices or a prefix may"
+    } else {
+        return None;
+    };
+    Some(format!("slot `${{{name}}}`: the parameter {fault}"))
+}
+
+fn admits_slash(spec: &ParamSpec) -> bool {
+    let admits = |text: &str| spec.check("slot", &Value::from(text)).is_ok();
+    matches!(spec.kind, ParamType::String { .. })
+        && ["/", "a/", "/a", "a/a", "aa/aa"].into_iter().any(admits)
+}
+
+/// Fills the slots of a text.
+///
+/// # Errors
+/// Refused: a slot names no safe parameter, or the value is missing or not of its type.
+pub(crate) fn fill(text: &str, scope: &Scope, params: &Params) -> Result<String, MintError> {
+    let mut out = String::with_capacity(text.len() + 64);
+    for piece in pieces(text).map_err(bad_template)? {
+        match piece {
+            Piece::Literal(literal) => out.push_str(literal),
+            Piece::Slot(name) => out.push_str(&slot_value(name, scope, params)?),
+        }
+    }
+    Ok(out)
+}
+
+fn slot_value(name: &str, scope: &Scope, params: &Params) -> Result<String, MintError> {
+    if let Some(fault) = slot_fault(name, scope) {
+        return Err(bad_template(fault));
+    }
+    let typed = scope.params.get(name).zip(params.get(name)).and_then(|(spec, value)| {
+        let again = spec.check(name, &serde_json::to_value(value).ok()?).ok()?;
+        let text = again.text();
+        let slashed = text.contains('/') && matches!(spec.kind, ParamType::String { .. });
+        (again == *value && is_slot_text(&text) && !slashed).then_some(text)
+    });
+    typed.ok_or_else(|| {
+        MintError::refused(
+            "bad_parameter",
+            format!("parameter `{name}` is missing or cannot narrow a credential"),
+            format!("slot `{name}` was not filled: the value is missing, or not of its type"),
+        )
+    })
+}
+
+/// The pinned template does not fit the backend; scopes are checked at load, so this is rare.
+pub(crate) fn bad_template(fault: impl AsRef<str>) -> MintError {
+    MintError::refused("bad_template", "the scope's template does not fit its backend", fault)
+}
+
+/// Faults for keys of an object that are not known.
+pub(crate) fn unknown_keys<'a>(
+    what: &str,
+    keys: impl Iterator<Item = &'a String>,
+    known: &[&str],
+) -> Vec<String> {
+    keys.filter(|key| !known.contains(&key.as_str()))
+        .map(|key| format!("{what}: unknown key `{key}`: it takes {}", known.join(", ")))
+        .collect()
+}

@@ -1,0 +1,74 @@
+use grantwright_credential::Kind;
+use grantwright_domain::request::Lease;
+use grantwright_domain::{Grant, Params, Scope, Timestamp};
+use serde_json::Value;
+
+use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter};
+
+/// What is known of Vault and OpenBao where none is configured.
+pub const VAULT: Backend = Backend {
+    declaration: Declaration {
+        name: "vault",
+        credential: Kind::UserPass,
+        ttl_floor_s: 1,
+        ttl_ceiling_s: 43_200,
+        revocable: Some("the lease is revoked at Vault, which drops the account it made"),
+        renewable: true,
+        narrowing: "the database role that the template names",
+        stamps: &[],
+    },
+    faults: |_| Vec::new(),
+    preview: |_, _| Err(unconfigured("vault", "no address or token is set")),
+};
+
+/// A backend that is declared but not configured: its scopes load, are checked and shown as ever, and
+/// every mint is refused with the reason.
+pub struct Unconfigured {
+    backend: Backend,
+    reason: String,
+}
+
+impl Unconfigured {
+    /// `reason` is public: what is missing, for example `AWS_ENDPOINT_URL_STS is not set`.
+    #[must_use]
+    pub fn new(backend: Backend, reason: impl Into<String>) -> Self {
+        Self { backend, reason: reason.into() }
+    }
+
+    /// The refusal that every mint is given; may also be given before anybody is asked.
+    #[must_use]
+    pub fn refusal(&self) -> MintError {
+        unconfigured(self.backend.declaration.name, &self.reason)
+    }
+}
+
+impl Minter for Unconfigured {
+    fn declaration(&self) -> Declaration {
+        self.backend.declaration
+    }
+
+    fn faults(&self, scope: &Scope) -> Vec<String> {
+        (self.backend.faults)(scope)
+    }
+
+    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
+        (self.backend.preview)(scope, params)
+    }
+
+    fn mint(&self, _grant: Grant, _now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
+        Box::pin(std::future::ready(Err(self.refusal())))
+    }
+
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {
+        let effect = format!(
+            "not ended: {} is not configured here ({}); it ends at {}",
+            self.backend.declaration.name, self.reason, lease.expires_at
+        );
+        Box::pin(std::future::ready(Ended { ended: false, effect }))
+    }
+}
+
+fn unconfigured(name: &str, reason: &str) -> MintError {
+    let detail = format!("the backend {name} is not configured here: {reason}");
+    MintError::refused("backend_unconfigured", detail.as_str(), &detail)
+}

@@ -1,1 +1,28 @@
-//! audit
+//! Offline verification of a log: that nobody changed it (hashes), and that every credential in it
+//! was issued by the rules (conduct). It also tells one request's story in plain words.
+//!
+//! It needs no broker and trusts none: its input is a [`Source`] of leaves, checkpoints and the
+//! blobs beside them, and the key that signs the log. It writes nothing, reads no clock and knows
+//! no store. It may use `domain`, `policy` and `proof`.
+//!
+//! Where to start: [`verify`]; [`story`] for `audit show`.
+
+pub mod error;
+pub mod report;
+pub mod source;
+pub mod story;
+pub mod verify;
+pub mod words;
+
+mod conduct;
+mod pipeline;
+mod roots;
+mod signatures;
+mod texts;
+
+pub use error::CannotVerify;
+pub use report::{Finding, OpenIntent, Report, Rollback};
+pub use source::{Source, Text};
+pub use story::{EventView, Story, story};
+pub use verify::verify;
+pub use words::words;

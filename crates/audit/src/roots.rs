@@ -1,0 +1,227 @@
+//! The tree over the leaves, compared with every checkpoint at its size.
+
+use std::collections::BTreeMap;
+
+use grantwright_proof::{Checkpoint, Frontier, Hash, leaf_hash};
+
+use crate::pipeline::PAGE;
+use crate::report::{Findings, Rollback};
+use crate::{CannotVerify, Source};
+
+/// Grows with the leaves, and knows where the log stopped being what its checkpoints promise.
+pub(crate) struct Roots {
+    /// Verified checkpoints, by size.
+    stored: Vec<Checkpoint>,
+    /// How many of them were compared.
+    compared: usize,
+    frontier: Frontier,
+    /// The tree at the last checkpoint that agreed.
+    good: Frontier,
+    /// A checkpoint disagreed, and the leaves to blame could not be named: later roots say nothing.
+    broken: bool,
+    /// Checkpoints kept outside, with the root that the log has at their size.
+    kept: Vec<(Checkpoint, Option<Hash>)>,
+}
+
+impl Roots {
+    pub(crate) fn new(mut stored: Vec<Checkpoint>, kept: Vec<Checkpoint>) -> Self {
+        stored.sort_by_key(Checkpoint::size);
+        let mut roots = Self {
+            stored,
+            compared: 0,
+            frontier: Frontier::new(),
+            good: Frontier::new(),
+            broken: false,
+            kept: kept.into_iter().map(|c| (c, None)).collect(),
+        };
+        roots.keep();
+        roots
+    }
+
+    /// Leaves so far.
+    pub(crate) fn size(&self) -> u64 {
+        self.frontier.size()
+    }
+
+    /// The newest stored checkpoint that verified.
+    pub(crate) fn newest(&self) -> Option<&Checkpoint> {
+        self.stored.last()
+    }
+
+    /// Adds a leaf and compares the root with the checkpoints of this size.
+    pub(crate) fn add(
+        &mut self,
+        leaf: Hash,
+        source: &mut dyn Source,
+        findings: &mut Findings,
+    ) -> Result<(), CannotVerify> {
+        self.frontier.append(leaf);
+        let size = self.frontier.size();
+        while let Some(checkpoint) = self.stored.get(self.compared) {
+            if checkpoint.size() > size {
+                break;
+            }
+            let (at, promised) = (checkpoint.size(), checkpoint.root());
+            self.compared += 1;
+            if self.broken || at < size {
+                continue;
+            }
+            if promised == self.frontier.root() {
+                self.good.clone_from(&self.frontier);
+            } else {
+                self.blame(promised, source, findings)?;
+            }
+        }
+        self.keep();
+        Ok(())
+    }
+
+    /// Remembers the root at the sizes of kept checkpoints.
+    fn keep(&mut self) {
+        for (checkpoint, root) in &mut self.kept {
+            if checkpoint.size() == self.frontier.size() {
+                *root = Some(self.frontier.root());
+            }
+        }
+    }
+
+    /// Names the leaves that are not what the checkpoint of the present size promises. Stored leaf
+    /// hashes are believed where they lead from the last good tree to the promised root.
+    fn blame(
+        &mut self,
+        promised: Hash,
+        source: &mut dyn Source,
+        findings: &mut Findings,
+    ) -> Result<(), CannotVerify> {
+        let (from, size) = (self.good.size(), self.frontier.size());
+        let hashes = stored_hashes(from, size, source)?;
+        let mut proven = self.good.clone();
+        hashes.iter().for_each(|hash| proven.append(*hash));
+        let mut named = false;
+        if proven.size() == size && proven.root() == promised {
+            let mut next = from;
+            while next < size && !findings.is_full() {
+                let page = source.leaves(next, PAGE)?;
+                let Some((last, _)) = page.last() else { break };
+                next = last.saturating_add(1).max(next.saturating_add(1));
+                for (index, body) in page.iter().filter(|(index, _)| *index < size) {
+                    let at = usize::try_from(index.saturating_sub(from)).unwrap_or(usize::MAX);
+                    if hashes.get(at) != Some(&leaf_hash(body)) {
+                        named = true;
+                        let detail = format!(
+                            "this is not the leaf that the checkpoint of {size} leaves covers"
+                        );
+                        findings.add(*index, "root", detail);
+                    }
+                }
+            }
+            self.frontier.clone_from(&proven);
+            self.good = proven;
+        }
+        if !named {
+            self.broken = true;
+            let which = match size - from {
+                0 | 1 => "this leaf is not the one".to_owned(),
+                _ => format!("of the leaves {from} to {}, at least one is not that", size - 1),
+            };
+            findings.add(from, "root", format!("{which} which the checkpoint of {size} covers"));
+        }
+        Ok(())
+    }
+
+    /// After the last leaf: does the newest checkpoint cover exactly these leaves?
+    pub(crate) fn finish(&self, findings: &mut Findings) {
+        let leaves = self.size();
+        match self.stored.last().map(Checkpoint::size) {
+            None if leaves == 0 => {}
+            Some(0) if leaves == 0 => {
+                findings.add(0, "truncated", "there is a checkpoint and no leaf");
+            }
+            None => findings.add(0, "uncovered", "no checkpoint covers the leaves"),
+            Some(size) if size > leaves => findings.add(
+                leaves,
+                "truncated",
+                format!("the newest checkpoint covers {size} leaves, the log holds {leaves}"),
+            ),
+            Some(size) if size < leaves => findings.add(
+                size,
+                "uncovered",
+                format!("no checkpoint covers the leaves after the first {size}"),
+            ),
+            Some(_) => {}
+        }
+    }
+
+    /// How many stored checkpoints verified.
+    pub(crate) fn verified(&self) -> u64 {
+        self.stored.len() as u64
+    }
+
+    /// Size of the largest kept checkpoint.
+    pub(crate) fn largest_kept(&self) -> Option<u64> {
+        self.kept.iter().map(|(c, _)| c.size()).max()
+    }
+
+    /// Compares the kept checkpoints with the log, of which `leaves` are stored. Where the walk
+    /// ended early (`whole` is false), those beyond it are compared with stored checkpoints only.
+    pub(crate) fn rollback(
+        &self,
+        origin: &str,
+        whole: bool,
+        leaves: u64,
+        findings: &mut Findings,
+    ) -> Rollback {
+        if self.kept.is_empty() {
+            return Rollback::NotChecked;
+        }
+        // What is promised by the log's own checkpoints, for telling a fork from an edit.
+        let own: BTreeMap<u64, Hash> = self.stored.iter().map(|c| (c.size(), c.root())).collect();
+        let agrees = |c: &Checkpoint, root: &Option<Hash>| {
+            c.origin() == origin
+                && (*root == Some(c.root()) || own.get(&c.size()) == Some(&c.root()))
+        };
+        let known = self
+            .kept
+            .iter()
+            .filter(|(c, root)| agrees(c, root) && c.size() <= leaves)
+            .map(|(c, _)| c.size())
+            .max()
+            .unwrap_or(0);
+        let mut found = false;
+        for (checkpoint, root) in &self.kept {
+            let size = checkpoint.size();
+            if size > leaves {
+                found = true;
+                let detail =
+                    format!("a kept checkpoint covers {size} leaves, the log holds {leaves}");
+                findings.add(leaves, "rollback", detail);
+            } else if !agrees(checkpoint, root) && (whole || root.is_some()) {
+                found = true;
+                let detail = if checkpoint.origin() == origin {
+                    format!("a kept checkpoint of {size} leaves promises other leaves than these")
+                } else {
+                    let other = grantwright_domain::text::visible(checkpoint.origin());
+                    format!("a kept checkpoint is of the log `{other}`, this is `{origin}`")
+                };
+                findings.add(known.min(size.saturating_sub(1)), "fork", detail);
+            }
+        }
+        if found { Rollback::Found } else { Rollback::None }
+    }
+}
+
+fn stored_hashes(from: u64, to: u64, source: &mut dyn Source) -> Result<Vec<Hash>, CannotVerify> {
+    let mut out = Vec::new();
+    let mut next = from;
+    while next < to {
+        let most = usize::try_from(to - next).unwrap_or(PAGE).min(PAGE);
+        let mut page = source.leaf_hashes(next, most)?;
+        page.truncate(most);
+        if page.is_empty() {
+            break;
+        }
+        next += page.len() as u64;
+        out.append(&mut page);
+    }
+    Ok(out)
+}

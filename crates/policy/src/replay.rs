@@ -1,0 +1,117 @@
+//! Offline replay: what the log records must give what the log says.
+
+use grantwright_domain::event::{Decided, Voted};
+use grantwright_domain::{Scope, Terms, Verdict};
+use serde_json::{Map, Value};
+
+use crate::approve::Approval;
+use crate::decide::Asked;
+use crate::facts::Time;
+use crate::set::PolicySet;
+
+impl PolicySet {
+    /// Decides again what a `decided` leaf records, upon the terms in force then and the
+    /// declaration they pin. That the leaf's digest is the terms' own is `domain`'s to check.
+    ///
+    /// # Errors
+    /// Says what differs.
+    pub fn replay(&self, decided: &Decided, terms: &Terms, scope: &Scope) -> Result<(), String> {
+        if decided.verdict.policy_set != self.digest {
+            return Err(format!(
+                "the verdict names policy set {}, this is {}",
+                decided.verdict.policy_set, self.digest
+            ));
+        }
+        if scope.name != terms.scope {
+            return Err(format!("the declaration is of `{}`, not `{}`", scope.name, terms.scope));
+        }
+        let peer = decided.context.get("peer").and_then(Value::as_str).unwrap_or_default();
+        let on_behalf_of = terms.on_behalf_of.is_some();
+        let context = self.context(decided.at, peer, &terms.delegation, on_behalf_of);
+        if let Some(key) = differing(&context, &decided.context) {
+            return Err(format!("the recorded context is not that of the leaf: `{key}` differs"));
+        }
+        let again = self.decide(&Asked {
+            agent: &terms.agent,
+            attributes: &decided.attributes,
+            context: &decided.context,
+            scope,
+            params: &terms.params,
+            ttl_s: terms.ttl_s,
+        });
+        same(&decided.verdict, &again)
+    }
+
+    /// Asks again whether the voter of an approving `voted` leaf might approve, upon the terms in force then
+    /// and the attributes of the `decided` leaf in force then.
+    ///
+    /// # Errors
+    /// Says what differs.
+    pub fn replay_vote(
+        &self,
+        voted: &Voted,
+        attributes: &Map<String, Value>,
+        terms: &Terms,
+        scope: &Scope,
+    ) -> Result<(), String> {
+        if voted.policy_set != self.digest {
+            return Err(format!(
+                "the vote names policy set {}, this is {}",
+                voted.policy_set, self.digest
+            ));
+        }
+        let policies = self
+            .may_approve(&Approval {
+                human: &voted.human,
+                groups: &voted.groups,
+                scope,
+                params: &terms.params,
+                agent: &terms.agent,
+                attributes,
+                ttl_s: terms.ttl_s,
+                channel: &voted.channel,
+                at: voted.at,
+            })
+            .map_err(|r| format!("policy does not let `{}` approve: {r}", voted.human))?;
+        if policies == voted.policies {
+            Ok(())
+        } else {
+            Err(format!("the vote names {:?}, policy says {policies:?}", voted.policies))
+        }
+    }
+
+    /// True when `context` holds the time of `at` in this set's zone.
+    #[must_use]
+    pub fn tells_time(
+        &self,
+        context: &Map<String, Value>,
+        at: grantwright_domain::Timestamp,
+    ) -> bool {
+        Time::at(&self.zone, at).is_some_and(|t| context.get("time") == Some(&t.record()))
+    }
+}
+
+fn differing<'a>(a: &'a Map<String, Value>, b: &'a Map<String, Value>) -> Option<&'a str> {
+    a.keys().chain(b.keys()).find(|k| a.get(*k) != b.get(*k)).map(String::as_str)
+}
+
+fn same(recorded: &Verdict, again: &Verdict) -> Result<(), String> {
+    if recorded == again {
+        return Ok(());
+    }
+    let show = |v: &Verdict| match serde_json::to_value(v) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    let (old, new) = (show(recorded), show(again));
+    let fields: Vec<String> = old
+        .keys()
+        .chain(new.keys().filter(|k| !old.contains_key(*k)))
+        .filter(|k| old.get(*k) != new.get(*k))
+        .map(|k| {
+            let text = |m: &Map<String, Value>| m.get(k).map_or("nothing".into(), Value::to_string);
+            format!("`{k}` is {} in the log and {} by policy", text(&old), text(&new))
+        })
+        .collect();
+    Err(fields.join("; "))
+}

@@ -1,0 +1,97 @@
+//! A loaded policy set: the texts, the scopes they were checked against, and what was built of both.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use cedar_policy::{Authorizer, Entity, PolicyId};
+use grantwright_domain::{AgentId, Digest, Scope, ScopeName, Timestamp};
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value};
+
+use crate::facts::{self, Kinds};
+use crate::index::Index;
+use crate::rule::Rule;
+
+/// Scopes and policies, checked against each other. Everything is decided by pure functions of it.
+#[derive(Debug)]
+pub struct PolicySet {
+    pub(crate) blob: Vec<u8>,
+    pub(crate) digest: Digest,
+    pub(crate) texts: BTreeMap<String, String>,
+    pub(crate) zone: TimeZone,
+    pub(crate) zone_name: String,
+    pub(crate) scopes: BTreeMap<ScopeName, Arc<Scope>>,
+    pub(crate) entities: HashMap<ScopeName, Entity>,
+    pub(crate) rules: HashMap<PolicyId, Rule>,
+    pub(crate) index: Index,
+    pub(crate) kinds: Kinds,
+    pub(crate) authorizer: Authorizer,
+}
+
+impl PolicySet {
+    /// The canonical bytes `{"policies": {file: text}, "zone": …}` that lie beside the log.
+    #[must_use]
+    pub fn blob(&self) -> &[u8] {
+        &self.blob
+    }
+
+    /// Digest of [`PolicySet::blob`] under the label `policy-set`.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The policy texts, by file.
+    #[must_use]
+    pub fn texts(&self) -> &BTreeMap<String, String> {
+        &self.texts
+    }
+
+    /// The name of the time zone in which policies see hours, weekdays and dates.
+    #[must_use]
+    pub fn zone(&self) -> &str {
+        &self.zone_name
+    }
+
+    /// The scopes, by name.
+    #[must_use]
+    pub fn scopes(&self) -> &BTreeMap<ScopeName, Arc<Scope>> {
+        &self.scopes
+    }
+
+    /// The digests of the scopes, as the leaf `policy_loaded` names them.
+    ///
+    /// # Errors
+    /// Never for scopes that were loaded: their canonical form was tried.
+    pub fn scope_digests(
+        &self,
+    ) -> Result<BTreeMap<ScopeName, Digest>, grantwright_domain::CanonicalError> {
+        self.scopes.iter().map(|(n, s)| Ok((n.clone(), s.digest()?))).collect()
+    }
+
+    /// Where a policy stands: file and line, counted from 1.
+    #[must_use]
+    pub fn place(&self, policy: &str) -> Option<(&str, usize)> {
+        let rule = self.rules.get(&PolicyId::new(policy))?;
+        Some((&rule.place.file, rule.place.line))
+    }
+
+    /// The schema that the policies were checked against.
+    #[must_use]
+    pub fn schema_text(&self) -> String {
+        crate::schema::schema_text(self.scopes.values().map(AsRef::as_ref))
+    }
+
+    /// The context of a decision at `now`, as `decided` records it: `peer` is what the connection
+    /// itself proves (never the agent's words), `delegation` and `on_behalf_of` are as in the terms.
+    #[must_use]
+    pub fn context(
+        &self,
+        now: Timestamp,
+        peer: &str,
+        delegation: &[AgentId],
+        on_behalf_of: bool,
+    ) -> Map<String, Value> {
+        facts::context(&self.zone, now, peer, delegation, on_behalf_of)
+    }
+}

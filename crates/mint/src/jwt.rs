@@ -10,6 +10,7 @@
 //! was lost on its way is signed again, from its leaf, with the same claims. `iat` is the whole
 //! second of the moment of issue, `exp` is `iat` plus the lifetime.
 
+mod claims;
 mod keys;
 
 use std::collections::BTreeMap;
@@ -17,17 +18,16 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use grantwright_credential::{Credential, Kind};
-use grantwright_domain::request::{Lease, Phase};
-use grantwright_domain::{
-    Grant, HumanId, LeaseId, ParamValue, Params, RequestId, RequestState, Scope, Timestamp,
-};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use grantwright_domain::request::Lease;
+use grantwright_domain::{Grant, Params, Scope, Timestamp};
 use serde_json::{Value, json};
 
 use crate::template::{bad_template, unknown_keys};
 use crate::{
     Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError, Signer,
 };
+pub use claims::JwtInput;
+use claims::{APPROVERS, Claims, ParamClaims};
 pub use keys::{PublicKey, SigningKey, discovery, jwks};
 
 /// What the built-in issuer can do.
@@ -162,127 +162,6 @@ impl Minter for JwtIssuer {
 
     fn signer(&self) -> Option<&dyn Signer> {
         Some(self)
-    }
-}
-
-/// The fact that keeps whose approvals were stamped, so that they are stamped again alike.
-const APPROVERS: &str = "approvers";
-
-/// Everything that claims are made of.
-#[derive(Debug, Clone)]
-pub struct JwtInput<'a> {
-    trust_domain: &'a str,
-    agent: &'a str,
-    scope: &'a Scope,
-    params: &'a Params,
-    ttl_s: u32,
-    lease: &'a str,
-    request: &'a str,
-    approvers: Vec<&'a str>,
-    issued_at: Timestamp,
-}
-
-impl<'a> JwtInput<'a> {
-    /// For a grant, issued `at`: the time of the "issued" leaf.
-    #[must_use]
-    pub fn granted(grant: &'a Grant, at: Timestamp) -> Self {
-        Self {
-            trust_domain: grant.trust_domain(),
-            agent: grant.agent().as_str(),
-            scope: grant.scope(),
-            params: grant.params(),
-            ttl_s: grant.ttl_s(),
-            lease: LeaseId::as_str(grant.lease()),
-            request: RequestId::as_str(grant.request()),
-            approvers: grant.approvers().iter().map(HumanId::as_str).collect(),
-            issued_at: at.whole_second(),
-        }
-    }
-
-    /// For a request that was issued, to sign its credential again with the same claims. `scope` is
-    /// the pinned declaration.
-    ///
-    /// # Errors
-    /// Refused: it was not issued, or under another declaration.
-    pub fn issued(
-        state: &'a RequestState,
-        scope: &'a Scope,
-        trust_domain: &'a str,
-    ) -> Result<Self, MintError> {
-        let refuse =
-            |why: &str| MintError::refused("not_issued", "there is nothing to issue again", why);
-        let lease = match (&state.phase, &state.lease) {
-            (Phase::Granted, Some(lease)) => lease,
-            (phase, _) => return Err(refuse(&format!("the request is {}", phase.word()))),
-        };
-        if scope.digest().ok() != Some(state.terms.template) {
-            return Err(refuse("the declaration is not the pinned one"));
-        }
-        let issued_at = lease.issued_at.whole_second();
-        if issued_at.plus_seconds(i64::from(state.terms.ttl_s)) != lease.expires_at {
-            return Err(refuse("the lease ends at another time than this issuer's would"));
-        }
-        Ok(Self {
-            trust_domain,
-            agent: state.terms.agent.as_str(),
-            scope,
-            params: &state.terms.params,
-            ttl_s: state.terms.ttl_s,
-            lease: lease.id.as_str(),
-            request: state.terms.request_id.as_str(),
-            approvers: lease.facts.get(APPROVERS).map_or_else(Vec::new, |a| a.split(' ').collect()),
-            issued_at,
-        })
-    }
-}
-
-#[derive(serde::Serialize)]
-struct Claims<'a> {
-    iss: &'a str,
-    sub: std::fmt::Arguments<'a>,
-    aud: &'a str,
-    iat: i64,
-    nbf: i64,
-    exp: i64,
-    jti: &'a str,
-    scope: &'a str,
-    request_id: &'a str,
-    params: ParamClaims<'a>,
-    approvers: &'a [&'a str],
-}
-
-/// The parameters that become claims: those the template lists, never a sensitive one.
-struct ParamClaims<'a> {
-    scope: &'a Scope,
-    params: &'a Params,
-    listed: Option<&'a [Value]>,
-}
-
-impl<'a> ParamClaims<'a> {
-    fn of(scope: &'a Scope, params: &'a Params) -> Result<Self, MintError> {
-        let listed = match scope.template.get("claims") {
-            None => None,
-            Some(Value::Array(names)) => Some(names.as_slice()),
-            Some(_) => return Err(bad_template("`claims` is not a list")),
-        };
-        Ok(Self { scope, params, listed })
-    }
-
-    fn chosen(&self) -> impl Iterator<Item = (&'a String, &'a ParamValue)> {
-        self.params.iter().filter(|(name, _)| {
-            self.scope.params.get(*name).is_some_and(|spec| !spec.sensitive)
-                && self.listed.is_none_or(|l| l.iter().any(|n| n.as_str() == Some(name.as_str())))
-        })
-    }
-}
-
-impl Serialize for ParamClaims<'_> {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let mut map = s.serialize_map(None)?;
-        for (name, value) in self.chosen() {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
     }
 }
 

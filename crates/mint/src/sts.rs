@@ -6,10 +6,10 @@
 //! 5xx, a timeout, a lost or unreadable answer is unknown: the session may exist, with a token that
 //! nobody has.
 
+mod answer;
+mod failure;
 mod policy;
 
-use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,17 +17,16 @@ use aws_credential_types::Credentials;
 use aws_sdk_sts::config::retry::RetryConfig;
 use aws_sdk_sts::config::timeout::TimeoutConfig;
 use aws_sdk_sts::config::{BehaviorVersion, Region};
-use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sts::operation::RequestId as _;
-use aws_sdk_sts::operation::assume_role::{AssumeRoleError, AssumeRoleOutput};
 use aws_sdk_sts::types::Tag;
 use aws_smithy_http_client::{Builder, tls};
-use grantwright_credential::{Credential, Kind, Secret, Sts};
+use grantwright_credential::{Kind, Secret};
 use grantwright_domain::request::Lease;
 use grantwright_domain::{Clock, Grant, HumanId, Params, Scope, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
+use answer::accept;
+use failure::failure;
 pub use policy::MAX_POLICY;
 use policy::{Template, minified, role};
 
@@ -165,39 +164,8 @@ impl StsMinter {
             call =
                 call.tags(tag.map_err(|e| MintError::refused("bad_tag", "a tag", e.to_string()))?);
         }
-        let answer = call.send().await.map_err(|e| self.failure(&e))?;
-        accept(answer, &asked, &grant, now, self.clock.now())
-    }
-
-    fn failure(&self, error: &SdkError<AssumeRoleError>) -> MintError {
-        let said = match error.as_service_error() {
-            Some(e) => format!(
-                "{}: {} (request {})",
-                e.code().unwrap_or("no code"),
-                e.message().unwrap_or("no message"),
-                error.request_id().unwrap_or("without an id")
-            ),
-            None => chain(error),
-        };
-        let said = self
-            .own_secrets
-            .iter()
-            .fold(said, |text, secret| text.replace(secret.expose_secret().as_str(), "(redacted)"));
-        let status = error.raw_response().map(|r| r.status().as_u16());
-        match (error, status) {
-            (SdkError::ConstructionFailure(_), _) => {
-                MintError::refused("backend_call", "the call to AWS could not be made", said)
-            }
-            (SdkError::DispatchFailure(_), _) if never_sent(error) => {
-                MintError::refused("backend_away", "AWS STS cannot be reached", said)
-            }
-            // 408: some proxy gave up waiting, as a timeout of ours.
-            (_, Some(status)) if (400..500).contains(&status) && status != 408 => {
-                let (code, detail) = refusal(error.code());
-                MintError::refused(code, detail, said)
-            }
-            _ => MintError::unknown(said),
-        }
+        let answer = call.send().await.map_err(|e| failure(&e, &self.own_secrets))?;
+        accept(answer, &asked.template.role_arn, &grant, now, self.clock.now())
     }
 }
 
@@ -245,141 +213,6 @@ impl Asked {
     fn preview(self) -> Value {
         json!({ "role_arn": self.template.role_arn, "session_policy": self.policy })
     }
-}
-
-/// Checks an answer against the grant (what is wider is dropped) and takes the credential out.
-fn accept(
-    answer: AssumeRoleOutput,
-    asked: &Asked,
-    grant: &Grant,
-    now: Timestamp,
-    arrival: Timestamp,
-) -> Result<Minted, MintError> {
-    let session = grant.request().as_str();
-    #[expect(deprecated, reason = "what servers answer today; its successor is not sent by all")]
-    let packed = answer.packed_policy_size;
-    let source = answer.source_identity.unwrap_or_default();
-    let arn = answer.assumed_role_user.map(|user| user.arn).unwrap_or_default();
-    let Some(got) = answer.credentials else {
-        return Err(MintError::unknown("the answer holds no credentials"));
-    };
-    let secret = Secret::new(got.secret_access_key);
-    let token = Secret::new(got.session_token);
-    let (secret, token) = (secret.expose_secret(), token.expose_secret());
-    let ends = got.expiration.to_millis().unwrap_or(0);
-    if [&got.access_key_id, secret, token].into_iter().any(String::is_empty) || ends == 0 {
-        return Err(MintError::unknown("the answer's credentials are incomplete"));
-    }
-
-    let ends = Timestamp::from_millis(ends).whole_second();
-    let ttl = i64::from(grant.ttl_s());
-    if ends > arrival.plus_seconds(ttl + CLOCK_BOUND_S) {
-        return Err(wider(format!("it ends at {ends}, {ttl} s were granted at {now}")));
-    }
-    let expires_at = ends.min(now.plus_seconds(ttl).whole_second());
-    if expires_at <= arrival || expires_at <= now {
-        return Err(wider(format!("it ended at {ends} already, and arrived at {arrival}")));
-    }
-    if !arn.is_empty() && !names_session(&arn, &asked.template.role_arn, session) {
-        return Err(wider(format!("it is for `{arn}`")));
-    }
-    if !source.is_empty() && source != grant.agent().as_str() {
-        return Err(wider(format!("its source identity is `{source}`")));
-    }
-
-    let mut facts = BTreeMap::from([
-        ("access_key_id".to_owned(), got.access_key_id.clone()),
-        ("role_session_name".to_owned(), session.to_owned()),
-    ]);
-    if !arn.is_empty() {
-        facts.insert("assumed_role_arn".into(), arn);
-    }
-    if let Some(percent) = packed {
-        facts.insert("packed_policy_size".into(), percent.to_string());
-    }
-    // The whole answer is hostile until shown otherwise: it may repeat a secret where none belongs.
-    if facts.values().any(|fact| fact.contains(secret.as_str()) || fact.contains(token.as_str())) {
-        return Err(wider("a secret stands where an identifier belongs"));
-    }
-    let credential = Credential::sts(Sts {
-        access_key_id: &got.access_key_id,
-        secret_access_key: secret,
-        session_token: token,
-        expiration: &expires_at.to_string(),
-    });
-    Ok(Minted { credential, expires_at, revocable: false, facts })
-}
-
-fn wider(operator: impl AsRef<str>) -> MintError {
-    MintError::refused(
-        "backend_wider",
-        "the backend's answer is not within what was granted, so it is not delivered",
-        operator,
-    )
-}
-
-/// True when the ARN of an assumed role is that of this role and session: an account, the role's
-/// name without its path, the session.
-fn names_session(assumed: &str, role_arn: &str, session: &str) -> bool {
-    let Some((account, name)) = role(role_arn) else { return false };
-    let mut parts = assumed.splitn(6, ':');
-    let head: [&str; 5] = std::array::from_fn(|_| parts.next().unwrap_or(""));
-    let [arn, partition, service, region, of] = head;
-    let expected = format!("assumed-role/{name}/{session}");
-    (arn, service, region, of) == ("arn", "sts", "", account)
-        && partition.starts_with("aws")
-        && parts.next() == Some(expected.as_str())
-}
-
-/// Public words for a definite refusal; what AWS said is for the operator.
-fn refusal(code: Option<&str>) -> (&'static str, &'static str) {
-    match code {
-        Some("PackedPolicyTooLarge") => (
-            "policy_too_large",
-            "the session policy and tags are larger than AWS takes when packed",
-        ),
-        Some("MalformedPolicyDocument") => {
-            ("bad_template", "AWS does not take the session policy of this scope's template")
-        }
-        Some("Throttling" | "ThrottlingException" | "RequestLimitExceeded") => {
-            ("backend_busy", "AWS STS refused for load; ask again later")
-        }
-        Some("AccessDenied" | "AccessDeniedException") => (
-            "backend_denied",
-            "AWS does not let the broker assume this scope's role with these tags",
-        ),
-        Some(
-            "ExpiredToken"
-            | "ExpiredTokenException"
-            | "InvalidClientTokenId"
-            | "SignatureDoesNotMatch"
-            | "UnrecognizedClientException",
-        ) => ("backend_denied", "AWS does not accept the broker's own keys"),
-        _ => ("backend_refused", "AWS STS refused"),
-    }
-}
-
-/// True when the connection never came about, so that nothing left.
-fn never_sent(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(e) = next {
-        if let Some(e) = e.downcast_ref::<hyper_util::client::legacy::Error>() {
-            return e.is_connect();
-        }
-        next = e.source();
-    }
-    false
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut out = error.to_string();
-    let mut next = error.source();
-    while let Some(e) = next {
-        out.push_str(": ");
-        out.push_str(&e.to_string());
-        next = e.source();
-    }
-    out
 }
 
 fn joined<'a>(humans: impl Iterator<Item = &'a HumanId>) -> String {

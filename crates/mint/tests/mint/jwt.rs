@@ -1,0 +1,288 @@
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use grantwright_domain::event::{Event, Issued};
+use grantwright_domain::request::{Lease, Rights};
+use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
+use grantwright_mint::conformance::{self, Subject, danger_grant, intended};
+use grantwright_mint::jwt::{JwtInput, JwtIssuer};
+use grantwright_mint::{BoxFuture, Declaration, Ended, MintError, Minted, Minter, Signer};
+use serde_json::{Value, json};
+
+use crate::fixtures::{ed25519, es256, export, issuer, now, params, scope};
+
+fn decoded(part: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(part).unwrap()
+}
+
+fn token(minted: &Minted) -> String {
+    let json: Value = serde_json::from_slice(minted.credential.expose_json()).unwrap();
+    json["token"].as_str().unwrap().to_owned()
+}
+
+fn payload(minted: &Minted) -> Value {
+    serde_json::from_slice(&decoded(token(minted).split('.').nth(1).unwrap())).unwrap()
+}
+
+/// As a resource server does it: the key by `kid` from the published set, then the signature.
+fn verified(token: &str, jwks: &Value) -> Value {
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, claims, signature] = parts[..] else { panic!("want three parts") };
+    let header: Value = serde_json::from_slice(&decoded(header)).unwrap();
+    let keys = jwks["keys"].as_array().unwrap();
+    let key = keys.iter().find(|k| k["kid"] == header["kid"]).unwrap();
+    assert_eq!(key["alg"], header["alg"]);
+    let coordinate = |name: &str| decoded(key[name].as_str().unwrap());
+    let (alg, public): (&'static dyn VerificationAlgorithm, Vec<u8>) = match key["alg"].as_str() {
+        Some("EdDSA") => (&ED25519, coordinate("x")),
+        Some("ES256") => {
+            (&ECDSA_P256_SHA256_FIXED, [vec![4], coordinate("x"), coordinate("y")].concat())
+        }
+        other => panic!("{other:?}"),
+    };
+    let signature = decoded(signature);
+    assert_eq!(signature.len(), 64);
+    let signed = &token[..token.rfind('.').unwrap()];
+    UnparsedPublicKey::new(alg, &public).verify(signed.as_bytes(), &signature).unwrap();
+    serde_json::from_slice(&decoded(claims)).unwrap()
+}
+
+async fn minted(issuer: &JwtIssuer, scope: &Scope, approvers: &[&str]) -> Minted {
+    let params = params(scope, json!({ "dataset": "sales", "rows": 500 }));
+    let grant = danger_grant(scope, &params, approvers, 900, now()).unwrap();
+    issuer.mint(grant, now()).await.unwrap()
+}
+
+#[tokio::test]
+async fn verifies_from_the_published_keys_with_either_algorithm() {
+    for active in [ed25519(), es256()] {
+        let issuer = issuer(active);
+        let minted = minted(&issuer, &export(), &["bob", "carol"]).await;
+        let claims = verified(&token(&minted), &issuer.jwks());
+        let iat = now().seconds();
+        let expected = json!({
+            "iss": "https://broker.example.org",
+            "sub": "spiffe://example.org/agent/demo-agent",
+            "aud": "https://data.example.com",
+            "iat": iat, "nbf": iat, "exp": iat + 900,
+            "jti": "l-1",
+            "scope": "demo.export",
+            "request_id": "r-1",
+            "params": { "dataset": "sales", "rows": 500 },
+            "approvers": ["bob", "carol"],
+        });
+        assert_eq!(claims, expected);
+        assert_eq!(minted.expires_at.seconds(), iat + 900);
+        assert_eq!(minted.facts["approvers"], "bob carol");
+    }
+}
+
+#[test]
+fn keys_and_discovery_are_published() {
+    let issuer = issuer(ed25519());
+    let keys = issuer.jwks();
+    let keys = keys["keys"].as_array().unwrap();
+    assert_eq!(
+        keys[0],
+        json!({
+            "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA",
+            "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+        })
+    );
+    assert_eq!(
+        (keys.len(), &keys[1]["alg"], &keys[1]["crv"]),
+        (2, &json!("ES256"), &json!("P-256"))
+    );
+    let discovery = issuer.discovery();
+    assert_eq!(discovery["issuer"], "https://broker.example.org");
+    assert_eq!(discovery["jwks_uri"], "https://broker.example.org/jwks");
+    assert_eq!(discovery["id_token_signing_alg_values_supported"], json!(["ES256", "EdDSA"]));
+}
+
+#[test]
+fn what_a_retired_key_signed_still_verifies() {
+    let (old, new) = (ed25519(), es256());
+    let retired = vec![old.public().clone()];
+    let before = JwtIssuer::new("https://broker.example.org", old, Vec::new()).unwrap();
+    let after = JwtIssuer::new("https://broker.example.org", new, retired).unwrap();
+    let (scope, params) = (export(), params(&export(), json!({ "dataset": "sales", "rows": 500 })));
+    let grant = danger_grant(&scope, &params, &[], 900, now()).unwrap();
+    let minted = before.sign(&JwtInput::granted(&grant, now())).unwrap();
+    verified(&token(&minted), &after.jwks());
+}
+
+/// The delivery after a lost reply: same claims, from the request's leaves and the pinned scope.
+#[test]
+fn signed_again_from_its_leaf_with_the_same_claims() {
+    let issuer = issuer(es256());
+    let scope = export();
+    let params = params(&scope, json!({ "dataset": "sales", "rows": 500 }));
+    let grant = danger_grant(&scope, &params, &["bob"], 900, now()).unwrap();
+    let first = issuer.sign(&JwtInput::granted(&grant, now())).unwrap();
+
+    // Carol approved as well, but had lost her right by the intent: only bob was stamped.
+    let (mut state, _) = intended(&scope, &params, &["bob", "carol"], 900, now()).unwrap();
+    assert!(JwtInput::issued(&state, &scope, "example.org").is_err(), "not issued yet");
+    let issued = Event::Issued(Issued {
+        at: now(),
+        digest: state.digest,
+        request_id: state.terms.request_id.clone(),
+        lease_id: LeaseId::parse("l-1").unwrap(),
+        expires_at: first.expires_at,
+        revocable: first.revocable,
+        facts: first.facts.clone(),
+    });
+    state.apply(1, &issued, Rights::Past).unwrap();
+    let again = issuer.sign(&JwtInput::issued(&state, &scope, "example.org").unwrap()).unwrap();
+    assert_eq!(payload(&again), payload(&first));
+    assert_eq!((again.expires_at, again.facts), (first.expires_at, first.facts));
+
+    let mut other = scope.clone();
+    other.template.insert("audience".into(), "https://elsewhere.example.com".into());
+    assert!(JwtInput::issued(&state, &other, "example.org").is_err(), "another template");
+}
+
+#[tokio::test]
+async fn only_listed_parameters_become_claims_and_never_sensitive_ones() {
+    let mut scope = export();
+    scope.template.insert("claims".into(), json!(["dataset"]));
+    let minted = minted(&issuer(ed25519()), &scope, &[]).await;
+    assert_eq!(payload(&minted)["params"], json!({ "dataset": "sales" }));
+    assert_eq!(payload(&minted)["approvers"], json!([]));
+    assert!(!minted.facts.contains_key("approvers"));
+
+    let mut scope = export();
+    scope.params.get_mut("dataset").unwrap().sensitive = true;
+    let minted = self::minted(&issuer(ed25519()), &scope, &[]).await;
+    assert_eq!(payload(&minted)["params"], json!({ "rows": 500 }));
+    scope.template.insert("claims".into(), json!(["dataset"]));
+    assert!(!issuer(ed25519()).faults(&scope).is_empty());
+    let minted = self::minted(&issuer(ed25519()), &scope, &[]).await;
+    assert_eq!(payload(&minted)["params"], json!({}));
+}
+
+#[tokio::test]
+async fn templates_are_checked_when_loaded_and_again_when_signed() {
+    let issuer = issuer(ed25519());
+    let with = |template: Value| {
+        let mut value = serde_json::to_value(export()).unwrap();
+        value["template"] = template;
+        scope(value)
+    };
+    assert_eq!(issuer.faults(&export()), Vec::<String>::new());
+    assert_eq!(issuer.faults(&with(json!({ "audience": "db", "claims": ["rows"] }))).len(), 0);
+    for template in [
+        json!({}),
+        json!({ "audience": "" }),
+        json!({ "audience": "${dataset}" }),
+        json!({ "audience": "*" }),
+        json!({ "audience": ["a", "b"] }),
+        json!({ "audience": "a", "audiences": "b" }),
+        json!({ "audience": "a", "claims": "dataset" }),
+        json!({ "audience": "a", "claims": ["datasets"] }),
+        json!({ "audience": "a", "claims": [1] }),
+    ] {
+        assert!(!issuer.faults(&with(template.clone())).is_empty(), "{template}");
+    }
+    let mut long = export();
+    (long.ttl.default_s, long.ttl.max_s) = (60, 86_400);
+    assert_eq!(issuer.faults(&long).len(), 1);
+
+    let scope = with(json!({ "audience": "*" }));
+    let params = params(&scope, json!({ "dataset": "sales", "rows": 500 }));
+    let grant = danger_grant(&scope, &params, &[], 900, now()).unwrap();
+    let refused = issuer.mint(grant, now()).await.unwrap_err();
+    assert!(matches!(refused, MintError::Refused { code: "bad_template", .. }), "{refused:?}");
+}
+
+#[test]
+fn an_issuer_is_a_url() {
+    for bad in ["", "broker.example.org", "https://broker.example.org/", "ftp://a", "https://a?b"] {
+        assert!(JwtIssuer::new(bad, ed25519(), Vec::new()).is_err(), "{bad}");
+    }
+}
+
+struct Jwt(JwtIssuer);
+
+impl Subject for Jwt {
+    fn minter(&self) -> &dyn Minter {
+        &self.0
+    }
+    fn scope(&self) -> Scope {
+        export()
+    }
+    fn params(&self) -> Params {
+        params(&export(), json!({ "dataset": "sales", "rows": 500 }))
+    }
+    fn observed(&self, minted: &Minted) -> Value {
+        let claims = payload(minted);
+        json!({ "audience": claims["aud"], "scope": claims["scope"], "params": claims["params"] })
+    }
+}
+
+/// A minter that does something wrong to what it minted.
+struct Faulty(JwtIssuer, Wrong);
+
+type Wrong = fn(&mut Minted);
+
+impl Minter for Faulty {
+    fn declaration(&self) -> Declaration {
+        self.0.declaration()
+    }
+    fn faults(&self, scope: &Scope) -> Vec<String> {
+        self.0.faults(scope)
+    }
+    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
+        self.0.preview(scope, params)
+    }
+    fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
+        Box::pin(async move {
+            let mut minted = self.0.mint(grant, now).await?;
+            (self.1)(&mut minted);
+            Ok(minted)
+        })
+    }
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {
+        self.0.revoke(lease)
+    }
+}
+
+impl Subject for Faulty {
+    fn minter(&self) -> &dyn Minter {
+        self
+    }
+    fn scope(&self) -> Scope {
+        export()
+    }
+    fn params(&self) -> Params {
+        params(&export(), json!({ "dataset": "sales", "rows": 500 }))
+    }
+    fn observed(&self, minted: &Minted) -> Value {
+        let claims = payload(minted);
+        json!({ "audience": claims["aud"], "scope": claims["scope"], "params": claims["params"] })
+    }
+}
+
+#[tokio::test]
+async fn the_suite_notices_what_is_wrong() {
+    let wrongs: [(&str, Wrong); 5] = [
+        ("nothing", |_| {}),
+        ("a longer life", |m| m.expires_at = m.expires_at.plus_seconds(1)),
+        ("a fraction of a second", |m| m.expires_at = m.expires_at.plus_millis(-1)),
+        ("revocable, it says", |m| m.revocable = true),
+        ("its token as a fact", |m| drop(m.facts.insert("token".into(), token(m)))),
+    ];
+    for (n, (why, wrong)) in wrongs.into_iter().enumerate() {
+        let outcome = conformance::check(&Faulty(issuer(ed25519()), wrong), now()).await;
+        assert_eq!(outcome.is_ok(), n == 0, "{why}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn conforms() {
+    conformance::check(&Jwt(issuer(ed25519())), now()).await.unwrap();
+    conformance::check(&Jwt(issuer(es256())), now()).await.unwrap();
+}

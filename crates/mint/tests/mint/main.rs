@@ -1,0 +1,14 @@
+//! Minters from outside: the conformance suite, tokens verified by another path, a hostile STS.
+
+#[cfg(test)]
+mod docs;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod jwt;
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod sts;
+#[cfg(test)]
+mod template;

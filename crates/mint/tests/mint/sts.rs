@@ -1,0 +1,322 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use grantwright_credential::Secret;
+use grantwright_domain::{Clock, Params, Scope, Timestamp};
+use grantwright_mint::conformance::{self, Subject, danger_grant};
+use grantwright_mint::sts::{BACKEND, StsConfig, StsMinter};
+use grantwright_mint::{MintError, Minted, Minter, Unconfigured};
+use serde_json::{Value, json};
+
+use crate::fixtures::{ROLE, now, params, s3_read};
+use crate::server::{Script, Server, answer, error};
+
+const TTL: u32 = 900;
+const ARN: &str = "arn:aws:sts::111122223333:assumed-role/reader/r-1";
+
+struct At(Timestamp);
+
+impl Clock for At {
+    fn now(&self) -> Timestamp {
+        self.0
+    }
+}
+
+/// A minter to whom every answer arrives two seconds after it asked.
+fn minter(url: &str) -> StsMinter {
+    let config = StsConfig {
+        region: "eu-west-1".into(),
+        endpoint: Some(url.into()),
+        access_key_id: "AKIAEXAMPLE".into(),
+        secret_access_key: Secret::new("own-secret".into()),
+        session_token: Some(Secret::new("own-token".into())),
+        timeout: Duration::from_millis(1500),
+    };
+    StsMinter::new(config, Arc::new(At(now().plus_seconds(2)))).unwrap()
+}
+
+fn asked_for() -> (Scope, Params) {
+    let scope = s3_read();
+    let params = params(&scope, json!({ "bucket": "demo", "prefix": "public/" }));
+    (scope, params)
+}
+
+async fn mint(server: &Server, approvers: &[&str]) -> Result<Minted, MintError> {
+    let (scope, params) = asked_for();
+    let grant = danger_grant(&scope, &params, approvers, TTL, now()).unwrap();
+    minter(&server.url).mint(grant, now()).await
+}
+
+async fn outcome(script: Script) -> (MintError, usize) {
+    let server = Server::start(script).await;
+    let error = mint(&server, &["bob"]).await.map(drop).unwrap_err();
+    // Whoever would repeat it, does so within a moment.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    (error, server.asked().len())
+}
+
+fn ends(seconds: i64) -> String {
+    now().plus_seconds(seconds).whole_second().to_string()
+}
+
+#[tokio::test]
+async fn asks_for_exactly_what_was_granted() {
+    let server = Server::start(Script::Good(now().plus_seconds(902))).await;
+    let minted = mint(&server, &["bob", "carol"]).await.unwrap();
+    let [asked] = &server.asked()[..] else { panic!("want one request") };
+    for (key, value) in [
+        ("Action", "AssumeRole"),
+        ("RoleArn", ROLE),
+        ("ExternalId", "grantwright"),
+        ("RoleSessionName", "r-1"),
+        ("SourceIdentity", "demo-agent"),
+        ("DurationSeconds", "900"),
+        ("Tags.member.1.Key", "agent"),
+        ("Tags.member.1.Value", "demo-agent"),
+        ("Tags.member.2.Key", "request"),
+        ("Tags.member.2.Value", "r-1"),
+        ("Tags.member.3.Key", "approvers"),
+        ("Tags.member.3.Value", "bob carol"),
+    ] {
+        assert_eq!(asked.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    assert!(!asked.keys().any(|k| k.starts_with("Transitive") || k.starts_with("PolicyArns")));
+    let policy: Value = serde_json::from_str(&asked["Policy"]).unwrap();
+    assert_eq!(
+        policy,
+        json!({ "Version": "2012-10-17", "Statement": [
+            {
+                "Effect": "Allow", "Action": ["s3:GetObject"],
+                "Resource": ["arn:aws:s3:::demo/public/*"],
+            },
+            {
+                "Effect": "Allow", "Action": ["s3:ListBucket"],
+                "Resource": ["arn:aws:s3:::demo"],
+                "Condition": { "StringLike": { "s3:prefix": ["public/*"] } },
+            },
+        ]})
+    );
+
+    // The backend's clock is two seconds ahead: what is reported stays within the grant.
+    let end = ends(900);
+    assert_eq!(minted.expires_at.to_string(), end);
+    let credential: Value = serde_json::from_slice(minted.credential.expose_json()).unwrap();
+    assert_eq!(
+        credential,
+        json!({
+            "AccessKeyId": "ASIAEXAMPLE", "SecretAccessKey": "minted-secret",
+            "SessionToken": "minted-token", "Expiration": end,
+        })
+    );
+    let facts: Vec<(&str, &str)> =
+        minted.facts.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(
+        facts,
+        [
+            ("access_key_id", "ASIAEXAMPLE"),
+            ("assumed_role_arn", ARN),
+            ("packed_policy_size", "12"),
+            ("role_session_name", "r-1"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_routine_grant_has_an_empty_approvers_tag() {
+    let server = Server::start(Script::Good(now().plus_seconds(900))).await;
+    mint(&server, &[]).await.unwrap();
+    let asked = &server.asked()[0];
+    assert_eq!(
+        (asked["Tags.member.3.Key"].as_str(), asked["Tags.member.3.Value"].as_str()),
+        ("approvers", "")
+    );
+}
+
+#[tokio::test]
+async fn invariant_04_votes_change_tags_only() {
+    let server = Server::start(Script::Good(now().plus_seconds(900))).await;
+    mint(&server, &[]).await.unwrap();
+    mint(&server, &["bob", "carol"]).await.unwrap();
+    let [mut without, mut with] = <[_; 2]>::try_from(server.asked()).unwrap();
+    for form in [&mut without, &mut with] {
+        assert!(form.remove("Tags.member.3.Value").is_some());
+    }
+    assert_eq!(without, with);
+}
+
+#[tokio::test]
+async fn invariant_05_a_wider_answer_is_refused_and_not_delivered() {
+    let other = |from: &str, to: &str| ARN.replace(from, to);
+    for (why, body) in [
+        ("later than granted", answer(ARN, "demo-agent", &ends(2 + 900 + 32), "t")),
+        ("a year", answer(ARN, "demo-agent", &ends(31_536_000), "t")),
+        ("ended already", answer(ARN, "demo-agent", &ends(1), "t")),
+        ("another role", answer(&other("reader", "admin"), "demo-agent", &ends(900), "t")),
+        ("another session", answer(&other("r-1", "r-2"), "demo-agent", &ends(900), "t")),
+        ("another account", answer(&other("1111", "9999"), "demo-agent", &ends(900), "t")),
+        ("not a session", answer(ROLE, "demo-agent", &ends(900), "t")),
+        ("another source", answer(ARN, "root", &ends(900), "t")),
+        ("a secret as a fact", answer(ARN, "demo-agent", &ends(900), "ASIAEXAMPLE")),
+    ] {
+        let (error, requests) = outcome(Script::Answer(200, body)).await;
+        assert_eq!((error.code(), requests), ("backend_wider", 1), "{why}: {error:?}");
+        assert!(!format!("{error:?}").contains("minted-"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn answers_without_a_principal_are_taken() {
+    let body = answer("", "", &ends(900), "t");
+    let server = Server::start(Script::Answer(200, body)).await;
+    let minted = mint(&server, &[]).await.unwrap();
+    assert!(!minted.facts.contains_key("assumed_role_arn"));
+}
+
+#[tokio::test]
+async fn invariant_08_a_lost_answer_is_unknown_and_never_repeated() {
+    let whole = answer(ARN, "demo-agent", &ends(900), "t");
+    let no_credentials = "<AssumeRoleResponse><AssumeRoleResult/></AssumeRoleResponse>";
+    for (why, script) in [
+        ("late", Script::Late),
+        ("dropped", Script::Drop),
+        ("half", Script::Half(whole.clone())),
+        ("no token", Script::Answer(200, answer(ARN, "demo-agent", &ends(900), ""))),
+        ("no expiry", Script::Answer(200, whole.replace("Expiration>", "Ignored>"))),
+        ("no credentials", Script::Answer(200, no_credentials.into())),
+        ("not xml", Script::Answer(200, "{\"ok\":true}".into())),
+        ("500", Script::Answer(500, error("InternalFailure", "oops"))),
+        ("503", Script::Answer(503, String::new())),
+        ("redirected", Script::Answer(307, String::new())),
+        ("408", Script::Answer(408, String::new())),
+    ] {
+        let (error, requests) = outcome(script).await;
+        assert!(matches!(error, MintError::Unknown { .. }), "{why}: {error:?}");
+        assert_eq!(requests, 1, "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_definite_refusal_is_refused_once() {
+    let quoting = "User is not authorized \u{202e} own-token";
+    for (status, said, code) in [
+        (403, error("AccessDenied", quoting), "backend_denied"),
+        (403, error("InvalidClientTokenId", "no"), "backend_denied"),
+        (400, error("PackedPolicyTooLarge", "110%"), "policy_too_large"),
+        (400, error("MalformedPolicyDocument", "no"), "bad_template"),
+        (400, error("Throttling", "slow"), "backend_busy"),
+        (403, error("RegionDisabledException", "no"), "backend_refused"),
+        (404, "not found".into(), "backend_refused"),
+    ] {
+        let (error, requests) = outcome(Script::Answer(status, said)).await;
+        let MintError::Refused { code: got, detail, operator } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!((*got, requests), (code, 1), "{error:?}");
+        assert!(!detail.contains("User is"), "public text is chosen");
+        assert!(!operator.contains("own-token") && !operator.contains('\u{202e}'), "{operator}");
+    }
+    let (error, _) = outcome(Script::Answer(403, error("AccessDenied", quoting))).await;
+    let MintError::Refused { operator, .. } = error else { panic!() };
+    assert!(operator.contains("AccessDenied") && operator.contains("q-1"), "{operator}");
+}
+
+#[tokio::test]
+async fn nobody_listening_is_refused_since_nothing_left() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let (scope, params) = asked_for();
+    for url in [url.as_str(), "http://no-such-host.invalid"] {
+        let grant = danger_grant(&scope, &params, &[], TTL, now()).unwrap();
+        let error = minter(url).mint(grant, now()).await.unwrap_err();
+        assert_eq!(error.code(), "backend_away", "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_for_what_cannot_be_asked() {
+    let server = Server::start(Script::Good(now().plus_seconds(900))).await;
+    let (scope, asked) = asked_for();
+    let refused = async |scope: &Scope, params: &Params, approvers: &[&str], ttl_s: u32| {
+        let grant = danger_grant(scope, params, approvers, ttl_s, now()).unwrap();
+        minter(&server.url).mint(grant, now()).await.unwrap_err()
+    };
+    let short = refused(&scope, &asked, &[], 899).await;
+    assert_eq!(short.code(), "ttl_too_short");
+    assert!(short.to_string().contains("900 s"), "{short}");
+
+    let names: Vec<String> = (0..5).map(|n| format!("{n}{}", "a".repeat(60))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(refused(&scope, &asked, &names, TTL).await.code(), "too_many_approvers");
+
+    let mut large = scope.clone();
+    let statement = large.template["policy"][0].clone();
+    large.template["policy"] = vec![statement; 25].into();
+    assert_eq!((BACKEND.preview)(&large, &asked).unwrap_err().code(), "policy_too_large");
+    assert_eq!(refused(&large, &asked, &[], TTL).await.code(), "policy_too_large");
+
+    let mut untyped = asked.clone();
+    untyped.insert("prefix".into(), grantwright_domain::ParamValue::Text("*/".into()));
+    assert_eq!(refused(&scope, &untyped, &[], TTL).await.code(), "bad_parameter");
+    assert_eq!(server.asked().len(), 0);
+}
+
+#[test]
+fn incomplete_settings_stop_the_start() {
+    let config = |region: &str, endpoint: Option<&str>, key: &str, secret: &str| StsConfig {
+        region: region.into(),
+        endpoint: endpoint.map(Into::into),
+        access_key_id: key.into(),
+        secret_access_key: Secret::new(secret.into()),
+        session_token: None,
+        timeout: Duration::from_secs(10),
+    };
+    let new = |config| StsMinter::new(config, Arc::new(At(now()))).map(drop);
+    assert!(new(config("eu-west-1", None, "k", "s")).is_ok());
+    assert!(new(config("", None, "k", "s")).is_err());
+    assert!(new(config("eu-west-1", None, "", "s")).is_err());
+    assert!(new(config("eu-west-1", None, "k", "")).is_err());
+    assert!(new(config("eu-west-1", Some("127.0.0.1:5000"), "k", "s")).is_err());
+}
+
+#[tokio::test]
+async fn unconfigured_loads_shows_and_refuses() {
+    let (scope, asked) = asked_for();
+    let minter = Unconfigured::new(BACKEND, "AWS_ENDPOINT_URL_STS is not set");
+    assert!(minter.faults(&scope).is_empty() && minter.preview(&scope, &asked).is_ok());
+    let grant = danger_grant(&scope, &asked, &[], TTL, now()).unwrap();
+    let error = minter.mint(grant, now()).await.unwrap_err();
+    assert_eq!(error.code(), "backend_unconfigured");
+    assert!(error.to_string().contains("AWS_ENDPOINT_URL_STS is not set"), "{error}");
+}
+
+struct StsSubject {
+    server: Server,
+    minter: StsMinter,
+}
+
+impl Subject for StsSubject {
+    fn minter(&self) -> &dyn Minter {
+        &self.minter
+    }
+    fn scope(&self) -> Scope {
+        s3_read()
+    }
+    fn params(&self) -> Params {
+        asked_for().1
+    }
+    fn observed(&self, _minted: &Minted) -> Value {
+        let asked = self.server.asked().pop().unwrap();
+        let policy: Value = serde_json::from_str(&asked["Policy"]).unwrap();
+        json!({ "role_arn": asked["RoleArn"], "session_policy": policy })
+    }
+}
+
+#[tokio::test]
+async fn conforms() {
+    let server = Server::start(Script::Good(now().plus_seconds(900))).await;
+    let minter = minter(&server.url);
+    let begun = Instant::now();
+    conformance::check(&StsSubject { server, minter }, now()).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}

@@ -1,1 +1,41 @@
-fn main() {}
+//! The `grantwright` command: one program to run the broker, to decide what agents may have, and to
+//! prove afterwards what happened. One file per noun; `command.rs` is the table of them all.
+//!
+//! It holds no rules of its own: it asks the broker over HTTP, or reads the log offline.
+
+mod agent;
+mod api;
+mod approval;
+mod audit;
+mod broker;
+mod command;
+mod config;
+mod demo;
+mod exit;
+mod files;
+mod generate;
+mod group;
+mod init;
+mod lease;
+mod login;
+mod mcp;
+mod model;
+mod output;
+mod person;
+mod policy;
+mod revoke;
+mod scope;
+mod sidecar;
+mod times;
+
+use clap::Parser;
+
+fn main() -> exit::Exit {
+    let line = command::Line::parse();
+    let settings = config::Settings::read();
+    let out = output::Out::new(line.json, settings.plain);
+    match line.command.run(&out, &settings) {
+        Ok(exit) => exit,
+        Err(failure) => out.fail(&failure),
+    }
+}

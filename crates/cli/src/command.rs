@@ -1,0 +1,127 @@
+//! The table of commands: help, completions and the man page all come from here.
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Settings;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::Out;
+
+/// Credentials for AI agents: narrow, short-lived, approved by people where it matters, and provable.
+#[derive(Debug, Parser)]
+#[command(name = "grantwright", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 refused or findings, 2 could not be tried.")]
+pub struct Line {
+    /// Print one JSON object instead of words.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One row per noun.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// See the whole story in seconds: a broker, a sidecar, an agent and four people.
+    Demo(crate::demo::Args),
+    /// Make a broker's folder: keys, configuration, an empty log, the first operator.
+    Init(crate::init::Args),
+    /// Run the broker.
+    Broker(crate::broker::Args),
+    /// Run a sidecar.
+    Sidecar(crate::sidecar::Args),
+    /// Turn a one-time link into a token file.
+    Login(crate::login::Args),
+    /// Decide what agents ask for.
+    #[command(subcommand)]
+    Approval(crate::approval::Command),
+    /// Credentials that are alive.
+    #[command(subcommand)]
+    Lease(crate::lease::Command),
+    /// End a credential early.
+    Revoke(crate::revoke::Args),
+    /// Prove what happened, offline.
+    #[command(subcommand)]
+    Audit(crate::audit::Command),
+    /// Agents, their owners and their join tokens.
+    #[command(subcommand)]
+    Agent(crate::agent::Command),
+    /// People who decide or operate.
+    #[command(subcommand)]
+    Person(crate::person::Command),
+    /// Groups of people that policy names.
+    #[command(subcommand)]
+    Group(crate::group::Command),
+    /// The register of qualified models.
+    #[command(subcommand)]
+    Model(crate::model::Command),
+    /// What can be asked for.
+    #[command(subcommand)]
+    Scope(crate::scope::Command),
+    /// Who may have it, and who must agree.
+    #[command(subcommand)]
+    Policy(crate::policy::Command),
+    /// Serve the Model Context Protocol to an agent (not in this build yet).
+    Mcp(crate::mcp::Args),
+    /// Print completions for a shell.
+    Completions(crate::generate::Completions),
+    /// Print the man page.
+    Man,
+}
+
+impl Command {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Why it was refused or could not be tried.
+    pub fn run(self, out: &Out, settings: &Settings) -> Outcome {
+        match self {
+            // These have their own runtime, or need none.
+            Self::Broker(args) => crate::broker::run(out, &args),
+            Self::Sidecar(args) => crate::sidecar::run(out, &args),
+            Self::Init(args) => crate::init::run(out, &args),
+            Self::Audit(command) => crate::audit::run(out, settings, &command),
+            Self::Mcp(args) => crate::mcp::run(&args),
+            Self::Completions(args) => crate::generate::completions(out, &args),
+            Self::Man => crate::generate::man(out),
+            Self::Demo(args) => wait(crate::demo::run(out, &args)),
+            Self::Login(args) => wait(crate::login::run(out, settings, &args)),
+            Self::Approval(command) => wait(crate::approval::run(out, settings, command)),
+            Self::Lease(command) => wait(crate::lease::run(out, settings, command)),
+            Self::Revoke(args) => wait(crate::revoke::run(out, settings, &args)),
+            Self::Agent(command) => wait(crate::agent::run(out, settings, command)),
+            Self::Person(command) => wait(crate::person::run(out, settings, command)),
+            Self::Group(command) => wait(crate::group::run(out, settings, command)),
+            Self::Model(command) => wait(crate::model::run(out, settings, command)),
+            Self::Scope(command) => wait(crate::scope::run(out, settings, command)),
+            Self::Policy(command) => wait(crate::policy::run(out, settings, command)),
+        }
+    }
+}
+
+/// Runs a command that waits for the network, on this thread.
+fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::unable(format!("cannot start: {e}")))?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_is_sound() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn json_may_stand_anywhere() {
+        for words in [["grantwright", "--json", "demo"], ["grantwright", "demo", "--json"]] {
+            assert!(Line::try_parse_from(words).unwrap().json);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The environment, read here and nowhere else in this crate, and the clock.
+
+use std::path::PathBuf;
+
+use grantwright_domain::Timestamp;
+
+use crate::exit::Failure;
+
+/// The variables of `DIR/env` that commands take as their defaults. Empty counts as absent.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// `GRANTWRIGHT_CONSOLE`: base of the people's API.
+    pub console: Option<String>,
+    /// `GRANTWRIGHT_HUMAN_TOKEN_FILE`: the person's API token.
+    pub token_file: Option<PathBuf>,
+    /// `GRANTWRIGHT_STORE`: URL of the store, for read-only commands.
+    pub store: Option<String>,
+    /// `GRANTWRIGHT_LOG_VKEY`: the log's verifier key.
+    pub vkey: Option<String>,
+    /// `GRANTWRIGHT_CHECKPOINT`: file of the last checkpoint a sidecar saw.
+    pub checkpoint: Option<PathBuf>,
+    /// Whether colour is unwelcome (`NO_COLOR`, or a terminal without it).
+    pub plain: bool,
+}
+
+impl Settings {
+    /// Reads the environment.
+    pub fn read() -> Self {
+        Self {
+            console: variable("GRANTWRIGHT_CONSOLE"),
+            token_file: variable("GRANTWRIGHT_HUMAN_TOKEN_FILE").map(PathBuf::from),
+            store: variable("GRANTWRIGHT_STORE"),
+            vkey: variable("GRANTWRIGHT_LOG_VKEY"),
+            checkpoint: variable("GRANTWRIGHT_CHECKPOINT").map(PathBuf::from),
+            plain: variable("NO_COLOR").is_some()
+                || variable("TERM").is_some_and(|t| t == "dumb"),
+        }
+    }
+
+    /// The people's API, or what to set.
+    pub fn console(&self) -> Result<&str, Failure> {
+        self.console.as_deref().ok_or_else(|| {
+            Failure::unable("GRANTWRIGHT_CONSOLE is not set: it names the broker, for example http://localhost:8080")
+        })
+    }
+
+    /// The store, or what to set.
+    pub fn store(&self) -> Result<&str, Failure> {
+        self.store.as_deref().ok_or_else(|| {
+            Failure::unable(
+                "GRANTWRIGHT_STORE is not set: it names the store, for example sqlite:///var/lib/grantwright/store.db",
+            )
+        })
+    }
+}
+
+/// What the demo takes from the environment when it starts.
+#[derive(Debug, Clone, Default)]
+pub struct DemoSettings {
+    /// `GRANTWRIGHT_DEMO_PENDING_TTL`: life of a pending request, for example `2s`.
+    pub pending_ttl: Option<String>,
+    /// `GRANTWRIGHT_DEMO_ASKS_PER_SECOND`.
+    pub asks_per_second: Option<String>,
+    /// `GRANTWRIGHT_DEMO_ROLE_ARN`: the role that the AWS scopes assume.
+    pub role_arn: Option<String>,
+    /// Static AWS credentials, and where STS is.
+    pub aws: Option<AwsSettings>,
+    /// Why there are none.
+    pub aws_absent: String,
+    /// Both `VAULT_ADDR` and `VAULT_TOKEN` are set.
+    pub vault: bool,
+}
+
+/// Static AWS credentials from the environment.
+#[derive(Clone)]
+pub struct AwsSettings {
+    /// `AWS_ENDPOINT_URL_STS`.
+    pub endpoint: String,
+    /// `AWS_REGION`, else `AWS_DEFAULT_REGION`, else `us-east-1`.
+    pub region: String,
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`.
+    pub session_token: Option<String>,
+}
+
+impl std::fmt::Debug for AwsSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwsSettings").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+impl DemoSettings {
+    /// Reads the environment.
+    pub fn read() -> Self {
+        let endpoint = variable("AWS_ENDPOINT_URL_STS");
+        let key = variable("AWS_ACCESS_KEY_ID");
+        let secret = variable("AWS_SECRET_ACCESS_KEY");
+        let mut aws_absent = String::new();
+        let aws = match (endpoint, key, secret) {
+            (Some(endpoint), Some(access_key_id), Some(secret_access_key)) => Some(AwsSettings {
+                endpoint,
+                region: variable("AWS_REGION")
+                    .or_else(|| variable("AWS_DEFAULT_REGION"))
+                    .unwrap_or_else(|| "us-east-1".into()),
+                access_key_id,
+                secret_access_key,
+                session_token: variable("AWS_SESSION_TOKEN"),
+            }),
+            (endpoint, key, secret) => {
+                let missing: Vec<&str> = [
+                    ("AWS_ENDPOINT_URL_STS", endpoint.is_none()),
+                    ("AWS_ACCESS_KEY_ID", key.is_none()),
+                    ("AWS_SECRET_ACCESS_KEY", secret.is_none()),
+                ]
+                .into_iter()
+                .filter_map(|(name, absent)| absent.then_some(name))
+                .collect();
+                aws_absent = format!(
+                    "AWS is not configured: {} not set when the demo started",
+                    if missing.len() == 1 {
+                        format!("{} was", missing.join(""))
+                    } else {
+                        format!("{} were", missing.join(", "))
+                    }
+                );
+                None
+            }
+        };
+        Self {
+            pending_ttl: variable("GRANTWRIGHT_DEMO_PENDING_TTL"),
+            asks_per_second: variable("GRANTWRIGHT_DEMO_ASKS_PER_SECOND"),
+            role_arn: variable("GRANTWRIGHT_DEMO_ROLE_ARN"),
+            aws,
+            aws_absent,
+            vault: variable("VAULT_ADDR").is_some() && variable("VAULT_TOKEN").is_some(),
+        }
+    }
+}
+
+/// The time now, for what people read ("in 42 min"); no rule rests on it.
+pub fn now() -> Timestamp {
+    Timestamp::from_millis(jiff::Timestamp::now().as_millisecond())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where this crate reads variables")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

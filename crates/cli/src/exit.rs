@@ -1,0 +1,104 @@
+//! Exit codes as a type, and what a command says when it does not succeed.
+
+use std::process::{ExitCode, Termination};
+
+use serde_json::{Map, Value};
+
+/// How the command ended. Scripts may rely on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done, or proven.
+    Done,
+    /// 1: refused by the broker, or there are findings.
+    Refused,
+    /// 2: could not be tried: wrong usage, something absent, nothing to verify.
+    Unable,
+}
+
+impl Exit {
+    /// The number the shell sees.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Refused => 1,
+            Self::Unable => 2,
+        }
+    }
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        ExitCode::from(self.number())
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The broker refused, with a problem (RFC 9457).
+    #[error("{code}: {detail}")]
+    Refused {
+        /// The word programs act on.
+        code: String,
+        /// What is wrong, in words.
+        detail: String,
+        /// What to do now; may be empty.
+        next: String,
+        /// The whole problem as it came.
+        problem: Map<String, Value>,
+    },
+    /// It could not be tried.
+    #[error("{0}")]
+    Unable(String),
+}
+
+impl Failure {
+    /// Something absent, unreadable or unusable.
+    pub fn unable(words: impl std::fmt::Display) -> Self {
+        Self::Unable(words.to_string())
+    }
+
+    /// A file could not be read or written.
+    pub fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
+        Self::Unable(format!("`{}`: {error}", path.display()))
+    }
+
+    /// The code of a refusal; none when it could not be tried.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => Some(code),
+            Self::Unable(_) => None,
+        }
+    }
+
+    /// The exit code it leads to.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Refused { .. } => Exit::Refused,
+            Self::Unable(_) => Exit::Unable,
+        }
+    }
+
+    /// The failure as the one JSON object of `--json`.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Refused { problem, .. } => {
+                let mut object = problem.clone();
+                object.insert("ok".into(), Value::Bool(false));
+                Value::Object(object)
+            }
+            Self::Unable(words) => {
+                serde_json::json!({"ok": false, "code": "unable", "detail": words})
+            }
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Unable(format!("{error:#}"))
+    }
+}
+
+/// What a command returns.
+pub type Outcome = Result<Exit, Failure>;

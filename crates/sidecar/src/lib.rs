@@ -1,1 +1,71 @@
-//! sidecar
+//! The sidecar: the agent's local door to the broker. It guards that door, gives credentials from
+//! memory while they are good, and fetches, renews, verifies and acknowledges them otherwise.
+//!
+//! It decides nothing about who may have what, stores no credential on disk, and links no policy
+//! engine, database or cloud SDK, so it stays small. Of the workspace it may use `domain`,
+//! `credential`, `proof` and `wire`. [`serve`](mod@serve) tells its story.
+
+mod ask;
+mod attend;
+mod cache;
+mod chance;
+mod clock;
+mod config;
+mod doors;
+mod enrol;
+mod error;
+mod fetch;
+mod files;
+mod guard;
+mod identity;
+mod lease;
+mod listen;
+mod metrics;
+mod params;
+mod remember;
+mod renew;
+mod rotate;
+mod scopes;
+pub mod serve;
+mod sidecar;
+mod upstream;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use clock::SteadyClock;
+pub use config::Config;
+pub use error::SidecarError;
+pub(crate) use sidecar::Sidecar;
+
+/// Runs the sidecar of this configuration file until SIGTERM or SIGINT, on a runtime of its own, and
+/// logs to standard error.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub fn run(config_path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config_path)?;
+    // Whoever runs us as a part may have a subscriber already: then that one is used.
+    let _ = tracing::subscriber::set_global_default(
+        tracing_subscriber::fmt()
+            .with_max_level(config.log)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .finish(),
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut term = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+        let mut int = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+        let end = async {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        };
+        serve::serve(config, Arc::new(SteadyClock::new()), end).await.map_err(Into::into)
+    })
+}

@@ -1,0 +1,110 @@
+//! `POST /v1/credentials`.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use crate::Sidecar;
+use crate::ask::{Ask, malformed};
+use crate::fetch::Answer;
+use crate::lease::Lease;
+
+use super::reply::{Reply, ended, pending, problem, secret};
+use super::while_consistent;
+
+/// The bytes that decide the answer: the header's key and the body. They begin with a letter, so
+/// that none is mistaken for an address.
+pub(super) fn raw(header_key: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(2 + header_key.len() + body.len());
+    raw.push(b'P');
+    raw.extend_from_slice(header_key);
+    raw.push(0);
+    raw.extend_from_slice(body);
+    raw
+}
+
+pub(super) async fn post(sidecar: &Arc<Sidecar>, head: &Parts, body: &[u8], raw: &[u8]) -> Reply {
+    if let Err(refusal) = while_consistent(sidecar) {
+        return problem(sidecar, &refusal);
+    }
+    let ask = match read(sidecar, head, body) {
+        Ok(ask) => Arc::new(ask),
+        Err(refusal) => return problem(sidecar, &refusal),
+    };
+    if let Some(lease) = sidecar.lease_for(&ask) {
+        sidecar.metrics.from_memory.add(1);
+        return granted(sidecar, &ask, &lease, raw);
+    }
+    match sidecar.ask(&ask, None).await {
+        Ok(Answer::Granted(lease)) => granted(sidecar, &ask, &lease, raw),
+        Ok(Answer::Pending(it)) => pending(sidecar, &it.0, &it.1),
+        Ok(Answer::Ended(it)) => problem(sidecar, &ended(&it)),
+        Err(refusal) => match sidecar.lease_while_away(&ask, &refusal) {
+            Some(lease) => secret(lease.body.clone()),
+            None => problem(sidecar, &refusal),
+        },
+    }
+}
+
+fn read(
+    sidecar: &Sidecar,
+    head: &Parts,
+    body: &[u8],
+) -> Result<Ask, Box<grantwright_wire::Refusal>> {
+    if head.uri.query().is_some() {
+        return Err(malformed("this path takes no query"));
+    }
+    let mut keys = head.headers.get_all("idempotency-key").iter();
+    let header_key = match (keys.next(), keys.next()) {
+        (None, _) => None,
+        (Some(key), None) => {
+            Some(key.to_str().map_err(|_| malformed("`Idempotency-Key` is no plain text"))?)
+        }
+        _ => return Err(malformed("`Idempotency-Key` is there twice")),
+    };
+    Ask::from_body(body, header_key, &sidecar.workload)
+}
+
+fn granted(sidecar: &Arc<Sidecar>, ask: &Ask, lease: &Arc<Lease>, raw: &[u8]) -> Reply {
+    // A person's token is not kept in memory just to be compared with.
+    if ask.on_behalf_of.is_none() {
+        let keyed = ask.idempotency_key.is_some();
+        sidecar.cache().remember_raw(raw, lease, &lease.body, keyed, sidecar.now());
+    }
+    secret(lease.body.clone())
+}
+
+impl Sidecar {
+    /// The credential in memory that answers this ask: under a key, its own request's; without, an
+    /// identical ask's, while it has good life.
+    pub(super) fn lease_for(self: &Arc<Self>, ask: &Ask) -> Option<Arc<Lease>> {
+        let now = self.now();
+        let people = self.serves_people(now);
+        let cache = self.cache();
+        let lease = match &ask.idempotency_key {
+            Some(key) => cache.of_key(key.as_str(), ask.body_digest, now),
+            None => cache.lease(ask.identity, now).filter(|lease| lease.has_good_life(now)),
+        };
+        drop(cache);
+        let lease = lease.filter(|lease| people || !lease.people)?;
+        if ask.idempotency_key.is_none() {
+            lease.touch(now);
+            self.consider_renewal(&lease, now);
+        }
+        Some(lease)
+    }
+
+    /// While no broker answers, a credential is given until its very end.
+    pub(super) fn lease_while_away(
+        &self,
+        ask: &Ask,
+        refusal: &grantwright_wire::Refusal,
+    ) -> Option<Arc<Lease>> {
+        if refusal.code != "broker_away" || ask.idempotency_key.is_some() {
+            return None;
+        }
+        let now = self.now();
+        let people = self.serves_people(now);
+        self.cache().lease(ask.identity, now).filter(|lease| people || !lease.people)
+    }
+}

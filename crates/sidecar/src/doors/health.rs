@@ -1,0 +1,28 @@
+use http::StatusCode;
+use http::header::HeaderValue;
+use serde_json::json;
+
+use crate::Sidecar;
+
+use super::reply::{Reply, json, with};
+
+/// The process answers.
+pub(super) fn alive() -> Reply {
+    json(StatusCode::OK, &json!({"status": "alive"}))
+}
+
+/// New asks can be answered.
+pub(super) fn ready(sidecar: &Sidecar) -> Reply {
+    match sidecar.readiness() {
+        Ok(()) => json(StatusCode::OK, &json!({"status": "ready"})),
+        Err(why) => {
+            json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "why": why}))
+        }
+    }
+}
+
+/// Prometheus' text format.
+pub(super) fn metrics(sidecar: &Sidecar) -> Reply {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    with(StatusCode::OK, kind, sidecar.metrics_text())
+}

@@ -1,0 +1,96 @@
+//! A fresh credential before the old one ends. One that policy alone allows is renewed in the
+//! background; one that needed people is asked for again only by a call, once, and never silently.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grantwright_domain::{RequestId, Timestamp};
+
+use crate::fetch::Answer;
+use crate::lease::{Lease, Renewal};
+use crate::{Sidecar, chance};
+
+/// How often the background looks for what is due.
+const TICK: Duration = Duration::from_millis(500);
+/// How often a call looks whether people have decided on a renewal meanwhile.
+const LOOK_MS: i64 = 10_000;
+/// After no broker answered.
+const AGAIN_MS: i64 = 5_000;
+
+impl Sidecar {
+    /// Renews what is in recent use and allowed without people, at two thirds of its life.
+    pub(crate) async fn keep_renewed(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            let now = self.now();
+            let due = self.due(now);
+            for lease in due {
+                if let Some(was) = lease.renewal_if(|it| is_due(it, now), Renewal::Asking) {
+                    tokio::spawn(Arc::clone(&self).renew(lease, was));
+                }
+            }
+        }
+    }
+
+    fn due(&self, now: Timestamp) -> Vec<Arc<Lease>> {
+        let mut cache = self.cache();
+        cache.sweep(now);
+        let is_due = |lease: &&Arc<Lease>| {
+            !lease.people && now >= lease.renew_at() && lease.is_in_recent_use()
+        };
+        cache.current().filter(is_due).cloned().collect()
+    }
+
+    /// A call was just answered with this lease: if it needed people and nears its end, asks for the
+    /// next one while this one still serves.
+    pub(crate) fn consider_renewal(self: &Arc<Self>, lease: &Arc<Lease>, now: Timestamp) {
+        if now < lease.renew_at() || lease.is_superseded() || lease.ask.is_none() {
+            return;
+        }
+        let when = |it: &Renewal| match it {
+            Renewal::Due(_) => lease.people && is_due(it, now),
+            Renewal::Open(_, looked) => now.since(*looked) >= LOOK_MS,
+            Renewal::Asking | Renewal::Over => false,
+        };
+        if let Some(was) = lease.renewal_if(when, Renewal::Asking) {
+            tokio::spawn(Arc::clone(self).renew(Arc::clone(lease), was));
+        }
+    }
+
+    /// Asks for the next lease, or looks at the ask that waits for people. A credential that comes
+    /// of it takes the old one's place in memory.
+    async fn renew(self: Arc<Self>, lease: Arc<Lease>, was: Renewal) {
+        let open = match &was {
+            Renewal::Open(id, _) => RequestId::parse(id).ok(),
+            _ => None,
+        };
+        let fetched = match (&open, &lease.ask) {
+            (Some(id), _) => self.collect(id, 0).await,
+            (None, Some(ask)) => {
+                self.metrics.renewed.add(1);
+                self.ask(ask, Some(&lease.lease_id)).await
+            }
+            (None, None) => return,
+        };
+        let now = self.now();
+        lease.set_renewal(match fetched {
+            Ok(Answer::Granted(_) | Answer::Ended(_)) => Renewal::Over,
+            Ok(Answer::Pending(pending)) => Renewal::Open(pending.0.clone(), now),
+            Err(refusal) if matches!(refusal.status, 429 | 503) => match open {
+                Some(id) => Renewal::Open(id.to_string(), now),
+                None => {
+                    let jitter = i64::try_from(chance::below(AGAIN_MS.unsigned_abs()));
+                    Renewal::Due(now.plus_millis(AGAIN_MS + jitter.unwrap_or(0)))
+                }
+            },
+            Err(refusal) => {
+                tracing::warn!(code = refusal.code, lease = lease.lease_id, "not renewed");
+                Renewal::Over
+            }
+        });
+    }
+}
+
+fn is_due(renewal: &Renewal, now: Timestamp) -> bool {
+    matches!(renewal, Renewal::Due(at) if now >= *at)
+}

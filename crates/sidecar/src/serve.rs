@@ -1,0 +1,58 @@
+//! The sidecar's story, top to bottom.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use grantwright_domain::Clock;
+use tokio::task::JoinSet;
+
+use crate::guard::Tokens;
+use crate::identity::StateDir;
+use crate::listen::Listeners;
+use crate::{Config, Sidecar, SidecarError, enrol};
+
+/// Serves until `end` completes.
+///
+/// # Errors
+/// Whatever keeps it from starting; once it listens, only `end` ends it.
+pub async fn serve(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    end: impl Future<Output = ()>,
+) -> Result<(), SidecarError> {
+    let mut end = pin!(end);
+
+    // Who we are comes before any socket: the kept identity, else a join token becomes one.
+    let state = StateDir::open(&config.state_dir)?;
+    let identity = tokio::select! {
+        identity = enrol::identity(&config, &state, &*clock) => identity?,
+        () = end.as_mut() => return Ok(()),
+    };
+
+    // Local callers show a token of this start, or are known by the unix socket.
+    let tokens = Tokens::fresh(&config)?;
+    let listeners = Listeners::bind(&config).await?;
+    let sidecar = Arc::new(Sidecar::new(config, clock, tokens, state, identity)?);
+
+    let mut background = JoinSet::new();
+    // The stream: proof of the log on every connection, acknowledgements up, evictions down.
+    background.spawn(Arc::clone(&sidecar).attend());
+    // A log that shrank or forked is asked for its proof again until it has one.
+    background.spawn(Arc::clone(&sidecar).keep_proven());
+    // The checkpoint is on disk soon after it is verified.
+    let remembering = Arc::clone(&sidecar);
+    background.spawn(async move { remembering.remember.keep_saved().await });
+    // The certificate is replaced at half its life, credentials in use at two thirds of theirs.
+    background.spawn(Arc::clone(&sidecar).keep_certified());
+    background.spawn(Arc::clone(&sidecar).keep_renewed());
+
+    // Every call: guard, memory, broker (`doors.rs`).
+    listeners.announce()?;
+    listeners.serve(&sidecar, end).await;
+
+    background.shutdown().await;
+    sidecar.remember.save().await;
+    tracing::info!("ended");
+    Ok(())
+}

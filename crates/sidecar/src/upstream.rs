@@ -1,0 +1,150 @@
+//! The calls to the broker. Whatever fails comes back as a refusal that a client can act on.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use grantwright_wire::v1::broker_client::BrokerClient;
+use grantwright_wire::v1::{
+    AnswerRequest, AskRequest, CancelRequest, CollectRequest, ConsistencyReply, ConsistencyRequest,
+    Outcome, ReleaseReply, ReleaseRequest, RenewReply, RenewRequest, ScopesReply, ScopesRequest,
+};
+use grantwright_wire::{Refusal, TlsClient, TrustDomain, channel, tls};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::SidecarError;
+use crate::identity::Identity;
+
+/// A mint at an outside backend may take this long.
+const ASK_TIME: Duration = Duration::from_secs(30);
+const CALL_TIME: Duration = Duration::from_secs(10);
+
+/// The channel to the broker under the present certificate.
+pub struct Upstream {
+    brokers: Vec<String>,
+    trust_domain: TrustDomain,
+    channel: Mutex<Channel>,
+}
+
+type Called<T> = Result<T, Box<Refusal>>;
+
+impl Upstream {
+    /// Connects at the first call.
+    ///
+    /// # Errors
+    /// [`SidecarError::Transport`] if address, certificate or key are unusable.
+    pub fn new(
+        brokers: &[String],
+        trust_domain: &str,
+        identity: &Identity,
+    ) -> Result<Self, SidecarError> {
+        let trust_domain = TrustDomain::parse(trust_domain).map_err(transport)?;
+        let channel = Mutex::new(connect(brokers, &trust_domain, identity)?);
+        Ok(Self { brokers: brokers.to_vec(), trust_domain, channel })
+    }
+
+    /// Makes later calls under this identity. Calls and streams that run keep their connection
+    /// until they end.
+    ///
+    /// # Errors
+    /// As [`Upstream::new`]; then nothing changed.
+    pub fn replace(&self, identity: &Identity) -> Result<(), SidecarError> {
+        let channel = connect(&self.brokers, &self.trust_domain, identity)?;
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel;
+        Ok(())
+    }
+
+    /// A client on the present connection.
+    pub fn client(&self) -> BrokerClient<Channel> {
+        BrokerClient::new(self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// See the service definition; likewise all below.
+    ///
+    /// # Errors
+    /// The broker's refusal, or 503 `broker_away`.
+    pub async fn ask(&self, request: AskRequest) -> Called<Outcome> {
+        // Never sent twice: only the broker may say what a lost answer means.
+        within(ASK_TIME, self.client().ask(request)).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn collect(&self, request: CollectRequest) -> Called<Outcome> {
+        let time = ASK_TIME + Duration::from_millis(request.wait_ms.into());
+        within(time, self.client().collect(request)).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn answer(&self, request: AnswerRequest) -> Called<Outcome> {
+        within(CALL_TIME, self.client().answer(request)).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn cancel(&self, request: CancelRequest) -> Called<Outcome> {
+        within(CALL_TIME, self.client().cancel(request)).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn release(&self, request: ReleaseRequest) -> Called<ReleaseReply> {
+        within(ASK_TIME, self.client().release(request)).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn scopes(&self) -> Called<ScopesReply> {
+        within(CALL_TIME, self.client().scopes(ScopesRequest {})).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn consistency(&self, kept: String) -> Called<ConsistencyReply> {
+        within(CALL_TIME, self.client().consistency(ConsistencyRequest { kept })).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn renew(&self, csr_der: Vec<u8>) -> Called<RenewReply> {
+        within(CALL_TIME, self.client().renew(RenewRequest { csr_der })).await
+    }
+}
+
+async fn within<T>(
+    time: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Called<T> {
+    match tokio::time::timeout(time, call).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => {
+            let refusal = Refusal::from(&status);
+            if refusal.code == "broker_away" {
+                tracing::debug!(code = ?status.code(), "no broker answered");
+            }
+            Err(Box::new(refusal))
+        }
+        Err(_) => Err(Box::new(Refusal::broker_away())),
+    }
+}
+
+fn connect(
+    brokers: &[String],
+    trust_domain: &TrustDomain,
+    identity: &Identity,
+) -> Result<Channel, SidecarError> {
+    let shown = Some((identity.chain.clone(), identity.key()));
+    let config =
+        tls::client_config(identity.bundle.clone(), trust_domain, shown).map_err(transport)?;
+    channel(brokers, TlsClient::new(config)).map_err(transport)
+}
+
+/// For operators; agents are told `broker_away`.
+pub(crate) fn transport(error: grantwright_wire::WireError) -> SidecarError {
+    SidecarError::Transport(error.to_string())
+}
+
+/// Shared, since every waiter of one call gets the same answer.
+pub type Shared<T> = Result<Arc<T>, Arc<Refusal>>;

@@ -1,0 +1,223 @@
+//! A request for an export, as the broker would hold it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use grantwright_approval::{Card, Material, card, render_text};
+use grantwright_domain::authority::{Agent, Human, Instance, Ownership};
+use grantwright_domain::event::{Attributes, Decided, Decision, Requested, Voted};
+use grantwright_domain::param::{Order, ParamSpec, ParamType};
+use grantwright_domain::request::Rights;
+use grantwright_domain::scope::{Labels, TtlLimits};
+use grantwright_domain::{
+    AgentId, Authority, Digest, Event, GroupName, HumanId, InstanceId, ParamValue, Params,
+    RequestId, RequestState, Scope, ScopeName, Strength, Terms, Timestamp, Verdict, VerdictKind,
+};
+use serde_json::json;
+
+pub fn now() -> Timestamp {
+    Timestamp::parse("2026-11-21T13:38:00Z").unwrap()
+}
+
+pub fn scope() -> Scope {
+    let spec = |kind, sensitive| ParamSpec {
+        kind,
+        order: Order::Equal,
+        optional: false,
+        sensitive,
+        title: String::new(),
+    };
+    let anything = || ParamType::String { pattern: ".+".into() };
+    Scope {
+        name: ScopeName::parse("demo.export").unwrap(),
+        title: "Export up to {rows} rows of {dataset}".into(),
+        minter: "jwt".into(),
+        params: BTreeMap::from([
+            ("rows".into(), spec(ParamType::Integer { min: 0, max: 1_000_000 }, false)),
+            ("dataset".into(), spec(anything(), false)),
+            ("columns".into(), spec(ParamType::Set { pattern: ".+".into(), most: 100 }, false)),
+            ("key".into(), spec(anything(), true)),
+        ]),
+        ttl: TtlLimits::default(),
+        labels: Labels {
+            sensitivity: "sensitive".into(),
+            environment: "production".into(),
+            data_class: "personal data".into(),
+            risk: "high".into(),
+            undo: "cannot be recalled once read".into(),
+        },
+        template: serde_json::Map::new(),
+        questions: Vec::new(),
+    }
+}
+
+/// What a test may vary.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub scope: Scope,
+    pub terms: Terms,
+    pub reason: String,
+    pub task: Option<String>,
+    pub texts: BTreeMap<u64, String>,
+    pub verdict: Verdict,
+    pub later: Vec<Event>,
+}
+
+impl Ask {
+    pub fn new() -> Self {
+        let scope = scope();
+        let terms = Terms {
+            version: 1,
+            origin: "log.example/1".into(),
+            request_id: RequestId::parse("r-1").unwrap(),
+            agent: AgentId::parse("sales-etl").unwrap(),
+            instance: InstanceId::parse("i-1").unwrap(),
+            workload: "etl".into(),
+            delegation: vec![AgentId::parse("planner").unwrap()],
+            on_behalf_of: None,
+            scope: scope.name.clone(),
+            template: scope.digest().unwrap(),
+            params: Params::from([
+                ("rows".into(), ParamValue::Integer(10_000)),
+                ("dataset".into(), ParamValue::Text("customers".into())),
+            ]),
+            sealed_params: BTreeMap::from([(
+                "key".into(),
+                Digest::commitment(&[1; 16], "hunter2"),
+            )]),
+            ttl_s: 900,
+            task: None,
+            reason: Digest::commitment(&[2; 16], "nightly report"),
+            decide_by: now().plus_seconds(42 * 60),
+        };
+        let verdict = Verdict {
+            kind: VerdictKind::Ask,
+            code: String::new(),
+            reason: "exports of personal data need one person from Data".into(),
+            policies: BTreeSet::from(["export-asks".into()]),
+            policy_set: Digest::of("policy", b""),
+            quorum: 1,
+            strength: Strength::Chat,
+            channels: BTreeSet::from(["api".into(), "console".into()]),
+            approvers: BTreeSet::from([GroupName::parse("data").unwrap()]),
+            max_ttl_s: 900,
+        };
+        Self {
+            scope,
+            terms,
+            reason: "nightly report for the sales team".into(),
+            task: None,
+            texts: BTreeMap::new(),
+            verdict,
+            later: Vec::new(),
+        }
+    }
+
+    pub fn with(mut self, name: &str, value: ParamValue) -> Self {
+        self.terms.params.insert(name.into(), value);
+        self
+    }
+
+    pub fn digest(&self) -> Digest {
+        self.terms.digest().unwrap()
+    }
+
+    pub fn voted(&self, human: &str, decision: Decision) -> Event {
+        Event::Voted(Voted {
+            at: now(),
+            digest: self.digest(),
+            request_id: self.terms.request_id.clone(),
+            human: HumanId::parse(human).unwrap(),
+            decision,
+            channel: "api".into(),
+            seen: None,
+            groups: BTreeSet::from([GroupName::parse("data").unwrap()]),
+            policies: BTreeSet::new(),
+            policy_set: self.verdict.policy_set,
+            reason_code: String::new(),
+            reason: None,
+            proof: None,
+        })
+    }
+
+    fn state(&self) -> RequestState {
+        let id = self.terms.request_id.clone();
+        let digest = self.digest();
+        let at = now().plus_seconds(-60);
+        let requested = Requested {
+            at,
+            digest,
+            request_id: id.clone(),
+            renews: None,
+            terms: self.terms.clone(),
+        };
+        let mut state = RequestState::begin(1, &requested, Rights::Past).unwrap();
+        let decided = Event::Decided(Decided {
+            at,
+            digest,
+            request_id: id,
+            verdict: self.verdict.clone(),
+            attributes: serde_json::Map::new(),
+            context: serde_json::Map::new(),
+            again: false,
+            unusual: Vec::new(),
+        });
+        for event in std::iter::once(&decided).chain(&self.later) {
+            state.apply(2, event, Rights::Past).unwrap();
+        }
+        state
+    }
+
+    pub fn card(&self) -> Card {
+        let state = self.state();
+        let dataset = self.terms.params.get("dataset").map(ParamValue::text);
+        card(&Material {
+            state: &state,
+            scope: &self.scope,
+            authority: &authority(&self.terms),
+            reason: Some(&self.reason),
+            task: self.task.as_deref(),
+            texts: &self.texts,
+            unusual: &["first time in production".into()],
+            preview: json!({ "audience": "https://data.example", "params": { "dataset": dataset } }),
+            revocable: None,
+            now: now(),
+        })
+    }
+
+    pub fn text(&self) -> String {
+        render_text(&self.card(), now())
+    }
+}
+
+fn authority(terms: &Terms) -> Authority {
+    let human = |id: &str| HumanId::parse(id).unwrap();
+    let mut out = Authority::default();
+    for id in ["alice", "bob", "carol"] {
+        out.humans.insert(human(id), Human { active: true, operator: false });
+    }
+    let data = GroupName::parse("data").unwrap();
+    out.groups.insert(data, ["alice", "bob", "carol"].map(human).into());
+    let attributes = Attributes {
+        team: "Sales".into(),
+        environment: "production".into(),
+        model: "model-x".into(),
+        model_version: "4.1".into(),
+    };
+    for id in std::iter::once(&terms.agent).chain(&terms.delegation) {
+        let owners = vec![Ownership { human: human("alice"), until: None }];
+        let agent = Agent { owners, attributes: attributes.clone(), revoked: false };
+        out.agents.insert(id.clone(), agent);
+    }
+    out.models.insert(
+        (attributes.model, attributes.model_version),
+        Timestamp::parse("2027-03-01T00:00:00Z").unwrap(),
+    );
+    let instance = Instance {
+        agent: terms.agent.clone(),
+        serials: Vec::new(),
+        seal_key: String::new(),
+        revoked: false,
+    };
+    out.instances.insert(terms.instance.clone(), instance);
+    out
+}

@@ -1,0 +1,435 @@
+"""The system from outside: a demo of our own, its doors, its people, its command line.
+
+Everything runs on loopback ports chosen by the system, in fresh folders; only processes started here
+are ended, each by its own id.
+"""
+
+import atexit
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(os.environ.get("E2E_BIN", ROOT / "target" / "release"))
+GRANTWRIGHT = BIN / "grantwright"
+SIDECAR = BIN / "grantwright-sidecar"
+SCRATCH = Path(tempfile.mkdtemp(prefix="grantwright-e2e-"))
+KEEP = bool(os.environ.get("E2E_KEEP"))
+
+
+@atexit.register
+def _clean():
+    for process in list(Process.alive):
+        process.kill()
+    if not KEEP:
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+def scratch(name):
+    """A path that does not exist yet."""
+    base = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=SCRATCH))
+    return base / "d"
+
+
+def until(what, seconds, probe, step=0.02):
+    """Polls until `probe` gives something true; says what it waited for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = probe()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(step)
+
+
+def alive(pid):
+    """Whether the process runs (a zombie does not)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return state != "Z"
+    except OSError:
+        return False
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def clean_env(**more):
+    """The environment without what the developer's shell says of clouds and of other demos."""
+    env = {k: v for k, v in os.environ.items()
+           if not k.startswith(("AWS_", "VAULT_", "GRANTWRIGHT_"))}
+    env.update({k: str(v) for k, v in more.items()})
+    return env
+
+
+class Process:
+    """One child, its output in files."""
+
+    alive = []
+
+    def __init__(self, command, env=None, log=None, cwd=None):
+        self.log = Path(log or tempfile.mkstemp(prefix="log-", dir=SCRATCH)[1])
+        self.out = Path(str(self.log) + ".out")
+        with open(self.out, "wb") as out, open(self.log, "wb") as err:
+            self.child = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL,
+                                          stdout=out, stderr=err, env=env or clean_env(), cwd=cwd)
+        self.pid = self.child.pid
+        Process.alive.append(self)
+
+    def code(self):
+        code = self.child.poll()
+        if code is not None and self in Process.alive:
+            Process.alive.remove(self)
+        return code
+
+    def wait(self, seconds=30):
+        try:
+            self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s: {self.child.args}\n{self.said()}")
+        return self.code()
+
+    def term(self, seconds=20):
+        if self.code() is None:
+            self.child.terminate()
+        return self.wait(seconds)
+
+    def kill(self):
+        if self.code() is None:
+            self.child.kill()
+        self.child.wait()
+        self.code()
+
+    def said(self, lines=30):
+        text = self.log.read_text(errors="replace") + self.out.read_text(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self):
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            raise AssertionError(f"not JSON: {self!r}")
+
+    @property
+    def code(self):
+        return self.json.get("code")
+
+    def __repr__(self):
+        return f"{self.status} {self.body[:600].decode(errors='replace')}"
+
+
+class Unix(http.client.HTTPConnection):
+    def __init__(self, path, timeout=30):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+def call(base, method, path, body=None, headers=None, timeout=30, raw=None):
+    """One request on its own connection. `base`: http://… or the path of a unix socket.
+    `body`: JSON value; `raw`: bytes as they are."""
+    if str(base).startswith("http"):
+        parts = urlsplit(str(base))
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    else:
+        connection = Unix(base, timeout=timeout)
+    sent = dict(headers or {})
+    data = raw
+    if body is not None:
+        data = json.dumps(body).encode()
+        sent.setdefault("Content-Type", "application/json")
+    try:
+        connection.request(method, path, body=data, headers=sent)
+        answer = connection.getresponse()
+        return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
+def read_env(path):
+    """`DIR/env` as a dictionary; refuses lines of any other shape."""
+    out = {}
+    for line in Path(path).read_text().splitlines():
+        found = re.fullmatch(r"export ([A-Z][A-Z0-9_]*)='([^']*)'", line)
+        if found:
+            out[found[1]] = found[2]
+        elif not re.fullmatch(r"unset [A-Z][A-Z0-9_]*", line):
+            raise AssertionError(f"DIR/env holds a line of another shape: {line!r}")
+    return out
+
+
+class Person:
+    """Somebody at the people's API."""
+
+    def __init__(self, demo, name):
+        self.demo, self.name = demo, name
+
+    @property
+    def token_file(self):
+        return Path(self.demo.env["GRANTWRIGHT_HUMANS"]) / f"{self.name}.token"
+
+    def call(self, method, path, body=None, **more):
+        headers = {"Authorization": f"Bearer {self.token_file.read_text()}"}
+        headers.update(more.pop("headers", {}))
+        return call(self.demo.env["GRANTWRIGHT_CONSOLE"], method, path, body, headers, **more)
+
+    def request(self, request_id):
+        reply = self.call("GET", f"/api/v1/requests/{request_id}")
+        assert reply.status == 200, reply
+        return reply.json
+
+    def pending(self):
+        return self.call("GET", "/api/v1/requests?state=pending").json["requests"]
+
+    def vote(self, word, request_id, digest=None, **fields):
+        digest = digest or self.request(request_id)["digest"]
+        return self.call("POST", f"/api/v1/requests/{request_id}/{word}",
+                         {"digest": digest, **fields})
+
+    def approve(self, request_id, digest=None, **fields):
+        return self.vote("approve", request_id, digest, **fields)
+
+    def deny(self, request_id, digest=None, **fields):
+        return self.vote("deny", request_id, digest, **fields)
+
+
+class Doors:
+    """The sidecar's HTTP door, over TCP with the agent's token, or over the unix socket."""
+
+    def __init__(self, demo):
+        self.demo = demo
+        self.serial = 0
+
+    @property
+    def tcp(self):
+        return self.demo.env["GRANTWRIGHT_SIDECAR"]
+
+    @property
+    def socket(self):
+        return self.demo.env["GRANTWRIGHT_SIDECAR_SOCKET"]
+
+    @property
+    def token(self):
+        return Path(self.demo.env["GRANTWRIGHT_TOKEN_FILE"]).read_text()
+
+    @property
+    def aws_token(self):
+        return Path(self.demo.env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]).read_text()
+
+    def call(self, method, path, body=None, headers=None, **more):
+        sent = {"Authorization": f"Bearer {self.token}"}
+        sent.update(headers or {})
+        return call(self.tcp, method, path, body, sent, **more)
+
+    def ask(self, scope, params=None, reason="a test", **fields):
+        headers = fields.pop("headers", None)
+        body = {"scope": scope, "params": params or {}, "reason": reason, **fields}
+        return self.call("POST", "/v1/credentials", body, headers)
+
+    def fresh(self, prefix="x"):
+        """A parameter value nobody used before, so that no earlier ask is identical."""
+        self.serial += 1
+        return f"{prefix}-{os.getpid()}-{self.serial}"
+
+    def get(self, request_id, wait="0s", **more):
+        return self.call("GET", f"/v1/requests/{request_id}?wait={wait}", **more)
+
+    def cancel(self, request_id):
+        return self.call("DELETE", f"/v1/requests/{request_id}")
+
+    def pending(self, scope="demo.export", **fields):
+        """A new ask that waits for people; returns the request's id."""
+        if scope == "demo.export":
+            params = fields.pop("params", None) or {"dataset": self.fresh("set"), "rows": 100}
+        elif scope == "demo.escalate":
+            params = fields.pop("params", None) or {"role": self.fresh("role")}
+        else:
+            params = fields.pop("params", None) or {}
+        reply = self.ask(scope, params, **fields)
+        assert reply.status == 202, reply
+        return reply.json["request_id"]
+
+
+class Demo:
+    """`grantwright demo --keep --dir D`."""
+
+    def __init__(self, folder=None, start=True, wait=60, **env):
+        self.dir = Path(folder or scratch("demo"))
+        self.settings = {"GRANTWRIGHT_DEMO_ASKS_PER_SECOND": "100000", **env}
+        self.doors = Doors(self)
+        for name in ("alice", "bob", "carol", "dave"):
+            setattr(self, name, Person(self, name))
+        if start:
+            self.start(wait)
+
+    def start(self, wait=60, expect_ready=True):
+        self.process = Process([GRANTWRIGHT, "demo", "--keep", "--json", "--dir", self.dir],
+                               env=clean_env(**self.settings))
+        stale = (self.dir / "env").stat().st_ino if (self.dir / "env").exists() else None
+
+        def ready():
+            if self.process.code() is not None:
+                raise AssertionError(f"the demo ended with {self.process.code()}:\n"
+                                     f"{self.process.said()}")
+            file = self.dir / "env"
+            return file.exists() and file.stat().st_ino != stale
+        until("DIR/env", wait, ready)
+        self.env = read_env(self.dir / "env")
+        return self
+
+    @property
+    def broker_pid(self):
+        return int(self.env["GRANTWRIGHT_BROKER_PID"])
+
+    @property
+    def sidecar_pid(self):
+        return int(self.env["GRANTWRIGHT_SIDECAR_PID"])
+
+    def stop(self):
+        return self.process.term()
+
+    def restart(self):
+        code = self.stop()
+        assert code == 0, f"the demo ended with {code} on SIGTERM:\n{self.process.said()}"
+        return self.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.code() is None:
+            self.process.child.terminate()
+            try:
+                self.process.child.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+    def cli(self, *arguments, person=None, env=None, timeout=60):
+        """Runs the command line with `DIR/env`'s variables; returns (exit code, stdout, stderr)."""
+        return cli(*arguments, env={
+            **self.env, **({"GRANTWRIGHT_HUMAN_TOKEN_FILE": str(person.token_file)} if person else {}),
+            **(env or {}),
+        }, timeout=timeout)
+
+    def cli_json(self, *arguments, **more):
+        code, out, err = self.cli(*arguments, "--json", **more)
+        try:
+            return code, json.loads(out)
+        except ValueError:
+            raise AssertionError(f"not JSON from {arguments}: exit {code}\n{out}\n{err}")
+
+    def checkpoint(self):
+        return call(self.env["GRANTWRIGHT_LOG"].rsplit("/log", 1)[0], "GET", "/log/checkpoint").body
+
+    def leaves(self):
+        return leaves(self.store)
+
+    @property
+    def store(self):
+        return store_path(self.env["GRANTWRIGHT_STORE"])
+
+    def events(self, request_id):
+        return [leaf for leaf in self.leaves() if leaf.get("request_id") == request_id]
+
+
+def cli(*arguments, env=None, timeout=60):
+    done = subprocess.run([str(GRANTWRIGHT), *[str(a) for a in arguments]], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, env=clean_env(**(env or {})),
+                          timeout=timeout)
+    return done.returncode, done.stdout, done.stderr
+
+
+def store_path(url):
+    assert url.startswith("sqlite://"), url
+    return Path(url.removeprefix("sqlite://"))
+
+
+def store_files(path):
+    return [p for p in (Path(path), Path(f"{path}-wal"), Path(f"{path}-shm")) if p.exists()]
+
+
+def copy_store(path, folder):
+    """A copy of a store at rest, or of one in use, through SQLite's own backup."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / Path(path).name
+    source = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+    copy = sqlite3.connect(target)
+    with copy:
+        source.backup(copy)
+    copy.close()
+    source.close()
+    return target
+
+
+def leaf_columns(connection):
+    """(index column, bytes column) of table `leaves`, whatever they are called."""
+    rows = connection.execute("SELECT * FROM leaves LIMIT 1")
+    names = [d[0] for d in rows.description]
+    row = rows.fetchone()
+    body = next(n for n, v in zip(names, row)
+                if isinstance(v, (bytes, str)) and bytes(v if isinstance(v, bytes) else v.encode())
+                .startswith(b"{"))
+    index = next(n for n in names if n in ("index", "idx", "leaf_index", "i", "position", "n", "seq")
+                 or n.endswith("index"))
+    return index, body
+
+
+def leaves(path):
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+    try:
+        index, body = leaf_columns(connection)
+        rows = connection.execute(f'SELECT "{index}", "{body}" FROM leaves ORDER BY 1').fetchall()
+    finally:
+        connection.close()
+    return [json.loads(value) for _, value in rows]
+
+
+def together(*calls):
+    """Runs the calls at the same time; returns their results in order."""
+    results = [None] * len(calls)
+
+    def one(n, work):
+        try:
+            results[n] = work()
+        except BaseException as fault:
+            results[n] = fault
+
+    threads = [threading.Thread(target=one, args=(n, c)) for n, c in enumerate(calls)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def signal_pid(pid, what=signal.SIGKILL):
+    """Only for processes of a demo started here."""
+    os.kill(pid, what)

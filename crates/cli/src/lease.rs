@@ -38,8 +38,10 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
     let leases = if settings.token_file.is_some() {
         let word = if state == Which::Live { "live" } else { "all" };
         Api::of_person(settings)?.get(&format!("/api/v1/leases?state={word}")).await?
-    } else if let Some(store) = settings.store.as_deref() {
-        crate::audit::leases(store, state == Which::All, now())?
+    } else if let Some(store) = settings.store.clone() {
+        // The reader of stores blocks.
+        let read = move || crate::audit::leases(&store, state == Which::All, now());
+        tokio::task::spawn_blocking(read).await.map_err(Failure::unable)??
     } else {
         return Err(Failure::unable(
             "set GRANTWRIGHT_CONSOLE and GRANTWRIGHT_HUMAN_TOKEN_FILE to ask the broker, or \

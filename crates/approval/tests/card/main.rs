@@ -1,10 +1,6 @@
 //! The decision card and its plain text, from outside.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "fixtures of tests, outside `#[test]`"
-)]
+#![expect(clippy::unwrap_used, reason = "fixtures of tests, outside `#[test]`")]
 
 mod fixture;
 mod invariant_09;

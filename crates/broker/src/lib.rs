@@ -1,1 +1,32 @@
-//! broker
+//! The broker: wires policy, approval, minters, store and wire together and tells the story of a
+//! request (`issue.rs`).
+//!
+//! It decides nothing itself: `policy` answers, `domain` allows or forbids each step, `store` makes
+//! it durable, `mint` makes credentials. It may use every crate but `sidecar` and `cli`.
+
+mod app;
+mod ca;
+mod clock;
+mod config;
+mod core;
+mod end;
+mod error;
+mod http;
+mod init;
+mod issue;
+mod keys;
+mod people;
+mod policies;
+mod rpc;
+mod wake;
+
+/// What each door demands of its caller, for the tests that walk them.
+pub mod doors {
+    pub use crate::http::{Demand as HttpDemand, ROUTES};
+    pub use crate::rpc::access::{Demand as RpcDemand, TABLE};
+}
+
+pub use app::{roll_ca, run};
+pub use config::Config;
+pub use error::StartError;
+pub use init::{InitOptions, InitReport, fresh_link, init};

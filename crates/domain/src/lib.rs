@@ -23,7 +23,7 @@ pub use authority::Authority;
 pub use canonical::CanonicalError;
 pub use digest::Digest;
 pub use eligible::Ineligible;
-pub use event::{Event, Leaf};
+pub use event::{Decision, Event, Leaf};
 pub use grant::Grant;
 pub use id::{
     AgentId, GroupName, HumanId, IdempotencyKey, InstanceId, LeaseId, RequestId, ScopeName,

@@ -1,0 +1,348 @@
+//! The composition root: the only file that names concrete backends.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use grantwright_credential::Secret;
+use grantwright_domain::time::parse_ttl;
+use grantwright_domain::{Clock, Timestamp};
+use grantwright_mint::jwt::{JwtIssuer, SigningKey};
+use grantwright_mint::sts::{StsConfig, StsMinter};
+use grantwright_mint::{Minter, Unconfigured};
+use grantwright_proof::NoteSigner;
+use grantwright_store::{Keys, Store};
+use grantwright_wire::v1::broker_server::BrokerServer;
+use grantwright_wire::v1::enrolment_server::EnrolmentServer;
+use grantwright_wire::{Incoming, Limits, TlsServer, TrustDomain};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::ca::Ca;
+use crate::clock::SystemClock;
+use crate::config::{Config, MinterSection};
+use crate::core::{Broker, Counts, Random};
+use crate::error::StartError;
+use crate::keys::{KeyDir, read_secret, replace};
+use crate::rpc::broker::BrokerService;
+use crate::rpc::enrolment::EnrolmentService;
+use crate::{end, http, policies, wake};
+
+/// Largest gRPC message.
+const MAX_MESSAGE: usize = 256 << 10;
+/// The broker's own certificate is renewed this often.
+const SERVER_RENEWAL: std::time::Duration = std::time::Duration::from_secs(12 * 3600);
+
+/// Runs the broker of this configuration until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When a key, a list or a policy is missing or unreadable, an address is taken, or another broker
+/// owns the store; the text says what to do.
+pub fn run(config: &Path) -> Result<(), StartError> {
+    let config = Config::load(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| StartError::new(format!("no runtime: {e}")))?;
+    runtime.block_on(serve(config))
+}
+
+/// Replaces the certificate authority; the former stays trusted until `retire`. A running broker takes
+/// it up on SIGHUP.
+///
+/// # Errors
+/// When the keys cannot be read or written.
+pub fn roll_ca(config: &Path, trust_domain: &str) -> Result<(), StartError> {
+    let config = Config::load(config)?;
+    Ca::roll(&KeyDir::new(config.keys.dir), trust_domain, SystemClock.now())
+}
+
+async fn serve(config: Config) -> Result<(), StartError> {
+    let keys = KeyDir::new(config.keys.dir.clone());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = open_store(&config, &keys).await?;
+    let authority = store.authority();
+    if authority.origin.is_empty() {
+        return Err(StartError::new("the store is empty; make a broker with `grantwright init`"));
+    }
+    let trust_domain =
+        TrustDomain::parse(&authority.trust_domain).map_err(|e| StartError::new(e.to_string()))?;
+    let ca = Arc::new(Ca::load(&keys, trust_domain.as_str())?);
+    let grpc = listen("listen.grpc", &config.listen.grpc).await?;
+    let http = listen("listen.http", &config.listen.http).await?;
+    let (grpc_addr, http_addr) = (local(&grpc)?, local(&http)?);
+    let http6 = listen_v6_beside(http_addr).await;
+    let public_url = match config.public_url.as_str() {
+        "auto" => format!("http://localhost:{}", http_addr.port()),
+        url => url.trim_end_matches('/').to_owned(),
+    };
+    let tls = TlsServer::new(tls_config(&ca, clock.now())?);
+    let Backends { minters, issuers } = backends(&config, &keys, &public_url, &clock)?;
+    let published: Vec<_> = issuers.iter().flat_map(|i| i.keys()).collect();
+    let jwks = grantwright_mint::jwt::jwks(published.iter().copied());
+    let discovery = grantwright_mint::jwt::discovery(&public_url, published.iter().copied());
+    let policy = policies::restore(&store).await?.map(Arc::new);
+    let broker = Arc::new(Broker {
+        store,
+        policy: RwLock::new(policy),
+        minters,
+        clock,
+        public_url,
+        wake: wake::Wake::new(),
+        random: random()?,
+        denies: Mutex::default(),
+        rates: Mutex::default(),
+        parking: Mutex::default(),
+        acknowledged: Mutex::new(HashMap::new()),
+        sealed: Mutex::default(),
+        inconsistent: AtomicBool::new(false),
+        counts: Counts::default(),
+        ca: RwLock::new(ca),
+        discovery,
+        jwks,
+        config,
+    });
+    let told =
+        |what: &str, r: grantwright_wire::Refusal| StartError::new(format!("{what}: {}", r.detail));
+    let lost = end::resolve_unfinished(&broker)
+        .await
+        .map_err(|r| told("resolving what a crash left", r))?;
+    if lost > 0 {
+        tracing::error!(lost, "mints whose outcome is unknown were found and recorded");
+    }
+    end::restore_denies(&broker).await.map_err(|r| told("reading denies", r))?;
+    write_ready(&broker.config, grpc_addr, http_addr)?;
+    tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
+    tokio::spawn(end::sweep(Arc::clone(&broker)));
+    tokio::spawn(keep_certificate(Arc::clone(&broker), tls.clone(), keys));
+    let rpc = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(std::time::Duration::from_secs(10)))
+        .max_concurrent_streams(Some(1024))
+        .add_service(
+            BrokerServer::new(BrokerService(Arc::clone(&broker)))
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(
+            EnrolmentServer::new(EnrolmentService(Arc::clone(&broker)))
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
+        .serve_with_incoming(Incoming::new(grpc, tls, trust_domain, Limits::default()));
+    let pages = serve_http(http, http6, Arc::clone(&broker));
+    let ended = tokio::select! {
+        r = rpc => r.map_err(|e| StartError::new(format!("the gRPC listener ended: {e}"))),
+        r = pages => r,
+        () = asked_to_stop() => Ok(()),
+    };
+    broker.store.clone().close().await;
+    if let Some(ready) = &broker.config.ready_file {
+        // Only tidies up: a stale file is overwritten at the next start.
+        let _ = std::fs::remove_file(ready);
+    }
+    ended
+}
+
+/// Opens the store with its two keys.
+pub(crate) async fn open_store(config: &Config, keys: &KeyDir) -> Result<Store, StartError> {
+    let skey = keys.read("log.skey")?;
+    let signer = NoteSigner::from_skey(skey.expose_secret().trim()).map_err(|e| {
+        StartError::new(format!(
+            "the key `log.skey` does not parse: {e}; restore it from its backup"
+        ))
+    })?;
+    let mac = keys.read("mac.key")?;
+    let mac_key = hex::decode(mac.expose_secret().trim())
+        .ok()
+        .and_then(|k| <[u8; 32]>::try_from(k).ok())
+        .ok_or_else(|| {
+            StartError::new(
+                "the key `mac.key` is not 64 hexadecimal digits; restore it from its backup",
+            )
+        })?;
+    Store::open(&config.store.url, Keys { signer, mac_key })
+        .await
+        .map_err(|e| StartError::new(format!("the store: {e}")))
+}
+
+/// Randomness of the operating system; without it the process does not start.
+pub(crate) fn random() -> Result<Random, StartError> {
+    let mut probe = [0u8; 32];
+    getrandom::fill(&mut probe)
+        .map_err(|e| StartError::new(format!("the system gives no randomness: {e}")))?;
+    let rng = aws_lc_rs::rand::SystemRandom::new();
+    Ok(Random(Box::new(move |out| {
+        use aws_lc_rs::rand::SecureRandom;
+        // It was there at the start; a process that lost it must not make guessable secrets.
+        if rng.fill(out).is_err() {
+            std::process::abort();
+        }
+    })))
+}
+
+/// Makes the keys of the built-in token issuer.
+pub(crate) fn create_jwt_keys(keys: &KeyDir) -> Result<(), StartError> {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
+    let rng = aws_lc_rs::rand::SystemRandom::new();
+    let failed = |_| StartError::new("the token issuer's keys could not be made");
+    let ed25519 = Ed25519KeyPair::generate_pkcs8(&rng).map_err(failed)?;
+    keys.create(EDDSA_KEY, &hex::encode(ed25519.as_ref()))?;
+    let es256 =
+        EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &rng).map_err(failed)?;
+    keys.create(ES256_KEY, &hex::encode(es256.as_ref()))
+}
+
+const EDDSA_KEY: &str = "jwt-eddsa.key";
+const ES256_KEY: &str = "jwt-es256.key";
+
+/// The minters by name, and the built-in issuers among them.
+struct Backends {
+    minters: BTreeMap<String, Arc<dyn Minter>>,
+    issuers: Vec<Arc<JwtIssuer>>,
+}
+
+fn backends(
+    config: &Config,
+    keys: &KeyDir,
+    issuer: &str,
+    clock: &Arc<dyn Clock>,
+) -> Result<Backends, StartError> {
+    let mut out = Backends { minters: BTreeMap::new(), issuers: Vec::new() };
+    for section in &config.minters {
+        let wrong = |e: &dyn std::fmt::Display| {
+            StartError::new(format!("minter `{}`: {e}", section.name()))
+        };
+        let minter: Arc<dyn Minter> = match section {
+            MinterSection::Jwt { algorithm, .. } => {
+                let text = keys.read(if algorithm == "ES256" { ES256_KEY } else { EDDSA_KEY })?;
+                let der = hex::decode(text.expose_secret().trim()).map_err(|e| wrong(&e))?;
+                let key = SigningKey::from_pkcs8(&der).map_err(|e| wrong(&e))?;
+                let made =
+                    Arc::new(JwtIssuer::new(issuer, key, Vec::new()).map_err(|e| wrong(&e))?);
+                out.issuers.push(Arc::clone(&made));
+                made
+            }
+            MinterSection::Sts {
+                region,
+                endpoint,
+                timeout,
+                access_key_id_file,
+                secret_access_key_file,
+                session_token_file,
+                ..
+            } => {
+                let read = |path: &Path| {
+                    read_secret(path).map(|s| Secret::new(s.expose_secret().trim().to_owned()))
+                };
+                let made = StsMinter::new(
+                    StsConfig {
+                        region: region.clone(),
+                        endpoint: endpoint.clone(),
+                        access_key_id: read(access_key_id_file)?.expose_secret().clone(),
+                        secret_access_key: read(secret_access_key_file)?,
+                        session_token: session_token_file.as_deref().map(read).transpose()?,
+                        timeout: std::time::Duration::from_secs(
+                            parse_ttl(timeout).map_err(|e| wrong(&e))?.into(),
+                        ),
+                    },
+                    Arc::clone(clock),
+                );
+                Arc::new(made.map_err(|e| wrong(&e))?)
+            }
+            MinterSection::Unconfigured { backend, reason, .. } => {
+                let backend = if backend == "sts" {
+                    grantwright_mint::sts::BACKEND
+                } else {
+                    grantwright_mint::VAULT
+                };
+                Arc::new(Unconfigured::new(backend, reason))
+            }
+        };
+        out.minters.insert(section.name().to_owned(), minter);
+    }
+    Ok(out)
+}
+
+fn tls_config(ca: &Ca, now: Timestamp) -> Result<Arc<rustls::ServerConfig>, StartError> {
+    let (chain, key) = ca.server(now)?;
+    grantwright_wire::tls::server_config(chain, key, ca.roots().to_vec())
+        .map_err(|e| StartError::new(e.to_string()))
+}
+
+/// Renews the broker's own certificate, and takes up a rolled-over authority on SIGHUP.
+async fn keep_certificate(broker: Arc<Broker>, tls: TlsServer, keys: KeyDir) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let mut renewal = tokio::time::interval(SERVER_RENEWAL);
+    renewal.tick().await;
+    loop {
+        tokio::select! {
+            _ = renewal.tick() => {}
+            _ = hangup.recv() => {}
+        }
+        let trust_domain = broker.authority().trust_domain.clone();
+        let renewed = Ca::load(&keys, &trust_domain)
+            .and_then(|ca| tls_config(&ca, broker.now()).map(|tls| (ca, tls)));
+        match renewed {
+            Ok((ca, config)) => {
+                tls.replace(config);
+                *broker.ca.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ca);
+                tracing::info!("the certificate and its authority were taken up anew");
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "the certificate was not renewed; the old one stays")
+            }
+        }
+    }
+}
+
+async fn listen(key: &str, address: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|e| {
+        StartError::new(format!("{key}: cannot listen on {address}: {e}; choose another port"))
+    })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|e| StartError::new(e.to_string()))
+}
+
+/// `localhost` may mean `::1` first: the same port there too, where the system has it.
+async fn listen_v6_beside(v4: SocketAddr) -> Option<TcpListener> {
+    if !(v4.is_ipv4() && v4.ip().is_loopback()) {
+        return None;
+    }
+    TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, v4.port())).await.ok()
+}
+
+async fn serve_http(
+    v4: TcpListener,
+    v6: Option<TcpListener>,
+    broker: Arc<Broker>,
+) -> Result<(), StartError> {
+    let router = http::router(broker);
+    if let Some(v6) = v6 {
+        let router = router.clone();
+        tokio::spawn(async move { axum::serve(v6, router).await });
+    }
+    axum::serve(v4, router)
+        .await
+        .map_err(|e| StartError::new(format!("the HTTP listener ended: {e}")))
+}
+
+fn write_ready(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Result<(), StartError> {
+    let Some(path) = &config.ready_file else { return Ok(()) };
+    let ready = serde_json::json!({ "grpc": grpc.to_string(), "http": http.to_string(), "pid": std::process::id() });
+    replace(path, &ready.to_string())
+}
+
+async fn asked_to_stop() {
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

@@ -1,0 +1,232 @@
+//! What every stage shares: store, policy, minters, clock, bounds. Built in `app.rs`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use grantwright_domain::{
+    AgentId, Authority, Clock, Digest, InstanceId, LeaseId, RequestId, Scope, Timestamp,
+};
+use grantwright_mint::Minter;
+use grantwright_policy::PolicySet;
+use grantwright_store::Store;
+use grantwright_wire::Refusal;
+
+use crate::config::Config;
+use crate::error::refuse;
+use crate::wake::Wake;
+
+/// Who calls, by this connection's verified certificate.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its sidecar.
+    pub instance: InstanceId,
+    /// The certificate's serial.
+    pub serial: String,
+    /// The peer's address as the broker sees it.
+    pub peer: IpAddr,
+}
+
+/// The broker.
+pub struct Broker {
+    /// The log and its tables.
+    pub store: Store,
+    /// The policy set in force; none before the first is loaded.
+    pub policy: RwLock<Option<Arc<PolicySet>>>,
+    /// Minters by name.
+    pub minters: BTreeMap<String, Arc<dyn Minter>>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Configuration.
+    pub config: Config,
+    /// Base of links for people.
+    pub public_url: String,
+    /// Wakes who waits.
+    pub wake: Wake,
+    /// Random bytes for ids and salts.
+    pub random: Random,
+    /// People's denies that still stick, by agent, scope and parameters.
+    pub denies: Mutex<HashMap<Digest, Timestamp>>,
+    /// Token buckets: asks by agent.
+    pub rates: Mutex<HashMap<AgentId, Bucket>>,
+    /// One park at a time per agent, so that its bound of open requests holds.
+    pub parking: Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Credentials whose arrival was acknowledged, by whom and when: never delivered again.
+    pub acknowledged: Mutex<HashMap<RequestId, (InstanceId, Timestamp)>>,
+    /// Sealed copies that are kept, to whom and since when.
+    pub sealed: Mutex<HashMap<RequestId, (InstanceId, Timestamp)>>,
+    /// A sidecar showed a checkpoint that this log signed and does not extend: nothing is appended.
+    pub inconsistent: AtomicBool,
+    /// Counters for `/metrics`.
+    pub counts: Counts,
+    /// The OpenID discovery document of the built-in issuers.
+    pub discovery: serde_json::Value,
+    /// The keys of the built-in issuers.
+    pub jwks: serde_json::Value,
+    /// The certificate authority, replaced when it rolls over.
+    pub ca: RwLock<Arc<crate::ca::Ca>>,
+}
+
+/// Counters for `/metrics`.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Credentials issued.
+    pub issued: AtomicU64,
+    /// Requests denied by policy or people.
+    pub denied: AtomicU64,
+    /// Requests that wait for people, ever.
+    pub parked: AtomicU64,
+    /// Outcomes lost at a backend.
+    pub unknown: AtomicU64,
+    /// Calls refused before a request was recorded.
+    pub refused: AtomicU64,
+}
+
+/// A token bucket: `asks_per_second` tokens a second, as many at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket {
+    millitokens: i64,
+    at: Timestamp,
+}
+
+/// Where randomness comes from.
+pub struct Random(pub Box<dyn Fn(&mut [u8]) + Send + Sync>);
+
+impl Random {
+    /// `N` random bytes.
+    #[must_use]
+    pub fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut out = [0; N];
+        (self.0)(&mut out);
+        out
+    }
+
+    /// A 256-bit secret in hexadecimal.
+    #[must_use]
+    pub fn secret(&self) -> String {
+        hex::encode(self.bytes::<32>())
+    }
+
+    /// A name: a prefix and 80 random bits.
+    #[must_use]
+    pub fn name(&self, prefix: &str) -> String {
+        format!("{prefix}{}", hex::encode(self.bytes::<10>()))
+    }
+}
+
+impl Broker {
+    /// The time now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The authority as of the last commit.
+    #[must_use]
+    pub fn authority(&self) -> Arc<Authority> {
+        self.store.authority()
+    }
+
+    /// The policy set in force.
+    ///
+    /// # Errors
+    /// 503 before the first is loaded: no policy never means "allow".
+    pub fn policy(&self) -> Result<Arc<PolicySet>, Refusal> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(|| {
+            refuse(
+                503,
+                "no_policy",
+                "no policy is loaded",
+                "an operator loads one with `grantwright policy apply`",
+            )
+        })
+    }
+
+    /// The minter of a scope.
+    ///
+    /// # Errors
+    /// 503 when the configuration lacks it.
+    pub fn minter(&self, scope: &Scope) -> Result<&Arc<dyn Minter>, Refusal> {
+        self.minters.get(&scope.minter).ok_or_else(|| {
+            refuse(
+                503,
+                "no_minter",
+                format!("the scope's minter `{}` is not configured", scope.minter),
+                "an operator adds it to the broker's configuration",
+            )
+        })
+    }
+
+    /// Refuses everything that would append while the log is known to be inconsistent.
+    ///
+    /// # Errors
+    /// 503 `log_inconsistent`.
+    pub fn consistent(&self) -> Result<(), Refusal> {
+        if self.inconsistent.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(refuse(
+                503,
+                "log_inconsistent",
+                "a sidecar holds a checkpoint that this log signed and does not extend",
+                "restore the true store; nothing is issued until then",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes one ask from the agent's bucket.
+    ///
+    /// # Errors
+    /// 429 with the time to wait.
+    pub fn rate(&self, agent: &AgentId, now: Timestamp) -> Result<(), Refusal> {
+        let per_second = i64::from(self.config.limits.asks_per_second);
+        let full = per_second * 1000;
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = match rates.get_mut(agent) {
+            Some(bucket) => bucket,
+            None => rates.entry(agent.clone()).or_insert(Bucket { millitokens: full, at: now }),
+        };
+        let gained = now.since(bucket.at).clamp(0, 1000) * per_second;
+        bucket.millitokens = (bucket.millitokens + gained).min(full);
+        bucket.at = now;
+        if bucket.millitokens < 1000 {
+            return Err(refuse(
+                429,
+                "too_many_asks",
+                format!("more than {per_second} asks a second"),
+                "wait and ask again",
+            )
+            .retry_after_ms(1000));
+        }
+        bucket.millitokens -= 1000;
+        Ok(())
+    }
+
+    /// The lock under which one agent's requests are parked.
+    #[must_use]
+    pub fn parking(&self, agent: &AgentId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut parking = self.parking.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(parking.entry(agent.clone()).or_default())
+    }
+
+    /// A new request id: 48 bits of time, so that ids sort by age, and 80 random bits.
+    #[must_use]
+    pub fn request_id(&self, now: Timestamp) -> Option<RequestId> {
+        let ms = now.millis().unsigned_abs();
+        RequestId::parse(&format!("r{ms:012x}{}", hex::encode(self.random.bytes::<10>()))).ok()
+    }
+
+    /// Where a person decides this request.
+    #[must_use]
+    pub fn link(&self, id: &RequestId) -> String {
+        format!("{}/requests/{id}", self.public_url)
+    }
+}
+
+/// The lease of a request: one request, one lease.
+#[must_use]
+pub fn lease_of(id: &RequestId) -> Option<LeaseId> {
+    LeaseId::parse(&format!("l{}", id.as_str().strip_prefix('r').unwrap_or(id.as_str()))).ok()
+}

@@ -1,0 +1,244 @@
+//! Step 8: how requests and leases end by themselves, by people, and after a crash.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grantwright_domain::event::{Cancelled, Expired, Revoked, Unknown};
+use grantwright_domain::request::LeaseState;
+use grantwright_domain::{AgentId, Event, LeaseId, RequestId, RequestState, Timestamp};
+use grantwright_mint::Ended;
+use grantwright_store::{LeaseFilter, RequestFilter, StoreError, Transition};
+use grantwright_wire::Refusal;
+
+use crate::core::Broker;
+use crate::error::{of_store, refuse};
+use crate::issue::{approve, deliver};
+use crate::wake::Tidings;
+
+const SWEEP: Duration = Duration::from_millis(500);
+const SWEEP_MOST: u32 = 500;
+
+/// Ends what is due, again and again, until the process ends.
+pub async fn sweep(broker: Arc<Broker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        if broker.consistent().is_err() {
+            continue;
+        }
+        if let Err(refusal) = sweep_once(&broker).await {
+            tracing::warn!(code = refusal.code, "the sweep was refused");
+        }
+    }
+}
+
+async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
+    let now = broker.now();
+    let due = broker.store.due(now, SWEEP_MOST).await.map_err(of_store)?;
+    for id in due.requests {
+        if let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? {
+            if loaded.state.phase.is_open() && now >= loaded.state.expires_at() {
+                approve::expire(broker, loaded.state, now).await?;
+            }
+        }
+    }
+    for (_, id) in due.leases {
+        let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
+        let state = loaded.state;
+        let Some(lease) = state.lease.clone() else { continue };
+        if lease.state != LeaseState::Live || lease.expires_at > now {
+            continue;
+        }
+        let event = Event::Expired(Expired {
+            at: now.max(state.last_at),
+            digest: state.digest,
+            request_id: id.clone(),
+            lease_id: Some(lease.id),
+        });
+        ignore_conflict(broker.store.commit(Transition::at(state, vec![event])).await)?;
+    }
+    unacknowledged(broker, due.sealed, now).await?;
+    let mut acknowledged =
+        broker.acknowledged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    acknowledged.retain(|_, (_, at)| now.since(*at) < 2 * deliver::REDELIVER_MS);
+    drop(acknowledged);
+    let mut sealed = broker.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    sealed.retain(|_, (_, at)| now.since(*at) < 2 * deliver::REDELIVER_MS);
+    Ok(())
+}
+
+/// A sealed copy that nobody acknowledged in time is deleted, and its lease revoked where possible.
+async fn unacknowledged(
+    broker: &Broker,
+    overdue: Vec<RequestId>,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    if overdue.is_empty() {
+        return Ok(());
+    }
+    for id in overdue {
+        let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
+        if loaded.state.lease.as_ref().is_some_and(|l| l.revocable && l.state == LeaseState::Live) {
+            end_lease(broker, loaded.state, "broker").await?;
+        }
+    }
+    broker.store.sweep_sealed(now).await.map_err(of_store)
+}
+
+fn ignore_conflict<T>(result: Result<T, StoreError>) -> Result<(), Refusal> {
+    match result {
+        Ok(_) | Err(StoreError::Conflict) => Ok(()),
+        Err(e) => Err(of_store(e)),
+    }
+}
+
+/// Records the intents that a crash left without an outcome as unknown: never tried again blindly.
+///
+/// # Errors
+/// When the log cannot be read or written.
+pub async fn resolve_unfinished(broker: &Broker) -> Result<usize, Refusal> {
+    let mut resolved = 0;
+    for id in broker.store.unfinished().await.map_err(of_store)? {
+        let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
+        let state = loaded.state;
+        let event = Event::Unknown(Unknown {
+            at: broker.now().max(state.last_at),
+            digest: state.digest,
+            request_id: id.clone(),
+            detail: "the broker stopped between the intent and its outcome".into(),
+        });
+        tracing::error!(request = %id, "the outcome of a mint is unknown: the broker stopped meanwhile");
+        ignore_conflict(broker.store.commit(Transition::at(state, vec![event])).await)?;
+        resolved += 1;
+    }
+    Ok(resolved)
+}
+
+/// Remembers the denies of people that still stick.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn restore_denies(broker: &Broker) -> Result<(), Refusal> {
+    let now = broker.now();
+    let filter = RequestFilter {
+        phase: Some(grantwright_domain::Phase::Denied),
+        limit: 1000,
+        ..RequestFilter::default()
+    };
+    for summary in broker.store.list(filter).await.map_err(of_store)? {
+        let Some(loaded) = broker.store.load(&summary.id).await.map_err(of_store)? else {
+            continue;
+        };
+        let last = loaded
+            .state
+            .votes
+            .iter()
+            .rev()
+            .find(|v| v.decision == grantwright_domain::Decision::Deny);
+        if let Some(vote) = last.filter(|v| now.since(v.at) < broker.config.deny_sticky_ms()) {
+            crate::people::remember_deny(broker, &loaded.state.terms, vote.at);
+        }
+    }
+    Ok(())
+}
+
+/// Ends a live lease and says what that did.
+///
+/// # Errors
+/// 409 when it is not live; the log cannot be written.
+pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result<Ended, Refusal> {
+    broker.consistent()?;
+    let Some(lease) = state.lease.clone().filter(|l| l.state == LeaseState::Live) else {
+        return Err(refuse(409, "not_live", "the lease has ended already", "nothing to do"));
+    };
+    let id = state.terms.request_id.clone();
+    let agent = state.terms.agent.clone();
+    let authority = broker.authority();
+    let effect = match authority
+        .catalog
+        .get(&state.terms.template)
+        .and_then(|s| broker.minters.get(&s.minter))
+    {
+        Some(minter) => minter.revoke(&lease).await,
+        None => Ended {
+            ended: false,
+            effect: format!(
+                "its backend is not configured; it ends by itself at {}",
+                lease.expires_at
+            ),
+        },
+    };
+    let event = Event::Revoked(Revoked {
+        at: broker.now().max(state.last_at),
+        digest: state.digest,
+        request_id: id.clone(),
+        lease_id: lease.id.clone(),
+        by: by.to_owned(),
+        effect: effect.effect.clone(),
+    });
+    let mut transition = Transition::at(state, vec![event]);
+    transition.side.delete_sealed = true;
+    broker.store.commit(transition).await.map_err(of_store)?;
+    broker.wake.tell(Tidings::Ended(agent, lease.id));
+    broker.wake.changed(&id);
+    Ok(effect)
+}
+
+/// What ending an agent's right did.
+#[derive(Debug, Default)]
+pub struct AgentEnd {
+    /// Requests that ended.
+    pub requests: Vec<String>,
+    /// Leases, with what ending each did.
+    pub leases: Vec<(LeaseId, Timestamp, Ended)>,
+}
+
+/// Ends an agent's pending requests and its live leases. Its calls are refused already.
+///
+/// # Errors
+/// When the log cannot be read or written.
+pub async fn end_agent(broker: &Broker, agent: &AgentId, by: &str) -> Result<AgentEnd, Refusal> {
+    broker.wake.tell(Tidings::Revoked(agent.clone()));
+    let mut done = AgentEnd::default();
+    let filter = RequestFilter {
+        open: true,
+        agent: Some(agent.clone()),
+        limit: 1000,
+        ..RequestFilter::default()
+    };
+    for summary in broker.store.list(filter).await.map_err(of_store)? {
+        let Some(loaded) = broker.store.load(&summary.id).await.map_err(of_store)? else {
+            continue;
+        };
+        let state = loaded.state;
+        if !state.phase.is_open() {
+            continue;
+        }
+        let event = Event::Cancelled(Cancelled {
+            at: broker.now().max(state.last_at),
+            digest: state.digest,
+            request_id: summary.id.clone(),
+            by: "revocation".into(),
+        });
+        ignore_conflict(broker.store.commit(Transition::at(state, vec![event])).await)?;
+        broker.wake.changed(&summary.id);
+        done.requests.push(summary.id.to_string());
+    }
+    let filter = LeaseFilter {
+        live: true,
+        agent: Some(agent.clone()),
+        limit: 1000,
+        ..LeaseFilter::default()
+    };
+    for summary in broker.store.leases(filter).await.map_err(of_store)? {
+        let Some(loaded) = broker.store.load(&summary.request).await.map_err(of_store)? else {
+            continue;
+        };
+        let Some(expires_at) = loaded.state.lease.as_ref().map(|l| l.expires_at) else { continue };
+        match end_lease(broker, loaded.state, by).await {
+            Ok(ended) => done.leases.push((summary.id, expires_at, ended)),
+            Err(refusal) if refusal.code == "not_live" => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,259 @@
+//! The HTTP doors: people and operators (with a person's token), the log, discovery and health.
+
+pub mod leases;
+pub mod log;
+pub mod open;
+pub mod operators;
+pub mod requests;
+pub mod sign;
+pub mod view;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use grantwright_domain::{Digest, HumanId, canonical};
+use grantwright_wire::Refusal;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::core::Broker;
+use crate::error::refuse;
+
+/// Largest body: a policy set with its scopes.
+const MAX_BODY: usize = 4 << 20;
+
+/// What a route demands of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing.
+    Open,
+    /// An active person's token.
+    Person,
+    /// An operator's token.
+    Operator,
+}
+
+/// Every route, and what it demands; a test walks them with every kind of caller.
+pub const ROUTES: &[(&str, &str, Demand)] = &[
+    ("GET", "/.well-known/openid-configuration", Demand::Open),
+    ("GET", "/jwks", Demand::Open),
+    ("GET", "/healthz", Demand::Open),
+    ("GET", "/readyz", Demand::Open),
+    ("GET", "/metrics", Demand::Open),
+    ("GET", "/log/checkpoint", Demand::Open),
+    ("GET", "/log/tile/{*path}", Demand::Open),
+    ("GET", "/login/{code}", Demand::Open),
+    ("GET", "/enrol/{code}", Demand::Open),
+    ("POST", "/api/v1/login", Demand::Open),
+    ("GET", "/api/v1/me", Demand::Person),
+    ("GET", "/api/v1/requests", Demand::Person),
+    ("GET", "/api/v1/requests/{id}", Demand::Person),
+    ("GET", "/api/v1/requests/{id}/events", Demand::Person),
+    ("POST", "/api/v1/requests/{id}/approve", Demand::Person),
+    ("POST", "/api/v1/requests/{id}/deny", Demand::Person),
+    ("POST", "/api/v1/requests/{id}/ask", Demand::Person),
+    ("POST", "/api/v1/requests/{id}/narrow", Demand::Person),
+    ("POST", "/api/v1/requests/{id}/withdraw", Demand::Person),
+    ("GET", "/api/v1/leases", Demand::Person),
+    ("POST", "/api/v1/leases/{id}/revoke", Demand::Person),
+    ("GET", "/api/v1/agents", Demand::Person),
+    ("POST", "/api/v1/agents", Demand::Operator),
+    ("POST", "/api/v1/agents/{name}/join", Demand::Operator),
+    ("POST", "/api/v1/agents/{name}/revoke", Demand::Operator),
+    ("GET", "/api/v1/people", Demand::Operator),
+    ("POST", "/api/v1/people", Demand::Operator),
+    ("POST", "/api/v1/people/{id}/token", Demand::Operator),
+    ("POST", "/api/v1/people/{id}/link", Demand::Operator),
+    ("GET", "/api/v1/groups", Demand::Operator),
+    ("POST", "/api/v1/groups", Demand::Operator),
+    ("GET", "/api/v1/models", Demand::Person),
+    ("POST", "/api/v1/models", Demand::Operator),
+    ("GET", "/api/v1/policy", Demand::Person),
+    ("POST", "/api/v1/policy", Demand::Operator),
+    ("GET", "/api/v1/scopes", Demand::Person),
+];
+
+/// The doors.
+pub fn router(broker: Arc<Broker>) -> Router {
+    Router::new()
+        .route("/.well-known/openid-configuration", get(open::discovery))
+        .route("/jwks", get(open::jwks))
+        .route("/healthz", get(open::healthz))
+        .route("/readyz", get(open::readyz))
+        .route("/metrics", get(open::metrics))
+        .route("/log/checkpoint", get(log::checkpoint))
+        .route("/log/tile/{*path}", get(log::tile))
+        .route("/login/{code}", get(sign::console_later))
+        .route("/enrol/{code}", get(sign::console_later))
+        .route("/api/v1/login", post(sign::login))
+        .route("/api/v1/me", get(sign::me))
+        .route("/api/v1/requests", get(requests::list))
+        .route("/api/v1/requests/{id}", get(requests::show))
+        .route("/api/v1/requests/{id}/events", get(requests::events))
+        .route("/api/v1/requests/{id}/approve", post(requests::approve))
+        .route("/api/v1/requests/{id}/deny", post(requests::deny))
+        .route("/api/v1/requests/{id}/ask", post(requests::ask))
+        .route("/api/v1/requests/{id}/narrow", post(requests::narrow))
+        .route("/api/v1/requests/{id}/withdraw", post(requests::withdraw))
+        .route("/api/v1/leases", get(leases::list))
+        .route("/api/v1/leases/{id}/revoke", post(leases::revoke))
+        .route("/api/v1/agents", get(operators::agents).post(operators::set_agent))
+        .route("/api/v1/agents/{name}/join", post(operators::join))
+        .route("/api/v1/agents/{name}/revoke", post(operators::revoke_agent))
+        .route("/api/v1/people", get(operators::people).post(operators::set_person))
+        .route("/api/v1/people/{id}/token", post(operators::token))
+        .route("/api/v1/people/{id}/link", post(operators::link))
+        .route("/api/v1/groups", get(operators::groups).post(operators::set_group))
+        .route("/api/v1/models", get(operators::models).post(operators::set_model))
+        .route("/api/v1/policy", get(operators::policy).post(operators::set_policy))
+        .route("/api/v1/scopes", get(operators::scopes))
+        .fallback(async || {
+            problem(refuse(404, "no_such_door", "there is nothing here", "see docs/api.md"))
+        })
+        .method_not_allowed_fallback(async || {
+            problem(refuse(
+                405,
+                "method_not_allowed",
+                "this door takes another method",
+                "see docs/api.md",
+            ))
+        })
+        .layer(axum::middleware::from_fn(guard))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(broker)
+}
+
+/// Browsers of other origins get nothing, and no answer is cached or sniffed.
+async fn guard(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let host =
+        headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned();
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let own =
+            origin.to_str().is_ok_and(|o| o.split_once("://").is_some_and(|(_, h)| h == host));
+        if !own {
+            return problem(refuse(
+                403,
+                "foreign_origin",
+                "the console takes its own origin only",
+                "open the console itself",
+            ));
+        }
+    }
+    let cached = *request.method() == Method::GET && request.uri().path().starts_with("/log/tile/");
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if !cached {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// A refusal as an RFC 9457 problem.
+pub fn problem(refusal: Refusal) -> Response {
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = Response::new(Body::from(refusal.to_problem_json().to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(seconds) = refusal.retry_after_s() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A refusal that a handler returns.
+pub struct Refused(pub Refusal);
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        problem(self.0)
+    }
+}
+
+/// What handlers return.
+pub type Answer = Result<axum::Json<Value>, Refused>;
+
+/// Strict JSON into a type: duplicate keys, floats, nulls and unknown fields are refused.
+///
+/// # Errors
+/// 400 `malformed` with what is wrong.
+pub fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Refusal> {
+    let malformed =
+        |e: String| refuse(400, "malformed", e, "see docs/api.md for this call's fields");
+    let value = canonical::parse(bytes).map_err(|e| malformed(e.to_string()))?;
+    serde_json::from_value(value).map_err(|e| malformed(e.to_string()))
+}
+
+/// The person whose token this is.
+pub struct Person(pub HumanId);
+/// The operator whose token this is.
+pub struct Operator(pub HumanId);
+
+fn bearer(broker: &Broker, headers: &axum::http::HeaderMap) -> Result<HumanId, Refusal> {
+    let unknown = || {
+        refuse(
+            401,
+            "not_signed_in",
+            "no valid token of a person came with this call",
+            "send `Authorization: Bearer <token>`; an operator makes tokens",
+        )
+    };
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else { return Err(unknown()) };
+    let token = value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).ok_or_else(unknown)?;
+    // The token has 256 random bits and is looked up by its digest: no timing tells anything.
+    let authority = broker.authority();
+    let known =
+        authority.tokens.get(&Digest::of("person-token", token.as_bytes())).ok_or_else(unknown)?;
+    let active = authority.humans.get(&known.subject).is_some_and(|h| h.active);
+    if known.spent || known.expires_at <= broker.now() || !active {
+        return Err(unknown());
+    }
+    Ok(known.subject.clone())
+}
+
+impl axum::extract::FromRequestParts<Arc<Broker>> for Person {
+    type Rejection = Refused;
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        broker: &Arc<Broker>,
+    ) -> Result<Self, Refused> {
+        Ok(Self(bearer(broker, &parts.headers)?))
+    }
+}
+
+impl axum::extract::FromRequestParts<Arc<Broker>> for Operator {
+    type Rejection = Refused;
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        broker: &Arc<Broker>,
+    ) -> Result<Self, Refused> {
+        let human = bearer(broker, &parts.headers)?;
+        if !broker.authority().is_operator(&human) {
+            return Err(Refused(refuse(
+                403,
+                "not_operator",
+                "only an operator may do this",
+                "ask an operator",
+            )));
+        }
+        Ok(Self(human))
+    }
+}
+
+/// The shared state, for handlers.
+pub type Shared = State<Arc<Broker>>;

@@ -1,0 +1,61 @@
+//! Doors that need no token: discovery, keys, health, metrics.
+
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Shared;
+
+fn json_text(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// OpenID discovery of the built-in issuer.
+pub async fn discovery(State(broker): Shared) -> Response {
+    json_text(broker.discovery.to_string())
+}
+
+/// Keys of the built-in issuers.
+pub async fn jwks(State(broker): Shared) -> Response {
+    json_text(broker.jwks.to_string())
+}
+
+/// The process answers.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The broker can issue.
+pub async fn readyz(State(broker): Shared) -> Response {
+    let trouble = broker.consistent().err().or_else(|| broker.policy().err());
+    match trouble {
+        None => "ready\n".into_response(),
+        Some(refusal) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{}: {}\n", refusal.code, refusal.detail))
+                .into_response()
+        }
+    }
+}
+
+/// Prometheus metrics.
+pub async fn metrics(State(broker): Shared) -> Response {
+    let mut out = String::new();
+    let counts = &broker.counts;
+    for (name, help, value) in [
+        ("grantwright_issued_total", "credentials issued", &counts.issued),
+        ("grantwright_denied_total", "requests denied by policy or people", &counts.denied),
+        ("grantwright_parked_total", "requests that waited for people", &counts.parked),
+        ("grantwright_unknown_total", "mints whose answer was lost", &counts.unknown),
+        ("grantwright_refused_total", "asks refused", &counts.refused),
+    ] {
+        let value = value.load(Ordering::Relaxed);
+        out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));
+    }
+    let inconsistent = u8::from(broker.inconsistent.load(Ordering::Relaxed));
+    out.push_str(&format!("# HELP grantwright_log_inconsistent 1 when the log contradicts a checkpoint it signed\n# TYPE grantwright_log_inconsistent gauge\ngrantwright_log_inconsistent {inconsistent}\n"));
+    let head = broker.store.head();
+    out.push_str(&format!("# HELP grantwright_log_leaves leaves in the log\n# TYPE grantwright_log_leaves gauge\ngrantwright_log_leaves {}\n", head.size));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
+}

@@ -1,0 +1,245 @@
+//! Stage 1: who asks, is it well formed, may it be asked now, was it asked before?
+
+use std::sync::{Arc, PoisonError};
+
+use grantwright_domain::id::IdempotencyKey;
+use grantwright_domain::{
+    Authority, Digest, LeaseId, ParamValue, Params, RequestId, Scope, ScopeName, Terms, Timestamp,
+    canonical, param, text,
+};
+use grantwright_store::KeyClaim;
+use grantwright_wire::Refusal;
+use grantwright_wire::v1::AskRequest;
+
+use crate::core::{Broker, Caller};
+use crate::error::{of_store, refuse};
+
+/// Longest reason, in characters.
+pub const MAX_REASON: usize = 2000;
+/// Longest task, in characters.
+pub const MAX_TASK: usize = 200;
+
+/// New, or the same as one asked before.
+pub enum Admission {
+    /// A new request.
+    New(Admitted),
+    /// The key names this request already.
+    Same(RequestId),
+}
+
+/// A well-formed ask of a known agent.
+pub struct Admitted {
+    ask: Checked,
+}
+
+/// What admission checked; the next stage takes it.
+pub(super) struct Checked {
+    pub(super) caller: Caller,
+    pub(super) authority: Arc<Authority>,
+    pub(super) at: Timestamp,
+    pub(super) scope: Arc<Scope>,
+    pub(super) template: Digest,
+    pub(super) open: Params,
+    pub(super) sensitive: Params,
+    pub(super) ttl_s: u32,
+    pub(super) reason: String,
+    pub(super) task: String,
+    pub(super) workload: String,
+    pub(super) renews: Option<LeaseId>,
+    pub(super) key: Option<KeyClaim>,
+    pub(super) known_size: u64,
+}
+
+impl Admitted {
+    pub(super) fn into_checked(self) -> Checked {
+        self.ask
+    }
+}
+
+/// Admits an ask.
+///
+/// # Errors
+/// 400 with what is malformed, 404 for an unknown scope, 409 for a reused key, 429, 503.
+pub async fn admit(
+    broker: &Broker,
+    caller: &Caller,
+    ask: AskRequest,
+) -> Result<Admission, Refusal> {
+    broker.consistent()?;
+    let at = broker.now();
+    broker.rate(&caller.agent, at)?;
+    let authority = broker.authority();
+    let key = match ask.idempotency_key.as_str() {
+        "" => None,
+        text => Some(IdempotencyKey::parse(text).map_err(|e| {
+            refuse(400, "bad_key", e.to_string(), "send another idempotency key, or none")
+        })?),
+    };
+    let body = <[u8; 32]>::try_from(ask.body_digest.as_slice()).map(Digest).map_err(|_| {
+        refuse(400, "malformed", "the body's digest is not 32 bytes", "update the sidecar")
+    })?;
+    if let Some(key) = &key {
+        if let Some(known) = broker.store.key(&caller.agent, key).await.map_err(of_store)? {
+            return same(caller, &known, body).map(Admission::Same);
+        }
+    }
+    let name = ScopeName::parse(&ask.scope).map_err(|_| unknown_scope(&ask.scope))?;
+    let (scope, template) = authority.scope(&name).ok_or_else(|| unknown_scope(&ask.scope))?;
+    let scope = Arc::clone(scope);
+    bounded("reason", &ask.reason, MAX_REASON)?;
+    bounded("task", &ask.task, MAX_TASK)?;
+    bounded("workload", &ask.workload, 128)?;
+    if ask.reason.trim().is_empty() {
+        return Err(refuse(
+            400,
+            "malformed",
+            "`reason` is empty",
+            "say in a sentence what the credential is for",
+        ));
+    }
+    let given = canonical::parse(&ask.params_jcs).map_err(|e| {
+        refuse(400, "malformed", format!("params: {e}"), "send params as a JSON object")
+    })?;
+    let params = param::check_all(&scope.params, &given).map_err(|e| {
+        refuse(400, "bad_params", e.to_string(), "correct the parameter and ask again")
+    })?;
+    let ttl_s = lifetime(broker, &scope, ask.ttl_s)?;
+    if !ask.on_behalf_of.is_empty() {
+        return Err(refuse(
+            400,
+            "on_behalf_of_unverified",
+            "no identity provider is configured, so nobody's token can be verified",
+            "leave `on_behalf_of` out, or say it in `reason`",
+        ));
+    }
+    let renews = match ask.renews.as_str() {
+        "" => None,
+        lease => Some(
+            LeaseId::parse(lease)
+                .map_err(|e| refuse(400, "malformed", e.to_string(), "leave `renews` out"))?,
+        ),
+    };
+    let is_sensitive = |name: &String| scope.params.get(name).is_some_and(|s| s.sensitive);
+    let (sensitive, open): (Params, Params) =
+        params.into_iter().partition(|(name, _): &(String, ParamValue)| is_sensitive(name));
+    let claim = key.map(|key| KeyClaim {
+        agent: caller.agent.clone(),
+        key,
+        instance: caller.instance.clone(),
+        body,
+    });
+    Ok(Admission::New(Admitted {
+        ask: Checked {
+            caller: caller.clone(),
+            authority,
+            at,
+            scope,
+            template,
+            open,
+            sensitive,
+            ttl_s,
+            reason: ask.reason,
+            task: ask.task,
+            workload: ask.workload,
+            renews,
+            key: claim,
+            known_size: ask.known_size,
+        },
+    }))
+}
+
+/// The request a key is bound to, when the body and the sidecar are the same.
+pub(super) fn same(
+    caller: &Caller,
+    known: &grantwright_store::ClaimedKey,
+    body: Digest,
+) -> Result<RequestId, Refusal> {
+    if known.body != body {
+        return Err(refuse(
+            409,
+            "key_reused",
+            "this idempotency key was used with another body",
+            "use a new key",
+        )
+        .request_id(known.request.as_str()));
+    }
+    if known.instance != caller.instance {
+        return Err(refuse(
+            409,
+            "other_instance",
+            "this idempotency key was used through another sidecar",
+            "ask there, or use a new key",
+        )
+        .request_id(known.request.as_str()));
+    }
+    Ok(known.request.clone())
+}
+
+/// Refuses an ask that a person denied a short while ago.
+pub(super) fn not_denied_lately(
+    broker: &Broker,
+    terms: &Terms,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let Ok(key) = terms.deny_key() else { return Ok(()) };
+    let mut denies = broker.denies.lock().unwrap_or_else(PoisonError::into_inner);
+    denies.retain(|_, until| *until > now);
+    match denies.get(&key) {
+        Some(until) => Err(refuse(
+            403,
+            "denied",
+            "a person denied this very ask a short while ago",
+            format!("ask for something else, or again after {until}"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn unknown_scope(name: &str) -> Refusal {
+    let shown = text::shorten(&text::visible(name), 64);
+    refuse(
+        404,
+        "unknown_scope",
+        format!("there is no scope `{shown}`"),
+        "list the scopes and ask for one of them",
+    )
+}
+
+fn bounded(field: &str, value: &str, most: usize) -> Result<(), Refusal> {
+    if value.chars().count() > most {
+        return Err(refuse(
+            400,
+            "malformed",
+            format!("`{field}` is longer than {most} characters"),
+            "shorten it",
+        ));
+    }
+    Ok(())
+}
+
+fn lifetime(broker: &Broker, scope: &Scope, asked_s: u32) -> Result<u32, Refusal> {
+    let ttl_s = if asked_s == 0 { scope.ttl.default_s } else { asked_s };
+    let made = broker.minter(scope)?;
+    made.ready().map_err(|e| {
+        refuse(503, "backend_unconfigured", e.to_string(), "an operator configures the backend")
+    })?;
+    let bounds = made.declaration();
+    let most = scope.ttl.max_s.min(bounds.ttl_ceiling_s);
+    if ttl_s > most {
+        return Err(refuse(
+            400,
+            "ttl_too_long",
+            format!("`ttl` of {ttl_s} s is above this scope's {most} s"),
+            format!("ask for at most {most}s"),
+        ));
+    }
+    if ttl_s < bounds.ttl_floor_s {
+        return Err(refuse(
+            400,
+            "ttl_too_short",
+            format!("`ttl` of {ttl_s} s is below the backend's {} s", bounds.ttl_floor_s),
+            format!("ask for at least {}s", bounds.ttl_floor_s),
+        ));
+    }
+    Ok(ttl_s)
+}

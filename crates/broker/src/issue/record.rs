@@ -1,0 +1,118 @@
+//! Stage 2: the request gets its id and its digest; the leaf "requested" is staged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use grantwright_domain::event::Requested;
+use grantwright_domain::{
+    Authority, Digest, Event, Params, RequestState, Rights, Scope, Terms, Timestamp,
+};
+use grantwright_store::{KeyClaim, Text};
+use grantwright_wire::Refusal;
+
+use super::admit::{self, Admitted};
+use crate::core::{Broker, Caller};
+use crate::error::{of_violation, refuse};
+
+/// A request with its digest, and the leaves that are not yet durable.
+pub struct Recorded {
+    staged: Staged,
+}
+
+impl Recorded {
+    pub(super) fn into_staged(self) -> Staged {
+        self.staged
+    }
+}
+
+/// A request on its way: its state, and what the next commit writes.
+pub(super) struct Staged {
+    pub(super) caller: Caller,
+    pub(super) authority: Arc<Authority>,
+    pub(super) at: Timestamp,
+    pub(super) scope: Arc<Scope>,
+    pub(super) sensitive: Params,
+    /// The state with all staged events folded in.
+    pub(super) state: RequestState,
+    /// The state as it is durable; none for a new request.
+    pub(super) durable: Option<RequestState>,
+    pub(super) events: Vec<Event>,
+    pub(super) texts: Vec<Text>,
+    pub(super) key: Option<KeyClaim>,
+    pub(super) known_size: u64,
+}
+
+impl Staged {
+    /// Stages one more event.
+    pub(super) fn push(&mut self, event: Event) -> Result<(), Refusal> {
+        self.state
+            .apply(u64::MAX, &event, Rights::Now(&self.authority))
+            .map_err(|v| of_violation(&v))?;
+        self.events.push(event);
+        Ok(())
+    }
+}
+
+/// Records an admitted ask.
+///
+/// # Errors
+/// 403 when a person denied the identical ask lately; 503 when no id could be made.
+pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> {
+    let ask = admitted.into_checked();
+    let request_id = broker
+        .request_id(ask.at)
+        .ok_or_else(|| refuse(503, "internal", "no request id could be made", "ask again"))?;
+    let mut texts = Vec::new();
+    let mut commit = |name: String, text: &str| -> Digest {
+        let salt = broker.random.bytes::<16>();
+        let digest = Digest::commitment(&salt, text);
+        texts.push(Text { name, salt, text: text.to_owned() });
+        digest
+    };
+    let reason = commit("reason".into(), &ask.reason);
+    let task = (!ask.task.is_empty()).then(|| commit("task".into(), &ask.task));
+    let mut sealed_params = BTreeMap::new();
+    for (name, value) in &ask.sensitive {
+        let text = serde_json::to_string(value).unwrap_or_default();
+        sealed_params.insert(name.clone(), commit(format!("param:{name}"), &text));
+    }
+    let terms = Terms {
+        version: 1,
+        origin: ask.authority.origin.clone(),
+        request_id: request_id.clone(),
+        agent: ask.caller.agent.clone(),
+        instance: ask.caller.instance.clone(),
+        workload: ask.workload,
+        delegation: Vec::new(),
+        on_behalf_of: None,
+        scope: ask.scope.name.clone(),
+        template: ask.template,
+        params: ask.open,
+        sealed_params,
+        ttl_s: ask.ttl_s,
+        task,
+        reason,
+        decide_by: ask.at.plus_millis(broker.config.pending_ms()),
+    };
+    admit::not_denied_lately(broker, &terms, ask.at)?;
+    let digest =
+        terms.digest().map_err(|e| refuse(400, "malformed", e.to_string(), "correct the ask"))?;
+    let requested = Requested { at: ask.at, digest, request_id, renews: ask.renews, terms };
+    let state = RequestState::begin(u64::MAX, &requested, Rights::Now(&ask.authority))
+        .map_err(|v| of_violation(&v))?;
+    Ok(Recorded {
+        staged: Staged {
+            caller: ask.caller,
+            authority: ask.authority,
+            at: ask.at,
+            scope: ask.scope,
+            sensitive: ask.sensitive,
+            state,
+            durable: None,
+            events: vec![Event::Requested(requested)],
+            texts,
+            key: ask.key,
+            known_size: ask.known_size,
+        },
+    })
+}

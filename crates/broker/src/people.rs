@@ -1,0 +1,516 @@
+//! What people do to requests. One function owns each change; every door calls these.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use grantwright_domain::event::{
+    Answered, Cancelled, Decided, Narrowed, Questioned, Voted, Withdrawn,
+};
+use grantwright_domain::{
+    Authority, Decision, Digest, Event, HumanId, ParamValue, Params, RequestId, RequestState,
+    Rights, Strength, Terms, Timestamp, VerdictKind, param,
+};
+use grantwright_policy::Approval;
+use grantwright_store::{Loaded, StoreError, Text, Transition};
+use grantwright_wire::Refusal;
+use serde_json::{Map, Value};
+
+use crate::core::{Broker, Caller};
+use crate::error::{no_such_request, of_store, of_violation, refuse};
+use crate::issue::{approve, decide};
+
+/// Longest text of a question, an answer or a reason, in characters.
+pub const MAX_TEXT: usize = 2000;
+
+/// A verified person and the door they came through.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    /// Who.
+    pub human: HumanId,
+    /// `api`, `console`, `slack`, …
+    pub channel: &'static str,
+}
+
+/// What a person wants.
+#[derive(Debug)]
+pub enum Intention {
+    /// Approve this digest; `seen`: the ordinal of the last question, answer or change that was shown.
+    Approve {
+        /// Free words.
+        reason: Option<String>,
+        /// See above; absent: whatever is there now was shown.
+        seen: Option<u64>,
+    },
+    /// Ask back.
+    Ask {
+        /// The question.
+        text: String,
+    },
+    /// Deny.
+    Deny {
+        /// Free words, told to the agent's owner.
+        reason: Option<String>,
+        /// One-tap reason.
+        reason_code: String,
+    },
+    /// Replace the terms by narrower ones, and approve those.
+    Narrow {
+        /// A shorter lifetime.
+        ttl_s: Option<u32>,
+        /// Parameters to shrink.
+        params: Option<Value>,
+    },
+    /// Take an approval back.
+    Withdraw,
+}
+
+/// Carries out what a person wants on this very digest.
+///
+/// # Errors
+/// 403 with why they may not, 404, 409 not open or another digest, 400 malformed or not narrower.
+pub async fn act(
+    broker: &Broker,
+    actor: &Actor,
+    id: &RequestId,
+    digest: Digest,
+    what: &Intention,
+) -> Result<Loaded, Refusal> {
+    broker.consistent()?;
+    for _ in 0..8 {
+        let loaded = broker.store.load(id).await.map_err(of_store)?.ok_or_else(no_such_request)?;
+        let now = broker.now().max(loaded.state.last_at);
+        if loaded.state.phase.is_open() && now >= loaded.state.expires_at() {
+            approve::expire(broker, loaded.state, now).await?;
+            continue;
+        }
+        if said_already(&loaded.state, actor, digest, what) {
+            return Ok(loaded);
+        }
+        let none = Map::new();
+        let attributes = loaded.leaves.iter().rev().find_map(|(_, e)| match e {
+            Event::Decided(d) => Some(&d.attributes),
+            _ => None,
+        });
+        let step = Step {
+            broker,
+            authority: broker.authority(),
+            actor,
+            now,
+            digest,
+            attributes: attributes.unwrap_or(&none),
+        };
+        let (events, texts) =
+            step.events(&loaded.state, what).map_err(|r| r.request_id(id.as_str()))?;
+        step.dry_run(&loaded.state, &events).map_err(|r| r.request_id(id.as_str()))?;
+        let denied =
+            events.iter().any(|e| matches!(e, Event::Voted(v) if v.decision == Decision::Deny));
+        let terms = loaded.state.terms.clone();
+        let mut transition = Transition::at(loaded.state, events);
+        transition.side.texts = texts;
+        match broker.store.commit(transition).await {
+            Ok(_) => {
+                if denied {
+                    broker.counts.denied.fetch_add(1, Ordering::Relaxed);
+                    remember_deny(broker, &terms, now);
+                }
+                broker.wake.changed(id);
+                return broker.store.load(id).await.map_err(of_store)?.ok_or_else(no_such_request);
+            }
+            Err(StoreError::Conflict) => {}
+            Err(e) => return Err(of_store(e).request_id(id.as_str())),
+        }
+    }
+    Err(refuse(
+        409,
+        "changed_meanwhile",
+        "others decide at this moment",
+        "look at the request again",
+    ))
+}
+
+/// A person's deny sticks to the identical ask for a while.
+pub(crate) fn remember_deny(broker: &Broker, terms: &Terms, at: Timestamp) {
+    if let Ok(key) = terms.deny_key() {
+        let until = at.plus_millis(broker.config.deny_sticky_ms());
+        broker.denies.lock().unwrap_or_else(PoisonError::into_inner).insert(key, until);
+    }
+}
+
+/// A second identical vote changes nothing.
+fn said_already(state: &RequestState, actor: &Actor, digest: Digest, what: &Intention) -> bool {
+    let decision = match what {
+        Intention::Approve { .. } => Decision::Approve,
+        Intention::Deny { .. } => Decision::Deny,
+        _ => return false,
+    };
+    state
+        .votes
+        .iter()
+        .any(|v| v.live && v.human == actor.human && v.decision == decision && v.digest == digest)
+}
+
+struct Step<'a> {
+    broker: &'a Broker,
+    authority: std::sync::Arc<Authority>,
+    actor: &'a Actor,
+    now: Timestamp,
+    digest: Digest,
+    /// The agent's attributes as the verdict in force recorded them.
+    attributes: &'a Map<String, Value>,
+}
+
+type Staged = (Vec<Event>, Vec<Text>);
+
+impl Step<'_> {
+    fn events(&self, state: &RequestState, what: &Intention) -> Result<Staged, Refusal> {
+        match what {
+            Intention::Approve { reason, seen } => {
+                self.vote(state, Decision::Approve, reason.as_deref(), "", *seen)
+            }
+            Intention::Deny { reason, reason_code } => {
+                if !matches!(
+                    reason_code.as_str(),
+                    "" | "not_now" | "too_much" | "wrong_person" | "looks_wrong"
+                ) {
+                    return Err(refuse(
+                        400,
+                        "malformed",
+                        "`reason_code` is not one of not_now, too_much, wrong_person, looks_wrong",
+                        "correct it",
+                    ));
+                }
+                if reason_code == "looks_wrong" {
+                    tracing::warn!(request = %state.terms.request_id, agent = %state.terms.agent, by = %self.actor.human,
+                        "a reviewer says this request looks wrong");
+                }
+                self.vote(state, Decision::Deny, reason.as_deref(), reason_code, None)
+            }
+            Intention::Ask { text } => self.question(state, text),
+            Intention::Narrow { ttl_s, params } => self.narrow(state, *ttl_s, params.as_ref()),
+            Intention::Withdraw => Ok((
+                vec![Event::Withdrawn(Withdrawn {
+                    at: self.now,
+                    digest: self.digest,
+                    request_id: state.terms.request_id.clone(),
+                    human: self.actor.human.clone(),
+                    channel: self.actor.channel.to_owned(),
+                })],
+                Vec::new(),
+            )),
+        }
+    }
+
+    /// Folds the events in a copy: the person gets the rules' own words before anything is written.
+    fn dry_run(&self, state: &RequestState, events: &[Event]) -> Result<(), Refusal> {
+        let mut copy = state.clone();
+        for event in events {
+            copy.apply(u64::MAX, event, Rights::Now(&self.authority))
+                .map_err(|v| of_violation(&v))?;
+        }
+        Ok(())
+    }
+
+    fn vote(
+        &self,
+        state: &RequestState,
+        decision: Decision,
+        reason: Option<&str>,
+        code: &str,
+        seen: Option<u64>,
+    ) -> Result<Staged, Refusal> {
+        let mut texts = Vec::new();
+        let reason = match reason {
+            Some(text) if !text.is_empty() => {
+                Some(self.commit(&mut texts, format!("vote:{}", state.version), text)?)
+            }
+            _ => None,
+        };
+        let seen = seen.or(state.last_seen);
+        let vote = self.voted(
+            state,
+            &state.terms,
+            self.digest,
+            decision,
+            seen,
+            code,
+            reason,
+            self.attributes,
+        )?;
+        Ok((vec![Event::Voted(vote)], texts))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one leaf")]
+    fn voted(
+        &self,
+        state: &RequestState,
+        terms: &Terms,
+        digest: Digest,
+        decision: Decision,
+        seen: Option<u64>,
+        code: &str,
+        reason: Option<Digest>,
+        attributes: &Map<String, Value>,
+    ) -> Result<Voted, Refusal> {
+        let policy = decide::in_force(self.broker, &self.authority)?;
+        let groups = self.authority.groups_of(&self.actor.human);
+        let scope = self.authority.catalog.get(&terms.template).ok_or_else(|| {
+            refuse(
+                503,
+                "internal",
+                "the pinned template is missing",
+                "deny, and let the agent ask anew",
+            )
+        })?;
+        // The rules' own reason comes first: it is the more telling one.
+        grantwright_domain::eligible::check(
+            state,
+            &self.authority,
+            &self.actor.human,
+            self.actor.channel,
+            self.now,
+        )
+        .or_else(|e| match (state.phase.is_open(), &state.verdict) {
+            (true, Some(v)) if v.kind == VerdictKind::Ask => Err(refuse(
+                403,
+                e.code(),
+                format!("`{}`: {e}", self.actor.human),
+                "another eligible person can decide",
+            )),
+            _ => Ok(()),
+        })?;
+        let policies = policy
+            .may_approve(&Approval {
+                human: &self.actor.human,
+                groups: &groups,
+                scope,
+                agent: &terms.agent,
+                params: &terms.params,
+                attributes,
+                ttl_s: terms.ttl_s,
+                channel: self.actor.channel,
+                at: self.now,
+            })
+            .map_err(|e| {
+                refuse(403, e.code(), e.to_string(), "another eligible person can decide")
+            })?;
+        Ok(Voted {
+            at: self.now,
+            digest,
+            request_id: terms.request_id.clone(),
+            human: self.actor.human.clone(),
+            decision,
+            channel: self.actor.channel.to_owned(),
+            seen,
+            groups,
+            policies,
+            policy_set: policy.digest(),
+            reason_code: code.to_owned(),
+            reason,
+            proof: None,
+        })
+    }
+
+    fn question(&self, state: &RequestState, text: &str) -> Result<Staged, Refusal> {
+        let mut texts = Vec::new();
+        let text = self.commit(&mut texts, format!("question:{}", state.version), text)?;
+        Ok((
+            vec![Event::Questioned(Questioned {
+                at: self.now,
+                digest: self.digest,
+                request_id: state.terms.request_id.clone(),
+                human: self.actor.human.clone(),
+                channel: self.actor.channel.to_owned(),
+                text,
+            })],
+            texts,
+        ))
+    }
+
+    fn narrow(
+        &self,
+        state: &RequestState,
+        ttl_s: Option<u32>,
+        params: Option<&Value>,
+    ) -> Result<Staged, Refusal> {
+        let old = &state.terms;
+        let scope = self.authority.catalog.get(&old.template).ok_or_else(|| {
+            refuse(
+                503,
+                "internal",
+                "the pinned template is missing",
+                "deny, and let the agent ask anew",
+            )
+        })?;
+        let terms = Terms {
+            ttl_s: ttl_s.unwrap_or(old.ttl_s),
+            params: merged(scope, &old.params, params)?,
+            ..old.clone()
+        };
+        let digest =
+            terms.digest().map_err(|e| refuse(400, "malformed", e.to_string(), "correct it"))?;
+        let narrowed = Event::Narrowed(Narrowed {
+            at: self.now,
+            digest,
+            old_digest: self.digest,
+            request_id: old.request_id.clone(),
+            human: self.actor.human.clone(),
+            channel: self.actor.channel.to_owned(),
+            terms: terms.clone(),
+        });
+        let mut next = state.clone();
+        next.apply(u64::MAX, &narrowed, Rights::Now(&self.authority))
+            .map_err(|v| of_violation(&v))?;
+        let policy = decide::in_force(self.broker, &self.authority)?;
+        let (verdict, attributes, context) =
+            decide::evaluate(&policy, &self.authority, &next, scope, "", self.now);
+        let decided = Event::Decided(Decided {
+            at: self.now,
+            digest,
+            request_id: old.request_id.clone(),
+            verdict,
+            attributes: attributes.clone(),
+            context,
+            again: false,
+            unusual: Vec::new(),
+        });
+        next.apply(u64::MAX, &decided, Rights::Now(&self.authority))
+            .map_err(|v| of_violation(&v))?;
+        let mut events = vec![narrowed, decided];
+        let asks = next.verdict.as_ref().is_some_and(|v| v.kind == VerdictKind::Ask);
+        let signed = next.verdict.as_ref().is_some_and(|v| v.strength == Strength::Passkey);
+        // For a passkey scope the narrowing is a proposal, to be signed.
+        if asks && !signed && next.phase.is_open() {
+            let seen = next.last_seen;
+            events.push(Event::Voted(self.voted(
+                &next,
+                &terms,
+                digest,
+                Decision::Approve,
+                seen,
+                "",
+                None,
+                &attributes,
+            )?));
+        }
+        Ok((events, Vec::new()))
+    }
+
+    fn commit(&self, texts: &mut Vec<Text>, name: String, text: &str) -> Result<Digest, Refusal> {
+        committed(self.broker, texts, name, text)
+    }
+}
+
+fn committed(
+    broker: &Broker,
+    texts: &mut Vec<Text>,
+    name: String,
+    text: &str,
+) -> Result<Digest, Refusal> {
+    if text.trim().is_empty() || text.chars().count() > MAX_TEXT {
+        return Err(refuse(
+            400,
+            "malformed",
+            format!("the text is empty or longer than {MAX_TEXT} characters"),
+            "shorten it",
+        ));
+    }
+    let salt = broker.random.bytes::<16>();
+    let digest = Digest::commitment(&salt, text);
+    texts.push(Text { name, salt, text: text.to_owned() });
+    Ok(digest)
+}
+
+fn merged(
+    scope: &grantwright_domain::Scope,
+    old: &Params,
+    change: Option<&Value>,
+) -> Result<Params, Refusal> {
+    let mut out = old.clone();
+    let Some(change) = change else { return Ok(out) };
+    let Value::Object(change) = change else {
+        return Err(refuse(400, "malformed", "`params` wants an object", "correct it"));
+    };
+    for (name, value) in change {
+        let wrong = |detail: String| refuse(400, "bad_params", detail, "correct the parameter");
+        let spec = scope.params.get(name).filter(|_| old.contains_key(name)).ok_or_else(|| {
+            wrong(format!(
+                "`{}` is not a parameter of this request",
+                grantwright_domain::text::shorten(name, 40)
+            ))
+        })?;
+        let value: ParamValue =
+            spec.check(name, value).map_err(|e: param::ParamError| wrong(e.to_string()))?;
+        out.insert(name.clone(), value);
+    }
+    Ok(out)
+}
+
+/// The agent answers the open question.
+///
+/// # Errors
+/// 404, 409 when no question is open.
+pub async fn answer(
+    broker: &Broker,
+    caller: &Caller,
+    id: &RequestId,
+    text: &str,
+) -> Result<Loaded, Refusal> {
+    step_of_agent(broker, caller, id, |state, now| {
+        let mut texts = Vec::new();
+        let text = committed(broker, &mut texts, format!("answer:{}", state.version), text)?;
+        let event = Event::Answered(Answered {
+            at: now,
+            digest: state.digest,
+            request_id: id.clone(),
+            text,
+        });
+        Ok((event, texts))
+    })
+    .await
+}
+
+/// The agent ends its own open request.
+///
+/// # Errors
+/// 404, 409 when it is not open.
+pub async fn cancel(broker: &Broker, caller: &Caller, id: &RequestId) -> Result<Loaded, Refusal> {
+    step_of_agent(broker, caller, id, |state, now| {
+        let event = Event::Cancelled(Cancelled {
+            at: now,
+            digest: state.digest,
+            request_id: id.clone(),
+            by: "agent".into(),
+        });
+        Ok((event, Vec::new()))
+    })
+    .await
+}
+
+async fn step_of_agent(
+    broker: &Broker,
+    caller: &Caller,
+    id: &RequestId,
+    make: impl Fn(&RequestState, Timestamp) -> Result<(Event, Vec<Text>), Refusal>,
+) -> Result<Loaded, Refusal> {
+    broker.consistent()?;
+    for _ in 0..8 {
+        let loaded = approve::load(broker, caller, id).await?;
+        let now = broker.now().max(loaded.state.last_at);
+        if loaded.state.phase.is_open() && now >= loaded.state.expires_at() {
+            approve::expire(broker, loaded.state, now).await?;
+            continue;
+        }
+        let (event, texts) = make(&loaded.state, now)?;
+        let mut transition = Transition::at(loaded.state, vec![event]);
+        transition.side.texts = texts;
+        match broker.store.commit(transition).await {
+            Ok(_) => {
+                broker.wake.changed(id);
+                return approve::load(broker, caller, id).await;
+            }
+            Err(StoreError::Conflict) => {}
+            Err(e) => return Err(of_store(e).request_id(id.as_str())),
+        }
+    }
+    Err(refuse(409, "changed_meanwhile", "the request changes at this moment", "look again"))
+}

@@ -1,0 +1,5 @@
+//! The gRPC doors, for sidecars. The subject of every call is this connection's verified certificate.
+
+pub mod access;
+pub mod broker;
+pub mod enrolment;

@@ -1,0 +1,311 @@
+//! The calls of an enrolled sidecar.
+
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use futures_util::Stream;
+use grantwright_domain::event::{InstanceRenewed, InstanceRevoked};
+use grantwright_domain::{Event, LeaseId, RequestId};
+use grantwright_proof::{Checkpoint, verify_consistency};
+use grantwright_store::{StoreError, Transition};
+use grantwright_wire::Refusal;
+use grantwright_wire::v1::broker_server::Broker as Service;
+use grantwright_wire::v1::{
+    AnswerRequest, AskRequest, AttendDown, AttendUp, CancelRequest, CollectRequest,
+    ConsistencyReply, ConsistencyRequest, Outcome, ReleaseReply, ReleaseRequest, RenewReply,
+    RenewRequest, ScopesReply, ScopesRequest,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::access::caller;
+use crate::core::{Broker, Caller};
+use crate::error::{no_such_request, of_store, refuse};
+use crate::issue::deliver::MAX_REMEMBERED;
+use crate::issue::{self, approve};
+use crate::wake::Tidings;
+use crate::{end, people};
+
+/// The service.
+pub struct BrokerService(pub Arc<Broker>);
+
+type Downstream = Pin<Box<dyn Stream<Item = Result<AttendDown, Status>> + Send>>;
+
+fn request_id(text: &str) -> Result<RequestId, Refusal> {
+    RequestId::parse(text).map_err(|_| no_such_request())
+}
+
+#[tonic::async_trait]
+impl Service for BrokerService {
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Renew", &request)?;
+        Ok(Response::new(renew(&self.0, &caller, &request.into_inner().csr_der).await?))
+    }
+
+    async fn ask(&self, request: Request<AskRequest>) -> Result<Response<Outcome>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Ask", &request)?;
+        let answer = issue::issue(&self.0, &caller, request.into_inner()).await;
+        Ok(Response::new(answer.inspect_err(|_| {
+            self.0.counts.refused.fetch_add(1, Ordering::Relaxed);
+        })?))
+    }
+
+    async fn collect(&self, request: Request<CollectRequest>) -> Result<Response<Outcome>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Collect", &request)?;
+        let ask = request.into_inner();
+        let id = request_id(&ask.request_id)?;
+        Ok(Response::new(
+            issue::collect(&self.0, &caller, &id, ask.wait_ms, ask.known_size, false).await?,
+        ))
+    }
+
+    async fn answer(&self, request: Request<AnswerRequest>) -> Result<Response<Outcome>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Answer", &request)?;
+        let ask = request.into_inner();
+        let loaded =
+            people::answer(&self.0, &caller, &request_id(&ask.request_id)?, &ask.text).await?;
+        Ok(Response::new(approve::pending(&self.0, &loaded.state, &loaded.texts)))
+    }
+
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Outcome>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Cancel", &request)?;
+        let loaded =
+            people::cancel(&self.0, &caller, &request_id(&request.into_inner().request_id)?)
+                .await?;
+        Ok(Response::new(approve::ended_outcome(&loaded.state)))
+    }
+
+    async fn release(
+        &self,
+        request: Request<ReleaseRequest>,
+    ) -> Result<Response<ReleaseReply>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Release", &request)?;
+        Ok(Response::new(release(&self.0, &caller, &request.into_inner()).await?))
+    }
+
+    async fn scopes(
+        &self,
+        request: Request<ScopesRequest>,
+    ) -> Result<Response<ScopesReply>, Status> {
+        caller(&self.0, "grantwright.v1.Broker/Scopes", &request)?;
+        Ok(Response::new(ScopesReply { scopes_json: scopes(&self.0) }))
+    }
+
+    async fn consistency(
+        &self,
+        request: Request<ConsistencyRequest>,
+    ) -> Result<Response<ConsistencyReply>, Status> {
+        caller(&self.0, "grantwright.v1.Broker/Consistency", &request)?;
+        Ok(Response::new(consistency(&self.0, &request.into_inner().kept).await?))
+    }
+
+    type AttendStream = Downstream;
+
+    async fn attend(
+        &self,
+        request: Request<Streaming<AttendUp>>,
+    ) -> Result<Response<Downstream>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Attend", &request)?;
+        Ok(Response::new(attend(Arc::clone(&self.0), caller, request.into_inner())))
+    }
+}
+
+/// One renewal per serial; a second one ends the lineage and alarms: a copied key shows itself.
+async fn renew(broker: &Broker, caller: &Caller, csr: &[u8]) -> Result<RenewReply, Refusal> {
+    broker.consistent()?;
+    let now = broker.now();
+    let ca = Arc::clone(&broker.ca.read().unwrap_or_else(PoisonError::into_inner));
+    let signed = ca
+        .sign_agent(csr, &caller.agent, broker.random.bytes::<16>(), now)
+        .map_err(|e| refuse(400, "malformed", e.to_string(), "update the sidecar"))?;
+    let event = Event::InstanceRenewed(InstanceRenewed {
+        at: now,
+        instance: caller.instance.clone(),
+        old_serial: caller.serial.clone(),
+        serial: signed.serial,
+        key: signed.key,
+        not_after: signed.not_after,
+    });
+    match broker.store.commit(Transition::authority(vec![event])).await {
+        Ok(_) => Ok(RenewReply {
+            certificate_chain_der: signed.chain.iter().map(|c| c.to_vec()).collect(),
+            trust_bundle_der: ca.roots().iter().map(|c| c.to_vec()).collect(),
+            not_after_ms: signed.not_after.millis(),
+        }),
+        Err(StoreError::Violation(v)) if v.rule == "renew-once" => {
+            tracing::error!(instance = %caller.instance, agent = %caller.agent, peer = %caller.peer,
+                "ALARM: a renewed certificate was renewed again: its key may be copied; the lineage is revoked");
+            let event = Event::InstanceRevoked(InstanceRevoked {
+                at: broker.now(),
+                by: "broker".into(),
+                instance: caller.instance.clone(),
+                reason: "a renewed certificate was renewed again".into(),
+            });
+            broker.store.commit(Transition::authority(vec![event])).await.map_err(of_store)?;
+            Err(refuse(
+                403,
+                "revoked",
+                "this certificate was renewed before, so its key may have been copied; the lineage is revoked",
+                "an operator enrols the sidecar anew",
+            ))
+        }
+        Err(e) => Err(of_store(e)),
+    }
+}
+
+async fn release(
+    broker: &Broker,
+    caller: &Caller,
+    ask: &ReleaseRequest,
+) -> Result<ReleaseReply, Refusal> {
+    let unknown = || refuse(404, "unknown_lease", "there is no such lease", "check the lease id");
+    let id = if ask.request_id.is_empty() {
+        let lease = LeaseId::parse(&ask.lease_id).map_err(|_| unknown())?;
+        broker.store.lease(&lease).await.map_err(of_store)?.ok_or_else(unknown)?.request
+    } else {
+        request_id(&ask.request_id)?
+    };
+    let loaded = approve::load(broker, caller, &id).await.map_err(|_| unknown())?;
+    if loaded.state.phase.is_open() {
+        let loaded = people::cancel(broker, caller, &id).await?;
+        return Ok(ReleaseReply {
+            lease_id: String::new(),
+            effect: approve::end_reason(&loaded.state),
+            ended: true,
+        });
+    }
+    let lease_id = loaded.state.lease.as_ref().map(|l| l.id.to_string()).ok_or_else(unknown)?;
+    let ended = end::end_lease(broker, loaded.state, "agent").await?;
+    Ok(ReleaseReply { lease_id, effect: ended.effect, ended: ended.ended })
+}
+
+fn scopes(broker: &Broker) -> Vec<Vec<u8>> {
+    let authority = broker.authority();
+    authority.scopes.values().filter_map(|d| authority.catalog.get(d)).filter_map(|scope| {
+        let params: serde_json::Map<String, serde_json::Value> = scope.params.iter().map(|(name, spec)| {
+            let mut value = serde_json::to_value(spec).unwrap_or_default();
+            if let serde_json::Value::Object(map) = &mut value {
+                map.insert("want".into(), spec.want().into());
+            }
+            (name.clone(), value)
+        }).collect();
+        serde_json::to_vec(&serde_json::json!({
+            "name": scope.name, "title": scope.title, "params": params, "default_ttl_s": scope.ttl.default_s,
+            "max_ttl_s": scope.ttl.max_s, "backend": scope.minter, "labels": scope.labels,
+        })).ok()
+    }).collect()
+}
+
+/// Proves that the log extends what this sidecar kept. A checkpoint that this log signed and does
+/// not extend stops everything that would append: the store was rolled back or forked.
+async fn consistency(broker: &Broker, kept: &str) -> Result<ConsistencyReply, Refusal> {
+    let head = broker.store.head();
+    if kept.is_empty() {
+        return Ok(ConsistencyReply { checkpoint: head.checkpoint.to_string(), proof: Vec::new() });
+    }
+    let authority = broker.authority();
+    let malformed = |what: &str| {
+        refuse(400, "malformed", what.to_owned(), "show the checkpoint as it was signed")
+    };
+    let vkey = grantwright_proof::Vkey::parse(&authority.vkey).map_err(|_| {
+        refuse(503, "internal", "the log's own key does not parse", "restore the keys")
+    })?;
+    let kept = Checkpoint::open(kept, &vkey, &authority.origin)
+        .map_err(|_| malformed("the checkpoint is not one of this log"))?;
+    let contradicts = || {
+        broker.inconsistent.store(true, Ordering::Relaxed);
+        tracing::error!(
+            kept = kept.size(),
+            size = head.size,
+            "ALARM: a sidecar holds a checkpoint that this log signed and does not extend; nothing is issued"
+        );
+        refuse(
+            503,
+            "log_inconsistent",
+            "this log signed a checkpoint that it does not extend",
+            "restore the true store",
+        )
+    };
+    if kept.size() > head.size {
+        return Err(contradicts());
+    }
+    let newest = Checkpoint::open(&head.checkpoint, &vkey, &authority.origin).map_err(|_| {
+        refuse(503, "internal", "the newest checkpoint does not verify", "restore the keys")
+    })?;
+    let proof = broker.store.consistency(kept.size(), head.size).await.map_err(of_store)?;
+    if verify_consistency(kept.size(), kept.root(), newest.size(), newest.root(), &proof).is_err() {
+        return Err(contradicts());
+    }
+    Ok(ConsistencyReply {
+        checkpoint: head.checkpoint.to_string(),
+        proof: proof.into_iter().map(|h| h.0.to_vec()).collect(),
+    })
+}
+
+/// Acknowledgements up, evictions down, for as long as the sidecar lives.
+fn attend(broker: Arc<Broker>, caller: Caller, mut up: Streaming<AttendUp>) -> Downstream {
+    let (down, receiver) = tokio::sync::mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut tidings = broker.wake.hear();
+        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                message = up.message() => match message {
+                    Ok(Some(up)) => acknowledge(&broker, &caller, &up.acknowledged),
+                    _ => return,
+                },
+                heard = tidings.recv() => {
+                    let message = match heard {
+                        Ok(Tidings::Ended(agent, lease)) if agent == caller.agent => AttendDown {
+                            ended_leases: vec![lease.to_string()], ..AttendDown::default()
+                        },
+                        Ok(Tidings::Revoked(agent)) if agent == caller.agent => {
+                            let _ = down.send(Ok(AttendDown { revoked: true, ..AttendDown::default() })).await;
+                            return;
+                        }
+                        Ok(_) => continue,
+                        // Too slow to hear each: the sidecar connects again and starts afresh.
+                        Err(_) => return,
+                    };
+                    if down.send(Ok(message)).await.is_err() {
+                        return;
+                    }
+                }
+                // An instance whose lineage ended is told within a second.
+                _ = tick.tick() => {
+                    let authority = broker.authority();
+                    let lives = authority.instances.get(&caller.instance).is_some_and(|i| !i.revoked);
+                    if !lives {
+                        let _ = down.send(Ok(AttendDown { revoked: true, ..AttendDown::default() })).await;
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))
+}
+
+fn acknowledge(broker: &Broker, caller: &Caller, requests: &[String]) {
+    let now = broker.now();
+    for id in requests.iter().take(1000).filter_map(|id| RequestId::parse(id).ok()) {
+        let sealed_to_caller = {
+            let mut sealed = broker.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+            let is = sealed.get(&id).is_some_and(|(instance, _)| *instance == caller.instance);
+            if is {
+                sealed.remove(&id);
+            }
+            is
+        };
+        if sealed_to_caller {
+            // Kept a little longer when the writer is busy: its time ends it.
+            if let Err(e) = broker.store.acknowledge(id.clone()) {
+                tracing::warn!(request = %id, error = %e, "an acknowledgement waits for its time");
+            }
+        }
+        let mut acknowledged = broker.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        if acknowledged.len() < MAX_REMEMBERED {
+            acknowledged.insert(id, (caller.instance.clone(), now));
+        }
+    }
+}

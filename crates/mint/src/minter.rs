@@ -55,6 +55,15 @@ pub trait Minter: Send + Sync {
     /// Ends a lease early where the backend can, and says what that did. It may be repeated.
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended>;
 
+    /// Whether asks for this backend make sense at all: asked before a request is recorded, so that
+    /// nobody is asked to approve what cannot be minted.
+    ///
+    /// # Errors
+    /// The refusal that every mint would meet.
+    fn ready(&self) -> Result<(), MintError> {
+        Ok(())
+    }
+
     /// The way to mint without I/O, for built-in issuers: the signature may then be computed on a
     /// staged intent, and computed again for delivery.
     fn signer(&self) -> Option<&dyn Signer> {

@@ -55,6 +55,10 @@ impl Minter for Unconfigured {
         (self.backend.preview)(scope, params)
     }
 
+    fn ready(&self) -> Result<(), MintError> {
+        Err(self.refusal())
+    }
+
     fn mint(&self, _grant: Grant, _now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
         Box::pin(std::future::ready(Err(self.refusal())))
     }

@@ -59,7 +59,8 @@ impl Snapshot {
     /// # Errors
     /// See [`Snapshot::size`].
     pub fn leaf_hashes(&mut self, from: u64, most: usize) -> Result<Vec<Hash>, StoreError> {
-        let sql = "SELECT idx, hashes FROM tiles WHERE level = $1 AND idx >= $2 ORDER BY idx LIMIT $3";
+        let sql =
+            "SELECT idx, hashes FROM tiles WHERE level = $1 AND idx >= $2 ORDER BY idx LIMIT $3";
         let tiles = (most as u64).div_ceil(TILE) + 1;
         let first = from / TILE;
         let params = [Value::from(0), Value::from(first), Value::from(tiles)];
@@ -96,7 +97,8 @@ impl Snapshot {
     /// # Errors
     /// See [`Snapshot::size`].
     pub fn raw_texts_of(&mut self, request: &RequestId) -> Result<Vec<RawText>, StoreError> {
-        let sql = "SELECT request_id, name, salt, body FROM texts WHERE request_id = $1 ORDER BY name";
+        let sql =
+            "SELECT request_id, name, salt, body FROM texts WHERE request_id = $1 ORDER BY name";
         let rows = self.db.query(sql, &[Value::from(request.as_str())])?;
         Ok(rows.into_iter().map(raw_text).collect())
     }

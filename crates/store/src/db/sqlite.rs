@@ -1,0 +1,365 @@
+//! SQLite: WAL, `synchronous=FULL`, cached statements, one broker at a time.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::{Value as Sql, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+use rustix::fs::{FlockOperation, flock};
+
+use super::schema::{Dialect, NEWEST};
+use super::{Db, DbError, Found, KeyRow, Mode, Needs, RequestRow, Row, RowAt, Rows, Value, int};
+use crate::StoreError;
+use crate::head::HeadRow;
+use grantwright_domain::Digest;
+
+/// Pages of 4 KiB in the WAL before a commit moves them into the database.
+const WAL_PAGES: i64 = 4000;
+/// How long a statement waits for another process's short lock, in milliseconds.
+const BUSY_MS: u64 = 5000;
+
+/// A connection; a writer's holds the broker's lock as long as it lives.
+pub(crate) struct Sqlite {
+    connection: Connection,
+    _lock: Option<File>,
+}
+
+impl Sqlite {
+    /// Opens the one writing connection, makes the file (0600) and brings its tables up to date.
+    pub(crate) fn open_writer(path: &Path) -> Result<Self, StoreError> {
+        let lock = lock(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let unavailable =
+            |e: std::io::Error| StoreError::Unavailable(format!("{}: {e}", path.display()));
+        let file = options.open(path).map_err(unavailable)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(unavailable)?;
+        drop(file);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = connect(path, flags)?;
+        for (pragma, value) in [("synchronous", "FULL"), ("foreign_keys", "OFF")] {
+            connection.pragma_update(None, pragma, value).map_err(fault)?;
+        }
+        let mode: String = connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))
+            .map_err(fault)?;
+        if mode != "wal" {
+            return Err(StoreError::Unavailable(format!("journal mode is `{mode}`, not `wal`")));
+        }
+        connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(fault)?;
+        // A checkpoint of the WAL syncs as strictly as a commit.
+        connection.pragma_update(None, "checkpoint_fullfsync", true).map_err(fault)?;
+        migrate(&connection)?;
+        Ok(Self { connection, _lock: Some(lock) })
+    }
+
+    /// Opens a connection that cannot write. The writer's must have made the file.
+    pub(crate) fn open_reader(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Ok(Self { connection: connect(path, flags)?, _lock: None })
+    }
+
+    fn change(&mut self, rows: &[RequestRow]) -> rusqlite::Result<bool> {
+        let mut update = self.connection.prepare_cached(
+            "UPDATE requests SET phase = ?1, version = ?2, last_index = ?3, \
+             leaf_list = leaf_list || ?4, due_ms = ?5, identity = ?6, lease_id = ?7, \
+             lease_state = ?8, lease_expires_ms = ?9, revocable = ?10 \
+             WHERE first_index = ?11 AND version = ?12 AND id = ?13",
+        )?;
+        for r in rows {
+            let lease = r.lease.as_ref();
+            let changed = update.execute(params![
+                r.phase,
+                int(r.version),
+                int(r.last),
+                r.leaves,
+                r.due_ms,
+                r.identity.as_ref().map(|d| d.0.as_slice()),
+                lease.map(|l| l.id.as_str()),
+                lease.map(|l| l.state),
+                lease.map(|l| l.expires_ms),
+                lease.map(|l| i64::from(l.revocable)),
+                int(r.first),
+                r.was.map(int),
+                r.id.as_str(),
+            ])?;
+            if changed != 1 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn insert(&mut self, rows: &Rows) -> rusqlite::Result<()> {
+        let c = &self.connection;
+        let mut leaf = c.prepare_cached(
+            "INSERT INTO leaves (idx, request_id, kind, body) VALUES (?1, ?2, ?3, ?4)",
+        )?;
+        for l in &rows.leaves {
+            let request = l.request.as_ref().map(|r| r.as_str());
+            leaf.execute(params![int(l.index), request, l.kind, l.body])?;
+        }
+        let mut request = c.prepare_cached(
+            "INSERT INTO requests (first_index, id, agent, instance, scope, phase, version, \
+             last_index, leaf_list, created_ms, due_ms, identity, lease_id, lease_state, \
+             lease_expires_ms, revocable) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+        )?;
+        for r in &rows.new {
+            let lease = r.lease.as_ref();
+            request.execute(params![
+                int(r.first),
+                r.id.as_str(),
+                r.agent.as_str(),
+                r.instance.as_str(),
+                r.scope.as_str(),
+                r.phase,
+                int(r.version),
+                int(r.last),
+                r.leaves,
+                r.created_ms,
+                r.due_ms,
+                r.identity.as_ref().map(|d| d.0.as_slice()),
+                lease.map(|l| l.id.as_str()),
+                lease.map(|l| l.state),
+                lease.map(|l| l.expires_ms),
+                lease.map(|l| i64::from(l.revocable)),
+            ])?;
+        }
+        let mut key = c.prepare_cached(
+            "INSERT INTO keys (agent, key, request_id, instance, body) \
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        for k in &rows.keys {
+            let body = k.body.0.as_slice();
+            let (agent, instance) = (k.agent.as_str(), k.instance.as_str());
+            key.execute(params![agent, k.key.as_str(), k.request.as_str(), instance, body])?;
+        }
+        let mut text = c.prepare_cached(
+            "INSERT INTO texts (request_id, name, salt, body) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (request_id, name) DO UPDATE SET salt = excluded.salt, body = excluded.body",
+        )?;
+        for t in &rows.texts {
+            text.execute(params![t.request.as_str(), t.name, t.salt.as_slice(), t.text])?;
+        }
+        for (digest, body) in &rows.blobs {
+            c.prepare_cached(
+                "INSERT INTO blobs (digest, body) VALUES (?1, ?2) ON CONFLICT (digest) DO NOTHING",
+            )?
+            .execute(params![digest.0.as_slice(), body])?;
+        }
+        for s in &rows.sealed {
+            c.prepare_cached(
+                "INSERT INTO sealed (request_id, instance, body, until_ms) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (request_id) DO UPDATE SET instance = excluded.instance, \
+                 body = excluded.body, until_ms = excluded.until_ms",
+            )?
+            .execute(params![
+                s.request.as_str(),
+                s.instance.as_str(),
+                s.bytes,
+                s.until_ms
+            ])?;
+        }
+        for t in &rows.tiles {
+            c.prepare_cached(
+                "INSERT INTO tiles (level, idx, hashes) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (level, idx) DO UPDATE SET hashes = excluded.hashes",
+            )?
+            .execute(params![i64::from(t.level), int(t.index), t.hashes])?;
+        }
+        for request in &rows.unseal {
+            c.prepare_cached("DELETE FROM sealed WHERE request_id = ?1")?
+                .execute(params![request.as_str()])?;
+        }
+        if let Some(until) = rows.unseal_until_ms {
+            c.prepare_cached("DELETE FROM sealed WHERE until_ms <= ?1")?.execute(params![until])?;
+        }
+        if let Some((size, note)) = &rows.checkpoint {
+            c.prepare_cached("INSERT INTO checkpoints (size, note) VALUES (?1, ?2)")?
+                .execute(params![int(*size), note])?;
+        }
+        if let Some(head) = &rows.head {
+            c.prepare_cached(
+                "UPDATE head SET size = ?1, frontier = ?2, epoch = ?3, chain = ?4, \
+                 open_tag = ?5, mac = ?6 WHERE id = 1",
+            )?
+            .execute(params![
+                int(head.size()),
+                head.frontier.encode(),
+                int(head.epoch),
+                head.chain.0.as_slice(),
+                head.open.as_slice(),
+                head.mac.as_slice(),
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+impl Db for Sqlite {
+    fn begin(&mut self, mode: Mode) -> Result<(), DbError> {
+        let sql = match mode {
+            Mode::Read => "BEGIN",
+            Mode::Write => "BEGIN IMMEDIATE",
+        };
+        self.connection.prepare_cached(sql).and_then(|mut s| s.execute([])).map_err(fault)?;
+        Ok(())
+    }
+
+    fn head(&mut self) -> Result<Option<HeadRow>, DbError> {
+        let sql = "SELECT size, frontier, epoch, chain, open_tag, mac FROM head WHERE id = 1";
+        self.query(sql, &[])?.first_mut().map(Row::head).transpose()
+    }
+
+    fn lookup(&mut self, needs: &Needs<'_>) -> Result<Found, DbError> {
+        let c = &self.connection;
+        let read = || -> rusqlite::Result<Found> {
+            let mut found = Found::default();
+            let mut request = c.prepare_cached(
+                "SELECT first_index, version, last_index FROM requests WHERE id = ?1",
+            )?;
+            for id in &needs.requests {
+                let row = request.query_row([id], |r| {
+                    let at = |i| r.get::<_, i64>(i).map(|v| u64::try_from(v).unwrap_or(0));
+                    Ok(RowAt { first: at(0)?, version: at(1)?, last: at(2)? })
+                });
+                found.requests.push(row.optional()?);
+            }
+            let mut key = c.prepare_cached(
+                "SELECT request_id, instance, body FROM keys WHERE agent = ?1 AND key = ?2",
+            )?;
+            for (agent, name) in &needs.keys {
+                let row = key.query_row([agent, name], |r| {
+                    let body = Digest(r.get(2)?);
+                    Ok(KeyRow { request: r.get(0)?, instance: r.get(1)?, body })
+                });
+                found.keys.push(row.optional()?);
+            }
+            let mut lease = c.prepare_cached("SELECT 1 FROM requests WHERE lease_id = ?1")?;
+            for id in &needs.leases {
+                found.leases.push(lease.exists([id])?);
+            }
+            Ok(found)
+        };
+        read().map_err(fault)
+    }
+
+    fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, DbError> {
+        let read = || -> rusqlite::Result<Vec<Row>> {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let columns = statement.column_count();
+            let params = rusqlite::params_from_iter(params.iter().map(|v| match v {
+                Value::Null => Sql::Null,
+                Value::Int(i) => Sql::Integer(*i),
+                Value::Text(t) => Sql::Text(t.clone()),
+                Value::Blob(b) => Sql::Blob(b.clone()),
+            }));
+            let mut rows = statement.query(params)?;
+            let mut out = Vec::new();
+            while let Some(row) = rows.next()? {
+                let mut values = Vec::with_capacity(columns);
+                for column in 0..columns {
+                    values.push(match row.get_ref(column)? {
+                        ValueRef::Null | ValueRef::Real(_) => Value::Null,
+                        ValueRef::Integer(i) => Value::Int(i),
+                        ValueRef::Text(t) => Value::Text(String::from_utf8_lossy(t).into_owned()),
+                        ValueRef::Blob(b) => Value::Blob(b.to_vec()),
+                    });
+                }
+                out.push(Row(values));
+            }
+            Ok(out)
+        };
+        read().map_err(fault)
+    }
+
+    fn write(&mut self, rows: &Rows) -> Result<(), DbError> {
+        if !self.change(&rows.changed).map_err(fault)? {
+            return Err(DbError::Malformed("request row: it is not as it was written"));
+        }
+        self.insert(rows).map_err(fault)
+    }
+
+    fn commit(&mut self) -> Result<(), DbError> {
+        let c = &self.connection;
+        c.prepare_cached("COMMIT").and_then(|mut s| s.execute([])).map_err(fault)?;
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        if !self.connection.is_autocommit()
+            && let Err(e) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(error = %e, "a transaction could not be rolled back");
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, flags).map_err(fault)?;
+    connection.busy_timeout(std::time::Duration::from_millis(BUSY_MS)).map_err(fault)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Path of the file whose lock says that a broker uses the store.
+pub(crate) fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let at = lock_path(path);
+    let unavailable = |e: std::io::Error| StoreError::Unavailable(format!("{}: {e}", at.display()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&at).map_err(unavailable)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked(path.display().to_string())),
+        Err(e) => Err(unavailable(e.into())),
+    }
+}
+
+fn migrate(connection: &Connection) -> Result<(), StoreError> {
+    connection
+        .execute_batch("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+        .map_err(fault)?;
+    let version: i64 = connection
+        .query_row("SELECT coalesce(max(version), 0) FROM schema_version", [], |r| r.get(0))
+        .map_err(fault)?;
+    let version = u64::try_from(version).unwrap_or(0);
+    if version > NEWEST {
+        return Err(StoreError::Unavailable(format!(
+            "its tables are of version {version}, this program knows {NEWEST}: use a newer one"
+        )));
+    }
+    for (to, sql) in Dialect::Sqlite.after(version) {
+        let step =
+            format!("BEGIN IMMEDIATE; {sql}; INSERT INTO schema_version VALUES ({to}); COMMIT");
+        connection.execute_batch(&step).map_err(fault)?;
+    }
+    Ok(())
+}
+
+/// Sorts SQLite's errors: what puts integrity in doubt ends all writing.
+fn fault(e: rusqlite::Error) -> DbError {
+    let detail = e.to_string();
+    match e.sqlite_error_code() {
+        Some(
+            ErrorCode::SystemIoFailure
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::ConstraintViolation,
+        ) => DbError::Broken(detail),
+        None => DbError::Malformed("stored value"),
+        Some(_) => DbError::Unavailable(detail),
+    }
+}

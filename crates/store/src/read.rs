@@ -1,0 +1,497 @@
+//! Readings. Each sees one snapshot and never blocks the writer.
+
+use grantwright_domain::request::LeaseState;
+use grantwright_domain::{
+    AgentId, Digest, Event, IdempotencyKey, InstanceId, LeaseId, Phase, RequestId, RequestState,
+    ScopeName, Timestamp,
+};
+use grantwright_proof::tile::encode_entries;
+use grantwright_proof::{
+    Frontier, Hash, Tile, TileKind, consistency_proof, inclusion_proof, leaf_hash,
+};
+
+use crate::db::{Db, DbError, Mode, Row, Value, placeholders};
+use crate::hashes::Tiles;
+use crate::head::Macs;
+use crate::memory;
+use crate::{Sealed, StoreError};
+
+/// Most rows of one answer.
+pub(crate) const MAX_ROWS: u32 = 1024;
+
+/// A request as its proven leaves tell it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The fold of its leaves.
+    pub state: RequestState,
+    /// Its leaves, in order, each with its index.
+    pub leaves: Vec<(u64, Event)>,
+    /// What lies beside them.
+    pub texts: Vec<StoredText>,
+}
+
+/// An erasable text; its commitment is in a leaf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredText {
+    /// `reason`, `task`, `question:<n>`, `answer:<n>` or `param:<x>`.
+    pub name: String,
+    /// Salt of the commitment.
+    pub salt: [u8; 16],
+    /// The text.
+    pub text: String,
+}
+
+/// What an idempotency key names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedKey {
+    /// The request.
+    pub request: RequestId,
+    /// Whose ask it was.
+    pub instance: InstanceId,
+    /// Digest of the ask's body.
+    pub body: Digest,
+}
+
+/// Which requests to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct RequestFilter {
+    /// Only those that can still be decided.
+    pub open: bool,
+    /// Only those in this phase.
+    pub phase: Option<Phase>,
+    /// Only this agent's.
+    pub agent: Option<AgentId>,
+    /// Only those whose `first_index` is below this.
+    pub before: Option<u64>,
+    /// How many, 1024 at most; 0: 1024.
+    pub limit: u32,
+}
+
+/// A request's row: for lists, never for decisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestSummary {
+    /// The request.
+    pub id: RequestId,
+    /// Who asked.
+    pub agent: AgentId,
+    /// Through which sidecar.
+    pub instance: InstanceId,
+    /// For what.
+    pub scope: ScopeName,
+    /// The phase's word.
+    pub phase: String,
+    /// Number of its leaves.
+    pub version: u64,
+    /// Index of its first leaf; newer requests have larger ones.
+    pub first_index: u64,
+    /// When it was asked.
+    pub created_at: Timestamp,
+    /// When time ends it or its lease.
+    pub due_at: Option<Timestamp>,
+    /// Its lease.
+    pub lease: Option<LeaseId>,
+}
+
+/// Which leases to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct LeaseFilter {
+    /// Only live ones.
+    pub live: bool,
+    /// Only this agent's.
+    pub agent: Option<AgentId>,
+    /// Only those whose `first_index` is below this.
+    pub before: Option<u64>,
+    /// How many, 1024 at most; 0: 1024.
+    pub limit: u32,
+}
+
+/// A lease's row: for lists, never for decisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseSummary {
+    /// The lease.
+    pub id: LeaseId,
+    /// Its request.
+    pub request: RequestId,
+    /// Whose.
+    pub agent: AgentId,
+    /// Through which sidecar.
+    pub instance: InstanceId,
+    /// For what.
+    pub scope: ScopeName,
+    /// Whether it lives.
+    pub state: LeaseState,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// It can be ended early.
+    pub revocable: bool,
+    /// Index of its request's first leaf.
+    pub first_index: u64,
+}
+
+/// What time has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Open requests past their end.
+    pub requests: Vec<RequestId>,
+    /// Live leases past their end.
+    pub leases: Vec<(LeaseId, RequestId)>,
+    /// Sealed copies that nobody acknowledged in time.
+    pub sealed: Vec<RequestId>,
+}
+
+/// One reading in its own snapshot.
+pub(crate) fn inside<T>(
+    db: &mut dyn Db,
+    read: impl FnOnce(&mut dyn Db) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    if let Err(DbError::Unavailable(_)) = db.begin(Mode::Read) {
+        db.rollback();
+        db.begin(Mode::Read)?;
+    }
+    let out = read(db);
+    db.rollback();
+    out
+}
+
+/// The frontier of this snapshot, vouched for by the MAC, at least as long as the caller knows.
+fn frontier(db: &mut dyn Db, macs: &Macs, known: u64) -> Result<Frontier, StoreError> {
+    let head = db.head()?.ok_or_else(|| StoreError::tampered("the head row is gone"))?;
+    macs.check(&head)?;
+    if head.size() < known {
+        return Err(StoreError::tampered("the head row went back"));
+    }
+    Ok(head.frontier)
+}
+
+/// See [`crate::Store::load`].
+pub(crate) fn load(
+    db: &mut dyn Db,
+    macs: &Macs,
+    known: u64,
+    id: &RequestId,
+) -> Result<Option<Loaded>, StoreError> {
+    let sql = "SELECT leaf_list, version FROM requests WHERE id = $1";
+    let mut rows = db.query(sql, &[Value::from(id.as_str())])?;
+    let Some(row) = rows.first_mut() else { return Ok(None) };
+    let list = row.text(0)?;
+    let indexes: Result<Vec<u64>, _> = list.split(',').skip(1).map(str::parse).collect();
+    let indexes = indexes.map_err(|_| StoreError::tampered("a request's list of leaves"))?;
+    if indexes.len() as u64 != row.int(1)? || !indexes.is_sorted_by(|a, b| a < b) {
+        return Err(StoreError::tampered("a request's list of leaves"));
+    }
+    let frontier = frontier(db, macs, known)?;
+    let mut bodies = Vec::with_capacity(indexes.len());
+    for chunk in indexes.chunks(8) {
+        bodies.extend(leaves_at(db, chunk)?);
+    }
+    if bodies.iter().map(|(index, _)| index).ne(&indexes) {
+        return Err(StoreError::tampered(format!("leaves of request `{id}` are missing")));
+    }
+    let root = frontier.root();
+    let mut leaves = Vec::with_capacity(bodies.len());
+    let tiles = Tiles::new(db, frontier.size());
+    for (index, body) in bodies {
+        memory::prove(index, leaf_hash(&body), frontier.size(), root, &tiles)
+            .map_err(|e| tiles.failed().map_or(e, StoreError::from))?;
+        let event = Event::from_leaf(&body)
+            .map_err(|e| StoreError::tampered(format!("leaf {index}: {e}")))?;
+        if event.request_id() != Some(id) {
+            return Err(StoreError::tampered(format!("leaf {index} is of another request")));
+        }
+        leaves.push((index, event));
+    }
+    drop(tiles);
+    let state = RequestState::refold(leaves.iter().map(|(index, event)| (*index, event)))
+        .map_err(|e| StoreError::tampered(format!("leaves of request `{id}`: {e}")))?;
+    Ok(Some(Loaded { state, leaves, texts: texts(db, id)? }))
+}
+
+/// Up to eight leaves; the list of parameters has one length, so that the statement is prepared once.
+fn leaves_at(db: &mut dyn Db, indexes: &[u64]) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    let Some(last) = indexes.last() else { return Ok(Vec::new()) };
+    let padded = indexes.iter().chain(std::iter::repeat(last)).take(8);
+    let params: Vec<Value> = padded.map(|i| Value::from(*i)).collect();
+    let list = placeholders(1, params.len());
+    let sql = format!("SELECT idx, body FROM leaves WHERE idx IN ({list}) ORDER BY idx");
+    let rows = db.query(&sql, &params)?;
+    rows.into_iter().map(|mut r| Ok((r.int(0)?, r.blob(1)?))).collect()
+}
+
+pub(crate) fn texts(db: &mut dyn Db, id: &RequestId) -> Result<Vec<StoredText>, StoreError> {
+    let sql = "SELECT name, salt, body FROM texts WHERE request_id = $1 ORDER BY name";
+    let rows = db.query(sql, &[Value::from(id.as_str())])?;
+    rows.into_iter()
+        .map(|mut r| {
+            let salt = r.blob(1)?.try_into().map_err(|_| DbError::Malformed("salt"))?;
+            Ok(StoredText { name: r.text(0)?, salt, text: r.text(2)? })
+        })
+        .collect()
+}
+
+pub(crate) fn key(
+    db: &mut dyn Db,
+    agent: &AgentId,
+    key: &IdempotencyKey,
+) -> Result<Option<ClaimedKey>, StoreError> {
+    let sql = "SELECT request_id, instance, body FROM keys WHERE agent = $1 AND key = $2";
+    let mut rows = db.query(sql, &[Value::from(agent.as_str()), Value::from(key.as_str())])?;
+    let Some(row) = rows.first_mut() else { return Ok(None) };
+    let body = Digest(row.bytes32(2)?);
+    let (request, instance) = (id(row, 0, RequestId::parse)?, id(row, 1, InstanceId::parse)?);
+    Ok(Some(ClaimedKey { request, instance, body }))
+}
+
+/// A `SELECT` whose conditions grow one by one; parameters keep their order.
+struct Select {
+    sql: String,
+    params: Vec<Value>,
+}
+
+impl Select {
+    fn new(sql: &str) -> Self {
+        Self { sql: format!("{sql} WHERE 1 = 1"), params: Vec::new() }
+    }
+
+    fn and(&mut self, condition: &str) {
+        self.sql.push_str(" AND ");
+        self.sql.push_str(condition);
+    }
+
+    /// `condition` ends before its parameter.
+    fn and_value(&mut self, condition: &str, value: Value) {
+        self.params.push(value);
+        let number = self.params.len();
+        self.and(&format!("{condition} ${number}"));
+    }
+
+    fn newest_first(mut self, db: &mut dyn Db, limit: u32) -> Result<Vec<Row>, StoreError> {
+        let limit = if limit == 0 { MAX_ROWS } else { limit.min(MAX_ROWS) };
+        self.params.push(Value::from(u64::from(limit)));
+        let number = self.params.len();
+        self.sql.push_str(&format!(" ORDER BY first_index DESC LIMIT ${number}"));
+        Ok(db.query(&self.sql, &self.params)?)
+    }
+}
+
+pub(crate) fn list(
+    db: &mut dyn Db,
+    filter: &RequestFilter,
+) -> Result<Vec<RequestSummary>, StoreError> {
+    let mut select = Select::new(
+        "SELECT id, agent, instance, scope, phase, version, first_index, created_ms, due_ms, \
+         lease_id FROM requests",
+    );
+    if filter.open {
+        select.and("identity IS NOT NULL");
+    }
+    if let Some(phase) = filter.phase {
+        if phase.is_open() {
+            // The index of open requests is small.
+            select.and("identity IS NOT NULL");
+        }
+        select.and_value("phase =", Value::from(phase.word()));
+    }
+    if let Some(agent) = &filter.agent {
+        select.and_value("agent =", Value::from(agent.as_str()));
+    }
+    if let Some(before) = filter.before {
+        select.and_value("first_index <", Value::from(before));
+    }
+    let rows = select.newest_first(db, filter.limit)?;
+    rows.into_iter()
+        .map(|mut r| {
+            Ok(RequestSummary {
+                id: id(&mut r, 0, RequestId::parse)?,
+                agent: id(&mut r, 1, AgentId::parse)?,
+                instance: id(&mut r, 2, InstanceId::parse)?,
+                scope: id(&mut r, 3, ScopeName::parse)?,
+                phase: r.text(4)?,
+                version: r.int(5)?,
+                first_index: r.int(6)?,
+                created_at: Timestamp::from_millis(r.signed(7)?),
+                due_at: r.opt(8, Row::signed)?.map(Timestamp::from_millis),
+                lease: if r.is_null(9) { None } else { Some(id(&mut r, 9, LeaseId::parse)?) },
+            })
+        })
+        .collect()
+}
+
+const LEASE: &str = "SELECT lease_id, id, agent, instance, scope, lease_state, lease_expires_ms, \
+                     revocable, first_index FROM requests";
+
+fn lease_row(mut r: Row) -> Result<LeaseSummary, StoreError> {
+    let state = match r.text(5)?.as_str() {
+        "live" => LeaseState::Live,
+        "revoked" => LeaseState::Revoked,
+        "expired" => LeaseState::Expired,
+        _ => return Err(StoreError::tampered("a lease's state")),
+    };
+    Ok(LeaseSummary {
+        id: id(&mut r, 0, LeaseId::parse)?,
+        request: id(&mut r, 1, RequestId::parse)?,
+        agent: id(&mut r, 2, AgentId::parse)?,
+        instance: id(&mut r, 3, InstanceId::parse)?,
+        scope: id(&mut r, 4, ScopeName::parse)?,
+        state,
+        expires_at: Timestamp::from_millis(r.signed(6)?),
+        revocable: r.signed(7)? != 0,
+        first_index: r.int(8)?,
+    })
+}
+
+pub(crate) fn lease(db: &mut dyn Db, id: &LeaseId) -> Result<Option<LeaseSummary>, StoreError> {
+    let mut select = Select::new(LEASE);
+    select.and_value("lease_id =", Value::from(id.as_str()));
+    select.newest_first(db, 1)?.into_iter().next().map(lease_row).transpose()
+}
+
+pub(crate) fn leases(
+    db: &mut dyn Db,
+    filter: &LeaseFilter,
+) -> Result<Vec<LeaseSummary>, StoreError> {
+    let mut select = Select::new(LEASE);
+    select.and("lease_id IS NOT NULL");
+    if filter.live {
+        select.and("lease_state = 'live'");
+    }
+    if let Some(agent) = &filter.agent {
+        select.and_value("agent =", Value::from(agent.as_str()));
+    }
+    if let Some(before) = filter.before {
+        select.and_value("first_index <", Value::from(before));
+    }
+    select.newest_first(db, filter.limit)?.into_iter().map(lease_row).collect()
+}
+
+pub(crate) fn sealed(
+    db: &mut dyn Db,
+    request: &RequestId,
+    instance: &InstanceId,
+) -> Result<Option<Sealed>, StoreError> {
+    let sql = "SELECT body, until_ms FROM sealed WHERE request_id = $1 AND instance = $2";
+    let params = [Value::from(request.as_str()), Value::from(instance.as_str())];
+    let mut rows = db.query(sql, &params)?;
+    let Some(row) = rows.first_mut() else { return Ok(None) };
+    let until = Timestamp::from_millis(row.signed(1)?);
+    Ok(Some(Sealed { instance: instance.clone(), bytes: row.blob(0)?, until }))
+}
+
+pub(crate) fn due(db: &mut dyn Db, now: Timestamp, limit: u32) -> Result<Due, StoreError> {
+    let params = [Value::Int(now.millis()), Value::from(u64::from(limit.min(MAX_ROWS)))];
+    let sql = "SELECT id, lease_id FROM requests WHERE due_ms IS NOT NULL AND due_ms <= $1 \
+               ORDER BY due_ms LIMIT $2";
+    let mut due = Due::default();
+    for mut row in db.query(sql, &params)? {
+        let request = id(&mut row, 0, RequestId::parse)?;
+        if row.is_null(1) {
+            due.requests.push(request);
+        } else {
+            due.leases.push((id(&mut row, 1, LeaseId::parse)?, request));
+        }
+    }
+    let sql = "SELECT request_id FROM sealed WHERE until_ms <= $1 ORDER BY until_ms LIMIT $2";
+    for mut row in db.query(sql, &params)? {
+        due.sealed.push(id(&mut row, 0, RequestId::parse)?);
+    }
+    Ok(due)
+}
+
+pub(crate) fn unfinished(db: &mut dyn Db) -> Result<Vec<RequestId>, StoreError> {
+    let sql = "SELECT id FROM requests WHERE phase = 'intended' ORDER BY first_index";
+    db.query(sql, &[])?.iter_mut().map(|r| id(r, 0, RequestId::parse)).collect()
+}
+
+pub(crate) fn count_open(db: &mut dyn Db, agent: &AgentId) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM requests WHERE identity IS NOT NULL AND agent = $1";
+    let mut rows = db.query(sql, &[Value::from(agent.as_str())])?;
+    Ok(rows.first_mut().map(|r| r.int(0)).transpose()?.unwrap_or(0))
+}
+
+/// Leaves `from ..`, at most `limit`.
+pub(crate) fn leaves(
+    db: &mut dyn Db,
+    from: u64,
+    limit: u64,
+) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    let to = from.saturating_add(limit);
+    let sql = "SELECT idx, body FROM leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx";
+    let rows = db.query(sql, &[Value::from(from), Value::from(to)])?;
+    rows.into_iter().map(|mut r| Ok((r.int(0)?, r.blob(1)?))).collect()
+}
+
+pub(crate) fn inclusion(
+    db: &mut dyn Db,
+    macs: &Macs,
+    known: u64,
+    index: u64,
+    size: u64,
+) -> Result<Vec<Hash>, StoreError> {
+    let whole = frontier(db, macs, known)?.size();
+    proof(db, whole, size, |tiles| inclusion_proof(index, size, tiles))
+}
+
+pub(crate) fn consistency(
+    db: &mut dyn Db,
+    macs: &Macs,
+    known: u64,
+    old: u64,
+    new: u64,
+) -> Result<Vec<Hash>, StoreError> {
+    let whole = frontier(db, macs, known)?.size();
+    proof(db, whole, new, |tiles| consistency_proof(old, new, tiles))
+}
+
+fn proof(
+    db: &mut dyn Db,
+    whole: u64,
+    size: u64,
+    make: impl FnOnce(&Tiles<'_>) -> Result<Vec<Hash>, grantwright_proof::ProofError>,
+) -> Result<Vec<Hash>, StoreError> {
+    if size > whole {
+        return Err(StoreError::Ahead { known: size, size: whole });
+    }
+    let tiles = Tiles::new(db, whole);
+    make(&tiles).map_err(|e| match tiles.failed() {
+        Some(db) => db.into(),
+        None => StoreError::Invalid(e.to_string()),
+    })
+}
+
+pub(crate) fn tile(
+    db: &mut dyn Db,
+    macs: &Macs,
+    known: u64,
+    tile: &Tile,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let size = frontier(db, macs, known)?.size();
+    if !tile.is_within(size) {
+        return Ok(None);
+    }
+    match tile.kind() {
+        TileKind::Entries => {
+            let bodies = leaves(db, tile.first(), tile.width().into())?;
+            if bodies.len() != usize::from(tile.width()) {
+                return Err(StoreError::tampered("leaves are missing"));
+            }
+            let bundle = encode_entries(bodies.into_iter().map(|(_, body)| body));
+            bundle.map(Some).map_err(|e| StoreError::tampered(e.to_string()))
+        }
+        TileKind::Hashes { level } => {
+            let tiles = Tiles::new(db, size);
+            let hashes = tiles.tile(level, tile.index()).map_err(|e| {
+                tiles.failed().map_or_else(|| StoreError::tampered(e.to_string()), Into::into)
+            })?;
+            let hashes = hashes.iter().take(tile.width().into());
+            Ok(Some(hashes.flat_map(|h| h.as_bytes()).copied().collect()))
+        }
+    }
+}
+
+/// Parses an identifier of a row.
+fn id<T, E>(
+    row: &mut Row,
+    column: usize,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, StoreError> {
+    parse(&row.text(column)?).map_err(|_| StoreError::tampered("an identifier in a row"))
+}

@@ -1,0 +1,197 @@
+//! Reading a store offline, without its keys and without trusting it: for the verifier and for
+//! people who look into a log.
+//!
+//! Nothing is created beside the store. A SQLite store that a broker uses is read in one snapshot; one
+//! that is at rest is copied (with its write-ahead log) into a private temporary folder first, since
+//! SQLite would otherwise create files beside it. PostgreSQL is read in one read-only transaction.
+
+mod raw;
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use grantwright_domain::{Digest, RequestId};
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
+
+use crate::db::postgres::Postgres;
+use crate::db::sqlite::{Sqlite, lock_path};
+use crate::db::{Db, Mode, Value};
+use crate::read::{self, LeaseFilter, LeaseSummary, RequestFilter, RequestSummary, StoredText};
+use crate::url::Url;
+use crate::{Sealed, StoreError};
+
+pub use raw::RawText;
+
+/// Leaves that are read at once.
+const PAGE: u64 = 1024;
+
+/// One snapshot of a store. Nothing in it is vouched for.
+pub struct Snapshot {
+    db: Box<dyn Db>,
+    /// Where the copy lies; removed with it.
+    _copy: Option<TempDir>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// Opens a snapshot. Blocks; it must not be called from an async context.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no store, [`StoreError::Url`] or
+    /// [`StoreError::Unavailable`].
+    pub fn open(url: &str) -> Result<Self, StoreError> {
+        let (mut db, copy): (Box<dyn Db>, _) = match Url::parse(url)? {
+            Url::Postgres(url) => (Box::new(Postgres::open(&url, false)?), None),
+            Url::Sqlite(path) => {
+                let (db, copy) = open_sqlite(&path)?;
+                (Box::new(db), copy)
+            }
+        };
+        db.begin(Mode::Read)?;
+        if db.query("SELECT count(*) FROM head", &[]).is_err() {
+            return Err(StoreError::NotFound(url.to_owned()));
+        }
+        Ok(Self { db, _copy: copy })
+    }
+
+    /// What the head row says of the log's size.
+    ///
+    /// # Errors
+    /// When the store cannot be read; so in all readings below.
+    pub fn size(&mut self) -> Result<u64, StoreError> {
+        let mut rows = self.db.query("SELECT size FROM head WHERE id = 1", &[])?;
+        Ok(rows.first_mut().map(|r| r.int(0)).transpose()?.unwrap_or(0))
+    }
+
+    /// Gives each leaf's index and bytes, in order, to `visit`, until it returns false.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn for_each_leaf(
+        &mut self,
+        mut visit: impl FnMut(u64, &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let sql = "SELECT idx, body FROM leaves WHERE idx >= $1 ORDER BY idx LIMIT $2";
+        let mut next = 0;
+        loop {
+            let mut rows = self.db.query(sql, &[Value::from(next), Value::from(PAGE)])?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for row in &mut rows {
+                let index = row.int(0)?;
+                if !visit(index, &row.blob(1)?) {
+                    return Ok(());
+                }
+                next = index.saturating_add(1);
+            }
+        }
+    }
+
+    /// The leaves a request's row names, or all that name it, with their indexes.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn request_leaves(&mut self, id: &RequestId) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let sql = "SELECT idx, body FROM leaves WHERE request_id = $1 ORDER BY idx";
+        let rows = self.db.query(sql, &[Value::from(id.as_str())])?;
+        rows.into_iter().map(|mut r| Ok((r.int(0)?, r.blob(1)?))).collect()
+    }
+
+    /// The signed checkpoint of the largest size.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn checkpoint(&mut self) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1";
+        Ok(self.db.query(sql, &[])?.first_mut().map(|r| r.text(0)).transpose()?)
+    }
+
+    /// The signed checkpoints with a size above `after`, smallest first, at most 1024.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn checkpoints(&mut self, after: u64) -> Result<Vec<(u64, String)>, StoreError> {
+        let sql = "SELECT size, note FROM checkpoints WHERE size > $1 ORDER BY size LIMIT $2";
+        let rows = self.db.query(sql, &[Value::from(after), Value::from(PAGE)])?;
+        rows.into_iter().map(|mut r| Ok((r.int(0)?, r.text(1)?))).collect()
+    }
+
+    /// A blob by its digest.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        crate::memory::read_blob(self.db.as_mut(), digest)
+    }
+
+    /// The erasable texts beside a request's leaves.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn texts(&mut self, id: &RequestId) -> Result<Vec<StoredText>, StoreError> {
+        read::texts(self.db.as_mut(), id)
+    }
+
+    /// Requests, newest first.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn requests(&mut self, filter: &RequestFilter) -> Result<Vec<RequestSummary>, StoreError> {
+        read::list(self.db.as_mut(), filter)
+    }
+
+    /// Leases, newest first.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn leases(&mut self, filter: &LeaseFilter) -> Result<Vec<LeaseSummary>, StoreError> {
+        read::leases(self.db.as_mut(), filter)
+    }
+
+    /// The sealed copy of a request's credential: unreadable here, shown to prove so.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn sealed(
+        &mut self,
+        request: &RequestId,
+        instance: &grantwright_domain::InstanceId,
+    ) -> Result<Option<Sealed>, StoreError> {
+        read::sealed(self.db.as_mut(), request, instance)
+    }
+}
+
+fn open_sqlite(path: &Path) -> Result<(Sqlite, Option<TempDir>), StoreError> {
+    if !path.is_file() {
+        return Err(StoreError::NotFound(path.display().to_string()));
+    }
+    let lock = File::open(lock_path(path)).ok();
+    let in_use = lock.as_ref().is_some_and(|lock| {
+        flock(lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    });
+    if in_use {
+        return Ok((Sqlite::open_reader(path)?, None));
+    }
+    // The shared lock, where there is one, keeps a broker from starting during the copy.
+    let unavailable = |e: std::io::Error| StoreError::Unavailable(e.to_string());
+    let folder = tempfile::Builder::new().prefix("grantwright-").tempdir().map_err(unavailable)?;
+    let copy = folder.path().join("store");
+    fs::copy(path, &copy).map_err(unavailable)?;
+    let wal = |p: &Path| {
+        let mut name = p.as_os_str().to_owned();
+        name.push("-wal");
+        std::path::PathBuf::from(name)
+    };
+    if wal(path).is_file() {
+        fs::copy(wal(path), wal(&copy)).map_err(unavailable)?;
+    }
+    drop(lock);
+    Ok((Sqlite::open_reader(&copy)?, Some(folder)))
+}

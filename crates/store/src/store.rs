@@ -1,0 +1,363 @@
+//! The handle: callers send transitions and readings through it to the threads that own the database.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+
+use grantwright_domain::{
+    AgentId, Authority, Digest, IdempotencyKey, InstanceId, LeaseId, RequestId, Timestamp,
+};
+use grantwright_proof::{Hash, Tile};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::db::Db;
+use crate::db::postgres::Postgres;
+use crate::db::sqlite::Sqlite;
+use crate::head::Macs;
+use crate::read;
+use crate::transition::Transition;
+use crate::url::Url;
+use crate::writer::{Board, Command, Writer};
+use crate::{
+    ClaimedKey, Committed, Due, Faults, Head, Keys, LeaseFilter, LeaseSummary, Loaded,
+    RequestFilter, RequestSummary, Sealed, StoreError,
+};
+
+/// Operations that may wait for the writer; more are refused.
+const MAX_WAITING: usize = 16_384;
+/// Readings that may wait for one reading thread.
+const MAX_READINGS: usize = 4_096;
+/// Reading threads, each with its own connection.
+const READERS: usize = 2;
+
+type Reading = Box<dyn FnOnce(&mut dyn Db) + Send>;
+
+/// What [`Store::open_with`] may be told.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Faults to inject; empty in a product.
+    pub faults: Faults,
+}
+
+/// An open store. Clones share it; it closes when the last is dropped or one is closed.
+#[derive(Clone)]
+pub struct Store {
+    writer: mpsc::Sender<Command>,
+    readers: Arc<[mpsc::Sender<Reading>]>,
+    turn: Arc<AtomicUsize>,
+    board: Board,
+    macs: Macs,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("head", &self.head()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens a store and makes it if there is none: `sqlite:///absolute/path` (mode 0600, one broker)
+    /// or `postgres://…` (many brokers).
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], [`StoreError::Tampered`], [`StoreError::WrongKey`],
+    /// [`StoreError::Url`] or [`StoreError::Unavailable`].
+    pub async fn open(url: &str, keys: Keys) -> Result<Self, StoreError> {
+        Self::open_with(url, keys, Options::default()).await
+    }
+
+    /// Opens a store with options.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_with(url: &str, keys: Keys, options: Options) -> Result<Self, StoreError> {
+        let url = Url::parse(url)?;
+        let macs = Macs::new(&keys.mac_key);
+        let (writer, mut commands) = mpsc::channel(MAX_WAITING);
+        let (opened, is_open) = oneshot::channel();
+        let place = url.clone();
+        spawn("store-writer", move || {
+            let open = || {
+                let db: Box<dyn Db> = match &place {
+                    Url::Sqlite(path) => Box::new(Sqlite::open_writer(path)?),
+                    Url::Postgres(url) => Box::new(Postgres::open(url, true)?),
+                };
+                Writer::open(db, keys, options.faults)
+            };
+            match open() {
+                Ok((writer, board)) => {
+                    if opened.send(Ok(board)).is_ok() {
+                        writer.run(&mut commands);
+                    }
+                }
+                // Whoever opened may have gone away.
+                Err(e) => drop(opened.send(Err(e))),
+            }
+        })?;
+        let board = is_open.await.map_err(|_| stopped())??;
+        let mut readers = Vec::with_capacity(READERS);
+        for _ in 0..READERS {
+            readers.push(reader(url.clone()).await?);
+        }
+        Ok(Self { writer, readers: readers.into(), turn: Arc::default(), board, macs })
+    }
+
+    /// Writes a transition and returns once it is durable. It is written even if the caller stops
+    /// waiting.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; only after [`StoreError::OutcomeUnknown`] and [`StoreError::Halted`] may
+    /// something have been written.
+    pub async fn commit(&self, transition: Transition) -> Result<Committed, StoreError> {
+        let prepared = Box::new(transition.prepare()?);
+        self.ask(|reply| Command::Commit(prepared, reply)).await
+    }
+
+    /// Deletes the sealed copy of a request's credential, along with some later batch.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or [`StoreError::Halted`].
+    pub fn acknowledge(&self, request: RequestId) -> Result<(), StoreError> {
+        self.writer.try_send(Command::Acknowledge(request)).map_err(|e| full(&e))
+    }
+
+    /// Deletes sealed copies that were acknowledged, or whose time ended at or before `now`.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn sweep_sealed(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Sweep(now, reply)).await
+    }
+
+    /// Begins a new epoch, in which this store goes on and every other broker's writes end with
+    /// [`StoreError::EpochEnded`]. Returns it.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn raise_epoch(&self) -> Result<u64, StoreError> {
+        self.ask(Command::RaiseEpoch).await
+    }
+
+    /// Reads what other brokers appended, so that [`Store::authority`] and [`Store::head`] know it.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        self.ask(Command::Refresh).await
+    }
+
+    /// Waits until the writer has stopped and given its lock back.
+    pub async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        if self.writer.send(Command::Close(done)).await.is_ok() {
+            // An error says that it stopped before it answered.
+            let _ = closed.await;
+        }
+    }
+
+    /// Who may decide, after the last commit.
+    #[must_use]
+    pub fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.board.read().unwrap_or_else(PoisonError::into_inner).authority)
+    }
+
+    /// The log after the last commit.
+    #[must_use]
+    pub fn head(&self) -> Arc<Head> {
+        Arc::clone(&self.board.read().unwrap_or_else(PoisonError::into_inner).head)
+    }
+
+    /// A request, folded from its leaves, each proven to be in the present log. None: no such request.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when leaves are missing, edited or another request's.
+    pub async fn load(&self, id: &RequestId) -> Result<Option<Loaded>, StoreError> {
+        let (id, macs, known) = (id.clone(), self.macs.clone(), self.head().size);
+        self.read(move |db| read::load(db, &macs, known, &id)).await
+    }
+
+    /// What an agent's idempotency key names.
+    ///
+    /// # Errors
+    /// When the store cannot be read; so in all readings below.
+    pub async fn key(
+        &self,
+        agent: &AgentId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<ClaimedKey>, StoreError> {
+        let (agent, key) = (agent.clone(), key.clone());
+        self.read(move |db| read::key(db, &agent, &key)).await
+    }
+
+    /// Requests, newest first.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn list(&self, filter: RequestFilter) -> Result<Vec<RequestSummary>, StoreError> {
+        self.read(move |db| read::list(db, &filter)).await
+    }
+
+    /// One lease.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn lease(&self, id: &LeaseId) -> Result<Option<LeaseSummary>, StoreError> {
+        let id = id.clone();
+        self.read(move |db| read::lease(db, &id)).await
+    }
+
+    /// Leases, newest first.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn leases(&self, filter: LeaseFilter) -> Result<Vec<LeaseSummary>, StoreError> {
+        self.read(move |db| read::leases(db, &filter)).await
+    }
+
+    /// The sealed credential of a request, for the instance it is sealed to.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn sealed(
+        &self,
+        request: &RequestId,
+        instance: &InstanceId,
+    ) -> Result<Option<Sealed>, StoreError> {
+        let (request, instance) = (request.clone(), instance.clone());
+        self.read(move |db| read::sealed(db, &request, &instance)).await
+    }
+
+    /// A blob; whoever uses it checks its digest.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn blob(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |db| crate::memory::read_blob(db, &digest)).await
+    }
+
+    /// What time has ended by `now`, oldest first, at most `limit` of each kind.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn due(&self, now: Timestamp, limit: u32) -> Result<Due, StoreError> {
+        self.read(move |db| read::due(db, now, limit)).await
+    }
+
+    /// Requests with an intent and no outcome: after a crash, mints whose answer is unknown.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn unfinished(&self) -> Result<Vec<RequestId>, StoreError> {
+        self.read(read::unfinished).await
+    }
+
+    /// How many of an agent's requests are open.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn count_open(&self, agent: &AgentId) -> Result<u64, StoreError> {
+        let agent = agent.clone();
+        self.read(move |db| read::count_open(db, &agent)).await
+    }
+
+    /// Leaves `from ..` with their indexes, at most `limit` and at most 1024.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn leaves(&self, from: u64, limit: u32) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let limit = u64::from(limit.min(read::MAX_ROWS));
+        self.read(move |db| read::leaves(db, from, limit)).await
+    }
+
+    /// The proof that leaf `index` is in the tree of `size` leaves.
+    ///
+    /// # Errors
+    /// [`StoreError::Ahead`] for a size beyond the log, [`StoreError::Invalid`] for an index beyond it.
+    pub async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, StoreError> {
+        let (macs, known) = (self.macs.clone(), self.head().size);
+        self.read(move |db| read::inclusion(db, &macs, known, index, size)).await
+    }
+
+    /// The proof that the tree of `new` leaves extends that of `old`.
+    ///
+    /// # Errors
+    /// As [`Store::inclusion`].
+    pub async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, StoreError> {
+        let (macs, known) = (self.macs.clone(), self.head().size);
+        self.read(move |db| read::consistency(db, &macs, known, old, new)).await
+    }
+
+    /// The bytes of a hash tile or an entry bundle; none when the log does not fill it yet.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn tile(&self, tile: Tile) -> Result<Option<Vec<u8>>, StoreError> {
+        let (macs, known) = (self.macs.clone(), self.head().size);
+        self.read(move |db| read::tile(db, &macs, known, &tile)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.writer.try_send(command(reply)).map_err(|e| full(&e))?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut dyn Db) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job: Reading = Box::new(move |db| {
+            // The caller may be gone.
+            let _ = reply.send(read::inside(db, read));
+        });
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % READERS;
+        let reader = self.readers.get(turn).ok_or_else(stopped)?;
+        reader.try_send(job).map_err(|e| full(&e))?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+async fn reader(url: Url) -> Result<mpsc::Sender<Reading>, StoreError> {
+    let (sender, mut jobs) = mpsc::channel::<Reading>(MAX_READINGS);
+    let (opened, is_open) = oneshot::channel();
+    spawn("store-reader", move || {
+        let open = || -> Result<Box<dyn Db>, StoreError> {
+            Ok(match &url {
+                Url::Sqlite(path) => Box::new(Sqlite::open_reader(path)?),
+                Url::Postgres(url) => Box::new(Postgres::open(url, false)?),
+            })
+        };
+        match open() {
+            Ok(mut db) => {
+                if opened.send(Ok(())).is_ok() {
+                    while let Some(job) = jobs.blocking_recv() {
+                        job(db.as_mut());
+                    }
+                }
+            }
+            Err(e) => drop(opened.send(Err(e))),
+        }
+    })?;
+    is_open.await.map_err(|_| stopped())??;
+    Ok(sender)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map(drop).map_err(|e| StoreError::Unavailable(e.to_string()))
+}
+
+fn full<T>(e: &mpsc::error::TrySendError<T>) -> StoreError {
+    match e {
+        mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+        mpsc::error::TrySendError::Closed(_) => stopped(),
+    }
+}
+
+fn stopped() -> StoreError {
+    StoreError::Halted("it was closed".into())
+}

@@ -1,0 +1,417 @@
+//! The one writer: takes what waits, folds it, writes it in one transaction, then answers.
+
+mod stage;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use grantwright_domain::{Authority, RequestId, Timestamp};
+use grantwright_proof::{Checkpoint, Hash, NoteSigner};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::db::{Db, DbError, Mode, Rows, Value};
+use crate::fault::{Fault, Faults};
+use crate::hashes::Tiles;
+use crate::head::{Head, HeadRow, Keys, Macs, NO_CHAIN};
+use crate::memory::Memory;
+use crate::open_set::OpenSet;
+use crate::transition::Prepared;
+use crate::{Committed, Evidence, StoreError};
+use stage::{Stage, Staged};
+
+/// Most transitions in one transaction.
+pub(crate) const MAX_BATCH: usize = 256;
+/// Acknowledgements that wait for a transition to ride along with; more get a transaction.
+const MAX_WAITING: usize = 4096;
+
+/// Where a caller waits.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked.
+pub(crate) enum Command {
+    Acknowledge(RequestId),
+    Close(oneshot::Sender<()>),
+    Commit(Box<Prepared>, Reply<Committed>),
+    RaiseEpoch(Reply<u64>),
+    Refresh(Reply<()>),
+    Sweep(Timestamp, Reply<()>),
+}
+
+/// What everyone may see: replaced after each commit.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub head: Arc<Head>,
+    pub authority: Arc<Authority>,
+}
+
+/// Shared by the writer and the handles.
+pub(crate) type Board = Arc<RwLock<Published>>;
+
+pub(crate) struct Writer {
+    db: Box<dyn Db>,
+    macs: Macs,
+    signer: NoteSigner,
+    /// None after a doubt: made again before anything else.
+    memory: Option<Memory>,
+    epoch: u64,
+    ended: Option<StoreError>,
+    waiting: Vec<RequestId>,
+    board: Board,
+    faults: Faults,
+}
+
+impl Writer {
+    /// Checks the whole store and makes the head row of a new one.
+    pub(crate) fn open(
+        mut db: Box<dyn Db>,
+        keys: Keys,
+        faults: Faults,
+    ) -> Result<(Self, Board), StoreError> {
+        let macs = Macs::new(&keys.mac_key);
+        db.begin(Mode::Write)?;
+        let head = match db.head()? {
+            Some(head) => head,
+            None => create_head(db.as_mut(), &macs)?,
+        };
+        // The cheap facts first: they name a restored head row or lost leaves best.
+        macs.check(&head)?;
+        check_count(db.as_mut(), &head)?;
+        let memory = Memory::load(db.as_mut(), &macs, head, keys.signer.vkey())?;
+        db.commit()?;
+        let epoch = memory.head.epoch;
+        let board = Arc::new(RwLock::new(publication(&memory)));
+        let signer = keys.signer;
+        let this = Self {
+            db,
+            macs,
+            signer,
+            memory: Some(memory),
+            epoch,
+            ended: None,
+            waiting: Vec::new(),
+            board: Arc::clone(&board),
+            faults,
+        };
+        Ok((this, board))
+    }
+
+    /// Works until every handle is gone or one closes the store.
+    pub(crate) fn run(mut self, commands: &mut mpsc::Receiver<Command>) {
+        let mut batch: Vec<(Prepared, Reply<Committed>)> = Vec::with_capacity(MAX_BATCH);
+        while let Some(first) = commands.blocking_recv() {
+            let mut command = Some(first);
+            let mut other = None;
+            while let Some(next) = command.take() {
+                match next {
+                    Command::Commit(prepared, reply) => batch.push((*prepared, reply)),
+                    Command::Acknowledge(request) => self.waiting.push(request),
+                    next => {
+                        other = Some(next);
+                        break;
+                    }
+                }
+                if batch.len() < MAX_BATCH {
+                    command = commands.try_recv().ok();
+                }
+            }
+            if !batch.is_empty() || self.waiting.len() >= MAX_WAITING {
+                self.commit(&mut batch);
+            }
+            match other {
+                None | Some(Command::Acknowledge(_) | Command::Commit(..)) => {}
+                Some(Command::RaiseEpoch(reply)) => answer(reply, self.raise_epoch()),
+                Some(Command::Refresh(reply)) => answer(reply, self.refresh()),
+                Some(Command::Sweep(until, reply)) => answer(reply, self.sweep(Some(until))),
+                Some(Command::Close(done)) => {
+                    self.flush();
+                    drop(self);
+                    // Nobody may wait any more; that is no fault.
+                    let _ = done.send(());
+                    return;
+                }
+            }
+        }
+        self.flush();
+    }
+
+    fn commit(&mut self, batch: &mut Vec<(Prepared, Reply<Committed>)>) {
+        let (work, replies): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        match self.transact(work) {
+            Ok(results) => {
+                for (reply, result) in replies.into_iter().zip(results) {
+                    answer(reply, result);
+                }
+            }
+            Err(e) => {
+                let e = self.doubt(e);
+                for reply in replies {
+                    answer(reply, Err(e.clone()));
+                }
+            }
+        }
+    }
+
+    fn transact(
+        &mut self,
+        work: Vec<Prepared>,
+    ) -> Result<Vec<Result<Committed, StoreError>>, StoreError> {
+        self.enter(Mode::Write)?;
+        let found = self.db.lookup(&stage::needs(&work))?;
+        let Self { db, macs, signer, memory, waiting, .. } = self;
+        let Some(memory) = memory.as_mut() else { return Err(no_memory()) };
+        let mut stage = Stage::new(memory, macs, signer.vkey(), found);
+        let staged: Vec<Result<Staged, StoreError>> =
+            work.into_iter().map(|prepared| stage.add(prepared, db.as_mut())).collect();
+        let mut rows = stage.rows;
+        rows.unseal.append(waiting);
+        finish(memory, macs, signer, &mut rows)?;
+        if rows.is_empty() {
+            db.rollback();
+        } else {
+            db.write(&rows)?;
+        }
+        let size = memory.edge.size();
+        let checkpoint = &memory.checkpoint;
+        let tiles = Tiles::with(db.as_mut(), size, &memory.growing);
+        let mut out = Vec::with_capacity(staged.len());
+        for result in staged {
+            out.push(match result {
+                Err(e) => Err(e),
+                Ok(staged) => {
+                    let evidence = staged
+                        .wanted
+                        .map(|(leaf, index, known)| {
+                            prove(memory, &tiles, leaf, index, known, checkpoint)
+                        })
+                        .transpose()?;
+                    let first_index = staged.first_index;
+                    let checkpoint = Arc::clone(checkpoint);
+                    Ok(Committed { state: staged.state, first_index, size, checkpoint, evidence })
+                }
+            });
+        }
+        drop(tiles);
+        if !rows.is_empty() {
+            self.durable()?;
+            self.publish();
+        }
+        Ok(out)
+    }
+
+    /// Begins a transaction in which the memory is up to date.
+    fn enter(&mut self, mode: Mode) -> Result<(), StoreError> {
+        if let Some(e) = &self.ended {
+            return Err(e.clone());
+        }
+        if let Err(DbError::Unavailable(_)) = self.db.begin(mode) {
+            // A connection that broke while idle shows itself only now.
+            self.db.rollback();
+            self.db.begin(mode)?;
+        }
+        let head = self.db.head()?.ok_or_else(|| StoreError::tampered("the head row is gone"))?;
+        let vkey = self.signer.vkey();
+        match &mut self.memory {
+            Some(memory) => memory.catch_up(self.db.as_mut(), &self.macs, head, vkey)?,
+            None => {
+                let known = self.board.read().unwrap_or_else(PoisonError::into_inner).head.size;
+                if head.size() < known {
+                    return Err(StoreError::tampered("the head row went back"));
+                }
+                self.memory = Some(Memory::load(self.db.as_mut(), &self.macs, head, vkey)?);
+            }
+        }
+        match &self.memory {
+            Some(memory) if memory.head.epoch == self.epoch => Ok(()),
+            _ => Err(StoreError::EpochEnded),
+        }
+    }
+
+    /// Commits; an error says whether anything may have been written.
+    fn durable(&mut self) -> Result<(), StoreError> {
+        let fault = self.faults.pop();
+        match fault {
+            Fault::None | Fault::AfterCommit => {}
+            Fault::BeforeCommit => {
+                return Err(StoreError::Unavailable("the transaction was lost".into()));
+            }
+            Fault::Fsync => return Err(StoreError::Halted("fsync failed".into())),
+        }
+        match self.db.commit() {
+            Ok(()) if fault == Fault::AfterCommit => Err(StoreError::OutcomeUnknown),
+            Ok(()) => Ok(()),
+            Err(DbError::Broken(detail)) => Err(StoreError::Halted(detail)),
+            Err(e) => {
+                tracing::error!(error = ?e, "the outcome of a commit is unknown");
+                Err(StoreError::OutcomeUnknown)
+            }
+        }
+    }
+
+    /// After any failure: forget, and where integrity is in doubt, write no more.
+    fn doubt(&mut self, e: StoreError) -> StoreError {
+        self.db.rollback();
+        self.memory = None;
+        if self.ended.is_none() && e.ends_writing() {
+            tracing::error!(error = %e, "the store writes no more until it is opened again");
+            self.ended = Some(match &e {
+                StoreError::EpochEnded => StoreError::EpochEnded,
+                StoreError::Halted(detail) => StoreError::Halted(detail.clone()),
+                other => StoreError::Halted(other.to_string()),
+            });
+        }
+        e
+    }
+
+    fn publish(&self) {
+        if let Some(memory) = &self.memory {
+            *self.board.write().unwrap_or_else(PoisonError::into_inner) = publication(memory);
+        }
+    }
+
+    fn refresh(&mut self) -> Result<(), StoreError> {
+        let entered = self.enter(Mode::Read).map_err(|e| self.doubt(e));
+        self.db.rollback();
+        entered?;
+        self.publish();
+        Ok(())
+    }
+
+    fn raise_epoch(&mut self) -> Result<u64, StoreError> {
+        let mut raise = || {
+            self.enter(Mode::Write)?;
+            let Some(memory) = self.memory.as_mut() else { return Err(no_memory()) };
+            let frontier = memory.edge.frontier();
+            let tag = memory.open.tag(&self.macs);
+            memory.head = self.macs.seal(frontier, self.epoch + 1, memory.chain, tag);
+            let rows = Rows { head: Some(memory.head.clone()), ..Rows::default() };
+            self.db.write(&rows)?;
+            self.durable()?;
+            self.epoch += 1;
+            self.publish();
+            Ok(self.epoch)
+        };
+        let raised = raise();
+        raised.map_err(|e| self.doubt(e))
+    }
+
+    /// Deletes sealed copies that were acknowledged or are over time.
+    fn sweep(&mut self, until: Option<Timestamp>) -> Result<(), StoreError> {
+        let mut sweep = || {
+            self.enter(Mode::Write)?;
+            let rows = Rows {
+                unseal: std::mem::take(&mut self.waiting),
+                unseal_until_ms: until.map(Timestamp::millis),
+                ..Rows::default()
+            };
+            self.db.write(&rows)?;
+            self.durable()
+        };
+        let swept = sweep();
+        swept.map_err(|e| self.doubt(e))
+    }
+
+    fn flush(&mut self) {
+        if !self.waiting.is_empty()
+            && let Err(e) = self.sweep(None)
+        {
+            tracing::warn!(error = %e, "sealed copies stay until the next sweep");
+        }
+    }
+}
+
+/// Signs the checkpoint and seals the head row, if leaves were added.
+fn finish(
+    memory: &mut Memory,
+    macs: &Macs,
+    signer: &NoteSigner,
+    rows: &mut Rows,
+) -> Result<(), StoreError> {
+    if rows.leaves.is_empty() {
+        return Ok(());
+    }
+    let size = memory.edge.size();
+    let checkpoint = Checkpoint::new(memory.authority.origin.as_str(), size, memory.edge.root())
+        .map_err(|e| StoreError::Invalid(e.to_string()))?;
+    let note = checkpoint.sign(signer);
+    memory.checkpoint = Arc::from(note.as_str());
+    rows.checkpoint = Some((size, note));
+    rows.tiles.extend(memory.growing.changed(size));
+    let tag = memory.open.tag(macs);
+    memory.head = macs.seal(memory.edge.frontier(), memory.head.epoch, memory.chain, tag);
+    rows.head = Some(memory.head.clone());
+    Ok(())
+}
+
+fn prove(
+    memory: &Memory,
+    tiles: &Tiles<'_>,
+    leaf: Vec<u8>,
+    index: u64,
+    known: u64,
+    checkpoint: &Arc<str>,
+) -> Result<Evidence, StoreError> {
+    let size = memory.edge.size();
+    let failed = |e: grantwright_proof::ProofError| match tiles.failed() {
+        Some(db) => StoreError::from(db),
+        None => StoreError::tampered(e.to_string()),
+    };
+    Ok(Evidence {
+        leaf,
+        index,
+        inclusion: memory.edge.inclusion_proof(index, size, tiles).map_err(failed)?,
+        consistent_from: known,
+        consistency: memory.edge.consistency_proof(known, size, tiles).map_err(failed)?,
+        checkpoint: Arc::clone(checkpoint),
+    })
+}
+
+/// Makes the head row of a store without leaves, unless another broker did meanwhile.
+fn create_head(db: &mut dyn Db, macs: &Macs) -> Result<HeadRow, StoreError> {
+    let tag = OpenSet::default().tag(macs);
+    let head = macs.seal(grantwright_proof::Frontier::new(), 1, NO_CHAIN, tag);
+    let values = [
+        Value::from(0),
+        Value::Blob(head.frontier.encode()),
+        Value::from(head.epoch),
+        Value::from(head.chain),
+        Value::Blob(head.open.to_vec()),
+        Value::Blob(head.mac.to_vec()),
+    ];
+    let sql = "INSERT INTO head (id, size, frontier, epoch, chain, open_tag, mac) \
+               VALUES (1, $1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
+    db.query(sql, &values)?;
+    db.head()?.ok_or_else(|| StoreError::tampered("the head row is gone"))
+}
+
+/// A hidden leaf, or one beyond the head, shows in the count.
+fn check_count(db: &mut dyn Db, head: &HeadRow) -> Result<(), StoreError> {
+    let mut rows = db.query("SELECT count(*), coalesce(max(idx), -1) FROM leaves", &[])?;
+    let row = rows.first_mut().ok_or_else(|| StoreError::tampered("leaves cannot be counted"))?;
+    let (count, last) = (row.int(0)?, row.signed(1)?);
+    if count == head.size() && last == crate::db::int(head.size()) - 1 {
+        return Ok(());
+    }
+    Err(StoreError::tampered(format!(
+        "the head row speaks of {} leaves, the last number {last} of {count} is there",
+        head.size()
+    )))
+}
+
+fn publication(memory: &Memory) -> Published {
+    let root: Hash = memory.edge.root();
+    let head = Head {
+        size: memory.edge.size(),
+        root,
+        epoch: memory.head.epoch,
+        checkpoint: Arc::clone(&memory.checkpoint),
+    };
+    Published { head: Arc::new(head), authority: Arc::clone(&memory.authority) }
+}
+
+fn no_memory() -> StoreError {
+    StoreError::Unavailable("the log could not be read".into())
+}
+
+/// The caller may be gone; what was written stays written.
+fn answer<T>(reply: Reply<T>, result: Result<T, StoreError>) {
+    let _ = reply.send(result);
+}

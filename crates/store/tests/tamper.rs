@@ -1,0 +1,191 @@
+//! Whoever can write the database changes it behind the broker's back.
+
+use std::path::Path;
+
+use grantwright_domain::event::Decision;
+use grantwright_domain::{Phase, RequestState};
+use grantwright_proof::NoteSigner;
+use grantwright_store::conformance::{self, world, world::World};
+use grantwright_store::{Faults, Keys, Store, StoreError};
+use rusqlite::Connection;
+
+struct Place {
+    folder: tempfile::TempDir,
+    world: World,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), world: World::new() }
+    }
+    fn url(&self) -> String {
+        format!("sqlite://{}/store.db", self.folder.path().display())
+    }
+    async fn open(&self) -> Store {
+        conformance::open(&self.url(), &Faults::default()).await.unwrap()
+    }
+    async fn reopen(&self) -> Result<Store, StoreError> {
+        Store::open(&self.url(), world::keys()).await
+    }
+    fn sql(&self, sql: &str) {
+        let changed = connect(self.folder.path()).execute(sql, []).unwrap();
+        assert!(changed > 0, "`{sql}` changed nothing");
+    }
+    /// A log with an opening, a grant and a pending request, closed.
+    async fn filled(&self) -> RequestState {
+        let store = self.open().await;
+        store.commit(self.world.opening()).await.unwrap();
+        store.commit(self.world.grant(1)).await.unwrap();
+        let asked = store.commit(self.world.ask(2)).await.unwrap();
+        store.close().await;
+        asked.state.unwrap()
+    }
+    async fn refused(&self, how: &str) {
+        match self.reopen().await {
+            Err(StoreError::Tampered(_)) => {}
+            other => panic!("{how}: {other:?}"),
+        }
+    }
+}
+
+fn connect(folder: &Path) -> Connection {
+    Connection::open(folder.join("store.db")).unwrap()
+}
+
+#[tokio::test]
+async fn a_changed_database_is_refused_at_open() {
+    let edits = [
+        (
+            "an edited authority leaf",
+            "UPDATE leaves SET body = CAST(replace(body, 'bob', 'eve') AS BLOB) WHERE idx = 4",
+        ),
+        ("a deleted authority leaf", "DELETE FROM leaves WHERE idx = 4"),
+        ("a hidden authority leaf", "UPDATE leaves SET request_id = 'req-x' WHERE idx = 4"),
+        (
+            "a request's leaf among the authority's",
+            "UPDATE leaves SET request_id = NULL WHERE idx = 11",
+        ),
+        (
+            "an added leaf",
+            "INSERT INTO leaves SELECT 16, NULL, kind, body FROM leaves WHERE idx = 4",
+        ),
+        ("a deleted last leaf", "DELETE FROM leaves WHERE idx = 15"),
+        (
+            "an edited last leaf",
+            "UPDATE leaves SET body = CAST(body || ' ' AS BLOB) WHERE idx = 15",
+        ),
+        ("an edited epoch", "UPDATE head SET epoch = 7"),
+        ("an edited size", "UPDATE head SET size = size - 1"),
+        ("an edited chain", "UPDATE head SET chain = zeroblob(32)"),
+        ("an edited tag", "UPDATE head SET open_tag = zeroblob(32)"),
+        ("an edited MAC", "UPDATE head SET mac = zeroblob(32)"),
+        ("a deleted head row", "DELETE FROM head"),
+        ("a deleted checkpoint", "DELETE FROM checkpoints WHERE size = 16"),
+        ("an edited checkpoint", "UPDATE checkpoints SET note = replace(note, '16', '17')"),
+        ("an edited scope", "UPDATE blobs SET body = CAST(replace(body, 'jwt', 'sts') AS BLOB)"),
+        ("a deleted scope", "DELETE FROM blobs"),
+        (
+            "a hidden open request",
+            "UPDATE requests SET phase = 'denied', identity = NULL WHERE id = 'req-00000002'",
+        ),
+        ("a deleted open request", "DELETE FROM requests WHERE id = 'req-00000002'"),
+        ("an older version", "UPDATE requests SET version = 1 WHERE id = 'req-00000002'"),
+        ("a reopened request", "UPDATE requests SET phase = 'intended' WHERE id = 'req-00000001'"),
+    ];
+    for (how, sql) in edits {
+        let place = Place::new();
+        place.filled().await;
+        place.sql(sql);
+        place.refused(how).await;
+    }
+    let place = Place::new();
+    place.filled().await;
+    place.reopen().await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn invariant_19_an_old_head_with_newer_leaves_is_refused() {
+    let place = Place::new();
+    place.filled().await;
+    connect(place.folder.path()).execute_batch("CREATE TABLE kept AS SELECT * FROM head").unwrap();
+    let store = place.reopen().await.unwrap();
+    store.commit(place.world.grant(3)).await.unwrap();
+    store.close().await;
+    place.sql("INSERT OR REPLACE INTO head SELECT * FROM kept");
+    place.refused("an old head row").await;
+}
+
+/// Restoring the row that a request had before its intent must not let it be minted again.
+#[tokio::test]
+async fn invariant_03_a_restored_row_spends_nothing_twice() {
+    let place = Place::new();
+    let asked = place.filled().await;
+    let store = place.reopen().await.unwrap();
+    let vote = place.world.vote(&asked, "bob", Decision::Approve);
+    let approved = store.commit(vote).await.unwrap().state.unwrap();
+    let keep = "CREATE TABLE kept AS SELECT * FROM requests WHERE id = 'req-00000002'";
+    connect(place.folder.path()).execute_batch(keep).unwrap();
+    let intended = store.commit(place.world.intend(&approved)).await.unwrap().state.unwrap();
+    store.commit(place.world.issue(&intended)).await.unwrap();
+
+    // While the broker runs, the old row reads well, but nothing is built on it.
+    place.sql("INSERT OR REPLACE INTO requests SELECT * FROM kept");
+    let loaded = store.load(&world::request(2)).await.unwrap().unwrap();
+    assert_eq!(loaded.state.phase, Phase::Approved);
+    let again = store.commit(place.world.intend(&loaded.state)).await;
+    assert!(matches!(again, Err(StoreError::Conflict)), "{again:?}");
+    store.close().await;
+    place.refused("a restored row").await;
+}
+
+#[tokio::test]
+async fn a_request_is_loaded_from_all_its_own_leaves_or_not_at_all() {
+    let edits = [
+        "UPDATE leaves SET body = CAST(replace(body, 'ask', 'all') AS BLOB) WHERE idx = 15",
+        "UPDATE leaves SET body = (SELECT body FROM leaves WHERE idx = 11) WHERE idx = 15",
+        "UPDATE requests SET leaf_list = ',14' WHERE id = 'req-00000002'",
+        "UPDATE requests SET leaf_list = ',14,11' WHERE id = 'req-00000002'",
+        "UPDATE requests SET leaf_list = ',14,15,15', version = 3 WHERE id = 'req-00000002'",
+        "UPDATE requests SET leaf_list = ',10,11', version = 2 WHERE id = 'req-00000002'",
+        "UPDATE requests SET leaf_list = ',x' WHERE id = 'req-00000002'",
+        "DELETE FROM leaves WHERE idx = 15",
+        "UPDATE head SET frontier = zeroblob(8)",
+    ];
+    for sql in edits {
+        let place = Place::new();
+        place.filled().await;
+        let store = place.reopen().await.unwrap();
+        place.sql(sql);
+        let loaded = store.load(&world::request(2)).await;
+        assert!(matches!(loaded, Err(StoreError::Tampered(_))), "{sql}: {loaded:?}");
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn invariant_29_a_head_that_moves_by_itself_ends_writing() {
+    for sql in ["UPDATE head SET epoch = epoch + 1", "DELETE FROM head"] {
+        let place = Place::new();
+        place.filled().await;
+        let store = place.reopen().await.unwrap();
+        place.sql(sql);
+        let refused = store.commit(place.world.grant(3)).await;
+        assert!(matches!(refused, Err(StoreError::Tampered(_))), "{refused:?}");
+        let refused = store.commit(place.world.grant(3)).await;
+        assert!(matches!(refused, Err(StoreError::Halted(_))), "{refused:?}");
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn other_keys_are_refused() {
+    let place = Place::new();
+    place.filled().await;
+    let mac = Keys { mac_key: [8; 32], ..world::keys() };
+    let refused = Store::open(&place.url(), mac).await;
+    assert!(matches!(refused, Err(StoreError::Tampered(_))), "{refused:?}");
+    let signer = NoteSigner::from_seed(world::ORIGIN, &[8; 32]).unwrap();
+    let refused = Store::open(&place.url(), Keys { signer, ..world::keys() }).await;
+    assert!(matches!(refused, Err(StoreError::WrongKey { .. })), "{refused:?}");
+    place.reopen().await.unwrap().close().await;
+}

@@ -3,7 +3,7 @@
 use grantwright_domain::RequestId;
 use serde::Serialize;
 
-/// Findings beyond these are counted as one more, and verification stops.
+/// Verification stops after so many findings.
 pub const MOST_FINDINGS: usize = 20;
 
 /// The outcome of a verification.
@@ -15,7 +15,8 @@ pub struct Report {
     pub leaves: u64,
     /// Whether the log went back behind, or forked from, a checkpoint that was kept outside it.
     pub rollback: Rollback,
-    /// What is wrong, in order of leaves. At most [`MOST_FINDINGS`], and one that says so.
+    /// What is wrong, in order of leaves, then of texts beside them. At most [`MOST_FINDINGS`], one
+    /// for leaves that hashes alone could not name, and one that says that there may be more.
     pub findings: Vec<Finding>,
     /// What rests on the broker's word, or could not be detected, in words.
     pub undetectable: Vec<String>,
@@ -48,7 +49,8 @@ pub enum Rollback {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The leaf, 0-based: the earliest that can be blamed.
+    /// The leaf, 0-based. Where only a range is known (the detail says so), the first in it that
+    /// breaks a rule as well, or else its first.
     pub leaf: u64,
     /// The rule that is broken, a short stable word.
     pub rule: String,
@@ -65,24 +67,50 @@ pub struct OpenIntent {
     pub request_id: RequestId,
 }
 
+/// Rules about the tree and its checkpoints; every other rule is about one leaf's own conduct.
+const OF_THE_TREE: [&str; 10] = [
+    "checkpoint",
+    "fork",
+    "index",
+    "key",
+    "origin",
+    "rollback",
+    "root",
+    "signature",
+    "truncated",
+    "uncovered",
+];
+
 /// Collects findings up to a bound.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     list: Vec<Finding>,
-    overflow: bool,
+    /// About texts beside the leaves: told after those about leaves.
+    beside: Vec<Finding>,
+    /// Some leaf of this range was changed; which one, hashes do not tell.
+    changed: Option<(u64, u64)>,
 }
 
 impl Findings {
     pub(crate) fn add(&mut self, leaf: u64, rule: &str, detail: impl Into<String>) {
-        if self.is_full() {
-            self.overflow = true;
-        } else {
+        if !self.is_full() {
             self.list.push(Finding { leaf, rule: rule.into(), detail: detail.into() });
         }
     }
 
+    pub(crate) fn add_beside(&mut self, leaf: u64, rule: &str, detail: impl Into<String>) {
+        if !self.is_full() {
+            self.beside.push(Finding { leaf, rule: rule.into(), detail: detail.into() });
+        }
+    }
+
+    /// Some leaf from `from` to before `to` is not what the checkpoint of `to` leaves covers.
+    pub(crate) fn changed(&mut self, from: u64, to: u64) {
+        self.changed.get_or_insert((from, to));
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.list.len() >= MOST_FINDINGS
+        self.list.len() + self.beside.len() >= MOST_FINDINGS
     }
 
     pub(crate) fn has(&self, rule: &str) -> bool {
@@ -91,8 +119,15 @@ impl Findings {
 
     /// In order of leaves; of one leaf, in the order they were found.
     pub(crate) fn into_sorted(mut self) -> Vec<Finding> {
+        let full = self.is_full();
         self.list.sort_by_key(|f| f.leaf);
-        if self.overflow || self.is_full() {
+        if let Some((from, to)) = self.changed {
+            let finding = self.blame(from, to);
+            let place = self.list.partition_point(|f| f.leaf < finding.leaf);
+            self.list.insert(place, finding);
+        }
+        self.list.append(&mut self.beside);
+        if full {
             let last = self.list.last().map_or(0, |f| f.leaf);
             self.list.push(Finding {
                 leaf: last,
@@ -101,5 +136,23 @@ impl Findings {
             });
         }
         self.list
+    }
+
+    /// Of a range with a changed leaf, the first that breaks a rule as well is the likely one.
+    fn blame(&self, from: u64, to: u64) -> Finding {
+        let likely = self
+            .list
+            .iter()
+            .find(|f| (from..to).contains(&f.leaf) && !OF_THE_TREE.contains(&f.rule.as_str()));
+        let detail = if to - from <= 1 {
+            format!("this is not the leaf that the checkpoint of {to} leaves covers")
+        } else {
+            let last = to - 1;
+            format!(
+                "at least one of the leaves {from} to {last} is not that which the checkpoint of \
+                 {to} leaves covers"
+            )
+        };
+        Finding { leaf: likely.map_or(from, |f| f.leaf), rule: "root".into(), detail }
     }
 }

@@ -120,11 +120,7 @@ impl Roots {
         }
         if !named {
             self.broken = true;
-            let which = match size - from {
-                0 | 1 => "this leaf is not the one".to_owned(),
-                _ => format!("of the leaves {from} to {}, at least one is not that", size - 1),
-            };
-            findings.add(from, "root", format!("{which} which the checkpoint of {size} covers"));
+            findings.changed(from, size);
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! Texts beside the leaves, compared with the commitments in the leaves.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use grantwright_domain::{Digest, Event, RequestId};
 
-use crate::report::Findings;
+use crate::report::{Findings, MOST_FINDINGS};
 use crate::{CannotVerify, Source, Text};
 
 /// What the leaves of one request commit to.
@@ -12,9 +12,9 @@ use crate::{CannotVerify, Source, Text};
 struct Held {
     /// Reason, task and sensitive parameters of the ask, by the name of their text.
     ask: BTreeMap<String, Digest>,
-    /// Questions, answers and reasons of votes.
-    later: Vec<Digest>,
-    /// The leaf to name when a text is none of these.
+    /// Questions, answers and reasons of votes, with their leaves.
+    later: Vec<(u64, Digest)>,
+    /// The leaf of the ask.
     leaf: u64,
 }
 
@@ -49,8 +49,11 @@ impl Commitments {
             },
             _ => return,
         };
-        self.by_request.entry(later.0.clone()).or_default().later.push(later.1);
-        self.total += 1;
+        // Of a request that the log does not hold nothing is known.
+        if let Some(held) = self.by_request.get_mut(later.0) {
+            held.later.push((leaf, later.1));
+            self.total += 1;
+        }
     }
 
     /// Compares the stored texts; absent ones are fine. How many commitments have no text.
@@ -60,32 +63,43 @@ impl Commitments {
         findings: &mut Findings,
     ) -> Result<u64, CannotVerify> {
         let mut present = 0u64;
+        // Later texts that a leaf commits to, and those (a bounded number) that none does.
+        let mut told: HashSet<Digest> = HashSet::new();
+        let mut stray: Vec<Text> = Vec::new();
         source.texts(None, &mut |text| {
             // A text of no request in the log proves nothing and is never shown.
             let Some(held) = self.by_request.get(&text.request) else { return };
-            if held.admits(&text) {
-                present += 1;
-            } else {
-                let name = grantwright_domain::text::visible(&text.name);
-                let detail = format!(
-                    "the stored text `{name}` of request `{}` is not what the leaf commits to",
-                    text.request
-                );
-                findings.add(held.leaf, "commitment", detail);
+            let commitment = text.commitment();
+            let wanted = held.ask.get(&text.name);
+            let later = |d| held.later.iter().any(|(_, l)| *l == d);
+            match (wanted, commitment) {
+                (Some(wanted), _) if commitment == Some(*wanted) => present += 1,
+                (None, Some(d)) if later(d) => {
+                    present += u64::from(told.insert(d));
+                }
+                (Some(_), _) => {
+                    findings.add_beside(held.leaf, "commitment", not_committed(&text));
+                }
+                (None, _) if stray.len() < MOST_FINDINGS => stray.push(text),
+                (None, _) => {}
             }
         })?;
+        for text in &stray {
+            // A commitment whose own text is missing is the one that this text was put in for.
+            let held = self.by_request.get(&text.request);
+            let leaf = held.map_or(0, |h| {
+                let untold = h.later.iter().find(|(_, d)| !told.contains(d));
+                untold.map_or(h.leaf, |(leaf, _)| *leaf)
+            });
+            findings.add_beside(leaf, "commitment", not_committed(text));
+        }
         Ok(self.total.saturating_sub(present))
     }
 }
 
-impl Held {
-    fn admits(&self, text: &Text) -> bool {
-        let Some(commitment) = text.commitment() else { return false };
-        match self.ask.get(&text.name) {
-            Some(wanted) => *wanted == commitment,
-            None => self.later.contains(&commitment),
-        }
-    }
+fn not_committed(text: &Text) -> String {
+    let name = grantwright_domain::text::visible(&text.name);
+    format!("the stored text `{name}` of request `{}` is not what a leaf commits to", text.request)
 }
 
 /// Texts of one request that are what its leaves commit to, found by their commitment.

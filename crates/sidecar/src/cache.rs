@@ -200,13 +200,8 @@ impl Cache {
     }
 
     /// Number of credentials in memory.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_request.len()
-    }
-
-    /// True if there is none.
-    pub fn is_empty(&self) -> bool {
-        self.by_request.is_empty()
     }
 
     /// Room for one more: what expired goes first, then what expires soonest.

@@ -54,7 +54,7 @@ impl Sidecar {
             );
         }
         let left = self.identity().not_after.since(self.now()).max(0) / 1000;
-        let cached = i64::try_from(self.cache().len()).unwrap_or(i64::MAX);
+        let cached = i64::try_from(self.cache().count()).unwrap_or(i64::MAX);
         let checkpoint = i64::try_from(self.remember.size()).unwrap_or(i64::MAX);
         for (name, help, value) in [
             ("attended", "1 while the broker's stream is open.", self.attendance.is_up().into()),

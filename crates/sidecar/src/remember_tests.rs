@@ -1,1 +1,177 @@
+use grantwright_proof::{Edge, Frontier, HashReader, NoteSigner};
 
+use super::*;
+
+/// Proofs of a few leaves never leave the edge's memory.
+struct Nothing;
+
+impl HashReader for Nothing {
+    fn complete(&self, level: u32, index: u64) -> Result<Hash, ProofError> {
+        Err(ProofError::MissingHash { level, index })
+    }
+}
+
+struct Log {
+    edge: Edge,
+    signer: NoteSigner,
+}
+
+impl Log {
+    fn new() -> Self {
+        let mut edge = Edge::from_frontier(&Frontier::new());
+        edge.append(leaf_hash(b"opened"));
+        Self { edge, signer: NoteSigner::from_seed("test.example/log", &[1; 32]).unwrap() }
+    }
+
+    fn checkpoint(&self) -> String {
+        Checkpoint::new("test.example/log", self.edge.size(), self.edge.root())
+            .unwrap()
+            .sign(&self.signer)
+    }
+
+    fn proof(&self, old: u64) -> Vec<Vec<u8>> {
+        let proof = self.edge.consistency_proof(old, self.edge.size(), &Nothing).unwrap();
+        proof.into_iter().map(|hash| hash.0.to_vec()).collect()
+    }
+
+    fn consistency(&self, old: u64) -> ConsistencyReply {
+        ConsistencyReply { checkpoint: self.checkpoint(), proof: self.proof(old) }
+    }
+
+    fn issue(&mut self, request_id: &str, known: u64) -> Evidence {
+        let leaf = json!({
+            "kind": "issued", "request_id": request_id, "lease_id": "l-1",
+            "at": "2026-11-21T01:44:50Z",
+        });
+        let leaf = leaf.to_string().into_bytes();
+        let index = self.edge.size();
+        self.edge.append(leaf_hash(&leaf));
+        let inclusion = self.edge.inclusion_proof(index, index + 1, &Nothing).unwrap();
+        Evidence {
+            leaf,
+            index,
+            inclusion: inclusion.into_iter().map(|hash| hash.0.to_vec()).collect(),
+            checkpoint: self.checkpoint(),
+            consistent_from: known,
+            consistency: self.proof(known),
+        }
+    }
+}
+
+fn remember(log: &Log, dir: &std::path::Path) -> Remember {
+    Remember::open(log.signer.vkey().clone(), dir.join("checkpoint")).unwrap()
+}
+
+fn check(it: &Remember, evidence: &Evidence) -> Result<Issued, EvidenceError> {
+    it.check_evidence(it.kept().as_ref(), Some(evidence), "r-1", "l-1")
+}
+
+#[test]
+fn good_evidence_moves_what_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new();
+    let it = remember(&log, dir.path());
+    it.check_consistency(None, &log.consistency(0)).unwrap();
+    assert_eq!(it.size(), 1);
+    let issued = check(&it, &log.issue("r-1", 1)).unwrap();
+    assert_eq!((it.size(), issued.at.seconds()), (2, 1_795_225_490));
+    assert!(issued.receipt["proof"].as_str().unwrap().contains("test.example/log\n2\n"));
+}
+
+#[test]
+fn any_part_that_is_wrong_is_refused_and_moves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new();
+    let it = remember(&log, dir.path());
+    it.check_consistency(None, &log.consistency(0)).unwrap();
+    let good = log.issue("r-1", 1);
+    let mut other = Log::new();
+    other.edge.append(leaf_hash(b"another history"));
+    let forked = other.issue("r-1", 1);
+    let mut shrunk = Log::new();
+    shrunk.edge = Edge::new();
+    let shrunk = shrunk.issue("r-1", 0);
+    let wrong: Vec<(&str, Evidence)> = vec![
+        ("leaf", Evidence { leaf: b"{}".to_vec(), ..good.clone() }),
+        ("index", Evidence { index: 0, ..good.clone() }),
+        ("inclusion", Evidence { inclusion: vec![], ..good.clone() }),
+        ("long", Evidence { inclusion: vec![vec![0; 32]; 100], ..good.clone() }),
+        ("hash", Evidence { consistency: vec![vec![0; 31]], ..good.clone() }),
+        ("consistency", Evidence { consistency: vec![], ..good.clone() }),
+        ("checkpoint", Evidence { checkpoint: String::new(), ..good.clone() }),
+        (
+            "signature",
+            Evidence { checkpoint: good.checkpoint.replace("\n2\n", "\n3\n"), ..good.clone() },
+        ),
+        ("forked", forked),
+        ("shrunk", shrunk),
+    ];
+    for (what, evidence) in wrong {
+        // The fork happens to extend the one leaf that is kept: only a later look can tell it.
+        if what != "forked" {
+            assert!(check(&it, &evidence).is_err(), "{what}");
+            assert_eq!(it.size(), 1, "{what}");
+        }
+    }
+    let absent = it.check_evidence(it.kept().as_ref(), None, "r-1", "l-1");
+    assert!(matches!(absent, Err(EvidenceError::Absent)));
+    for (request, lease) in [("r-2", "l-1"), ("r-1", "l-2")] {
+        let other = it.check_evidence(it.kept().as_ref(), Some(&good), request, lease);
+        assert!(matches!(other, Err(EvidenceError::OtherLeaf)));
+    }
+    check(&it, &good).unwrap();
+    assert!(it.announced(&other.checkpoint()).is_ok_and(|newer| newer));
+    assert!(it.check_consistency(it.kept().as_ref(), &other.consistency(2)).is_err());
+}
+
+#[test]
+fn the_latch_opens_only_by_a_proof() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new();
+    let it = remember(&log, dir.path());
+    it.check_consistency(None, &log.consistency(0)).unwrap();
+    check(&it, &log.issue("r-1", 1)).unwrap();
+    it.latch(&"test");
+    check(&it, &log.issue("r-1", 2)).unwrap();
+    assert!(it.is_inconsistent());
+    let short = Log::new();
+    assert!(it.check_consistency(it.kept().as_ref(), &short.consistency(1)).is_err());
+    assert!(it.is_inconsistent());
+    it.check_consistency(it.kept().as_ref(), &log.consistency(3)).unwrap();
+    assert!(!it.is_inconsistent());
+}
+
+/// Two calls under way know the same size; the second reply may be the older or the newer one.
+#[test]
+fn replies_may_overtake_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new();
+    let it = remember(&log, dir.path());
+    it.check_consistency(None, &log.consistency(0)).unwrap();
+    let sent = it.kept();
+    let first = log.issue("r-1", 1);
+    let second = log.issue("r-2", 1);
+    it.check_evidence(sent.as_ref(), Some(&second), "r-2", "l-1").unwrap();
+    it.check_evidence(sent.as_ref(), Some(&first), "r-1", "l-1").unwrap();
+    assert_eq!(it.size(), 3);
+    // A redelivery with its first, older checkpoint comes with the proof that we extend it.
+    let kept = it.kept();
+    let older = Evidence { consistency: log.proof(2), consistent_from: 2, ..first };
+    it.check_evidence(kept.as_ref(), Some(&older), "r-1", "l-1").unwrap();
+    assert_eq!(it.size(), 3);
+}
+
+#[tokio::test]
+async fn what_is_kept_outlives_the_process_and_is_never_silently_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::new();
+    let it = remember(&log, dir.path());
+    it.check_consistency(None, &log.consistency(0)).unwrap();
+    it.save().await;
+    assert_eq!(remember(&log, dir.path()).kept(), it.kept());
+    let other = NoteSigner::from_seed("test.example/log", &[2; 32]).unwrap();
+    let path = dir.path().join("checkpoint");
+    assert!(Remember::open(other.vkey().clone(), path.clone()).is_err());
+    std::fs::write(&path, "").unwrap();
+    assert!(Remember::open(log.signer.vkey().clone(), path).is_err());
+}

@@ -1,7 +1,7 @@
 //! The calls to the broker. Whatever fails comes back as a refusal that a client can act on.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use grantwright_wire::v1::broker_client::BrokerClient;
@@ -145,6 +145,3 @@ fn connect(
 pub(crate) fn transport(error: grantwright_wire::WireError) -> SidecarError {
     SidecarError::Transport(error.to_string())
 }
-
-/// Shared, since every waiter of one call gets the same answer.
-pub type Shared<T> = Result<Arc<T>, Arc<Refusal>>;

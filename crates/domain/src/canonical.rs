@@ -104,9 +104,13 @@ fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
 
 fn write_object(map: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
     let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-    // JCS sorts by UTF-16 code units; for ASCII that is the order the map already has.
+    // The map's own order is nothing to rely on: with `preserve_order`, which any crate of a build
+    // may switch on for all, it is the order of insertion. JCS sorts by UTF-16 code units; for ASCII
+    // that is the order of bytes.
     if entries.iter().any(|(k, _)| !k.is_ascii()) {
         entries.sort_by(|a, b| a.0.encode_utf16().cmp(b.0.encode_utf16()));
+    } else if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+        entries.sort_unstable_by(|a, b| a.0.cmp(b.0));
     }
     out.push(b'{');
     for (i, (key, value)) in entries.into_iter().enumerate() {
@@ -192,5 +196,22 @@ impl<'de> Visitor<'de> for Strict {
             map.insert(key, value);
         }
         Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds in a build with `preserve_order` and in one without.
+    #[test]
+    fn keys_are_sorted_however_they_were_inserted() {
+        let mut map = Map::new();
+        for key in ["b", "a", "_", "B"] {
+            map.insert(key.into(), Value::from(1));
+        }
+        let bytes = to_bytes(&Value::Object(map)).unwrap();
+        assert_eq!(bytes, br#"{"B":1,"_":1,"a":1,"b":1}"#);
+        assert_eq!(parse(&bytes).and_then(|v| to_bytes(&v)).unwrap(), bytes);
     }
 }

@@ -1,0 +1,170 @@
+"""What is shipped: every key of the reference configurations is read; units and scripts are sound."""
+
+import json
+import re
+import shutil
+import subprocess
+import unittest
+from pathlib import Path
+
+from harness import GRANTWRIGHT, ROOT, SIDECAR, Process, call, clean_env, cli, free_port, scratch, until
+
+CONFIG = ROOT / "deploy" / "config"
+UNITS = ROOT / "deploy" / "systemd"
+
+
+def replaced(text, **keys):
+    for key, value in keys.items():
+        text, count = re.subn(rf"(?m)^(# )?{key} = .*$", f"{key} = {value}", text, count=1)
+        assert count, f"no key `{key}`"
+    return text
+
+
+class Broker(unittest.TestCase):
+    """The reference file, with the paths of a folder of ours, runs a broker."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = scratch("init")
+        code, out, err = cli("init", "--dir", cls.dir, "--operator", "erin", "--trust-domain",
+                             "example.org", "--json")
+        assert code == 0, out + err
+        cls.made = json.loads(out)
+
+    def config(self, **keys):
+        text = (CONFIG / "broker.toml").read_text()
+        file = self.dir / "reference.toml"
+        file.write_text(replaced(text, **{
+            "grpc": '"127.0.0.1:0"', "http": '"127.0.0.1:0"', "public_url": '"auto"',
+            "url": f'"sqlite://{self.store()}"', "dir": '"keys"',
+            "ready_file": f'"{self.dir}/reference.ready"', **keys}))
+        return file
+
+    def store(self):
+        text = Path(self.made["config"]).read_text()
+        return (self.dir / re.search(r'"sqlite://([^"]+)"', text)[1]).resolve()
+
+    def test_the_reference_configuration_runs(self):
+        for name in ("access_key_id", "secret_access_key"):
+            key = self.dir / name
+            key.write_text("x")
+            key.chmod(0o600)
+        file = self.config(access_key_id_file=f'"{self.dir}/access_key_id"',
+                           secret_access_key_file=f'"{self.dir}/secret_access_key"')
+        broker = Process([GRANTWRIGHT, "broker", "--config", file])
+        ready = self.dir / "reference.ready"
+
+        def up():
+            assert broker.code() is None, broker.said()
+            return ready.exists()
+        try:
+            until("the broker", 20, up)
+            http = json.loads(ready.read_text())["http"]
+            self.assertEqual(call(f"http://{http}", "GET", "/readyz").status, 200)
+            self.assertEqual(broker.term(), 0, broker.said())
+        finally:
+            broker.kill()
+
+    def test_an_unknown_key_is_refused_by_name(self):
+        file = self.config()
+        file.write_text("surprise = 1\n" + file.read_text())
+        code, out, err = cli("broker", "--config", file, timeout=20)
+        self.assertEqual(code, 2, out + err)
+        self.assertIn("surprise", out + err)
+
+    def test_every_fault_is_reported_at_once(self):
+        file = self.config(grpc='"nowhere"', url='"mysql://x"', pending_ttl='"soon"')
+        code, out, err = cli("broker", "--config", file, timeout=20)
+        self.assertEqual(code, 2, out + err)
+        for word in ("nowhere", "store.url", "pending_ttl"):
+            self.assertIn(word, out + err)
+
+    def test_every_key_of_the_code_is_in_the_reference(self):
+        source = (ROOT / "crates/broker/src/config.rs").read_text()
+        reference = (CONFIG / "broker.toml").read_text()
+        keys = set()
+        for body in re.findall(r"(?:pub struct \w+|pub enum MinterSection) \{\n(.*?)\n\}", source, re.S):
+            keys |= set(re.findall(r"(?m)^\s+(?:pub )?([a-z_]+): ", body))
+        self.assertGreater(len(keys), 15)
+        sections = {"listen", "store", "keys", "limits", "log", "minters"}
+        for key in sorted(keys - sections):
+            self.assertRegex(reference, rf"(?m)^(# )?{key} = ", f"`{key}` is not in broker.toml")
+
+    def test_a_missing_or_open_key_stops_the_start(self):
+        for name in sorted(p.name for p in (self.dir / "keys").iterdir()):
+            if name.endswith(".pem"):
+                continue
+            key = self.dir / "keys" / name
+            for label, change, back in (
+                    ("open", lambda: key.chmod(0o644), lambda: key.chmod(0o600)),
+                    ("absent", lambda: key.rename(f"{key}.away"),
+                     lambda: Path(f"{key}.away").rename(key))):
+                with self.subTest(f"{name} {label}"):
+                    change()
+                    try:
+                        code, out, err = cli("broker", "--config", self.made["config"], timeout=20)
+                    finally:
+                        back()
+                    self.assertEqual(code, 2, out + err)
+                    self.assertIn(name, out + err)
+
+
+class Sidecar(unittest.TestCase):
+    def test_every_key_of_the_code_is_in_the_reference(self):
+        source = (ROOT / "crates/sidecar/src/config.rs").read_text()
+        reference = (CONFIG / "sidecar.toml").read_text()
+        body = re.search(r"pub struct Config \{\n(.*?)\n\}", source, re.S)[1]
+        keys = re.findall(r"(?m)^\s+pub ([a-z_]+): ", body)
+        self.assertGreater(len(keys), 8)
+        for key in keys:
+            self.assertRegex(reference, rf"(?m)^(# )?{key} = ", f"`{key}` is not in sidecar.toml")
+
+    def test_an_unknown_key_is_refused_by_name(self):
+        file = scratch("sidecar")
+        file.write_text("surprise = 1\n" + (CONFIG / "sidecar.toml").read_text())
+        done = subprocess.run([str(SIDECAR), "--config", str(file)], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, env=clean_env(), timeout=20)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("surprise", done.stdout + done.stderr)
+
+
+class Files(unittest.TestCase):
+    def test_units_verify(self):
+        if not shutil.which("systemd-analyze"):
+            self.skipTest("no systemd-analyze here")
+        units = sorted(UNITS.glob("*.service"))
+        self.assertGreaterEqual(len(units), 2)
+        folder = scratch("units")
+        folder.mkdir()
+        for unit in units:
+            # The programs are not installed here; everything else is verified as it is.
+            text = re.sub(r"(?m)^ExecStart=/\S+", "ExecStart=/bin/true", unit.read_text())
+            (folder / unit.name).write_text(text)
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no",
+                               *[str(folder / u.name) for u in units]],
+                              capture_output=True, text=True, timeout=60)
+        said = [l for l in done.stderr.splitlines() if any(u.name in l for u in units)]
+        self.assertEqual((done.returncode, said), (0, []), done.stderr)
+
+    def test_units_run_what_exists(self):
+        for unit in UNITS.glob("*.service"):
+            line = re.search(r"(?m)^ExecStart=(\S+) ?(.*)$", unit.read_text())
+            name, words = Path(line[1]).name, line[2].split()
+            self.assertIn(name, ("grantwright", "grantwright-sidecar"), unit.name)
+            program = GRANTWRIGHT if name == "grantwright" else SIDECAR
+            words = words[:words.index("--config")] if "--config" in words else words
+            done = subprocess.run([str(program), *words, "--help"], capture_output=True, timeout=20)
+            self.assertEqual(done.returncode, 0, unit.name)
+
+    def test_the_container_file_builds_what_exists(self):
+        text = (ROOT / "deploy" / "Containerfile").read_text()
+        for name in re.findall(r"target/release/([a-z-]+)", text):
+            self.assertIn(name, ("grantwright", "grantwright-sidecar"))
+        self.assertRegex(text, r"(?m)^USER (?!root|0)")
+
+    def test_the_readmes_links_exist(self):
+        for page in ("README.md", "crates/README.md"):
+            file = ROOT / page
+            for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", file.read_text()):
+                if not target.startswith("http"):
+                    self.assertTrue((file.parent / target).exists(), f"{page}: {target}")

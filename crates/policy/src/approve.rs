@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy::{Entities, Request};
+use cedar_policy::Request;
 use grantwright_domain::{AgentId, GroupName, HumanId, Params, Scope, Timestamp};
 use serde_json::{Map, Value};
 
@@ -96,33 +96,32 @@ impl PolicySet {
 
     fn approve_answer(&self, vote: &Approval<'_>) -> Result<Answer<'_>, Failure> {
         let name = vote.scope.name.as_str();
-        let known = self.scopes.get(&vote.scope.name).filter(|s| s.as_ref() == vote.scope);
-        let scope = known.and_then(|_| self.entities.get(&vote.scope.name)).ok_or_else(|| {
-            Mismatch(format!("scope `{name}` is not in the policy set as pinned"))
-        })?;
+        let scope =
+            self.known.get(&vote.scope.name).filter(|k| k.is(vote.scope)).ok_or_else(|| {
+                Mismatch(format!("scope `{name}` is not in the policy set as pinned"))
+            })?;
         let time = Time::at(&self.zone, vote.at)
             .ok_or_else(|| Mismatch("the time lies beyond the calendar".into()))?;
         let attributes = Attributes::read(vote.attributes)?;
         let agent = self.kinds.agent_uid(vote.agent);
         let params = facts::params(vote.scope, vote.params)?;
         let context =
-            facts::approve_context(agent.clone(), params, vote.ttl_s, &time, vote.channel)?;
+            facts::approve_context(agent.clone(), params, vote.ttl_s, &time, vote.channel);
         let mut entities = vec![
-            self.kinds.agent(agent, &attributes)?,
+            self.kinds.agent(agent, &attributes),
             self.kinds.human(vote.human, vote.groups),
-            scope.clone(),
+            scope.entity.clone(),
         ];
         // Of a voter who owns the agent the groups of this moment count.
         if &attributes.owner != vote.human {
             entities.push(self.kinds.owner(&attributes));
         }
-        let entities = Entities::from_entities(entities, None)
-            .map_err(|_| Mismatch("the entities do not fit together".into()))?;
+        let entities = facts::entities(entities)?;
         let action = Action::Approve;
         let request = Request::new(
             self.kinds.human_uid(vote.human),
             self.kinds.action_uid(action.name()),
-            scope.uid(),
+            self.kinds.scope_uid(name),
             context,
             None,
         )

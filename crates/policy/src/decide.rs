@@ -75,11 +75,9 @@ impl PolicySet {
 
     pub(crate) fn decide_by<'s>(&'s self, asked: &Asked<'_>, choose: Choose<'s>) -> Verdict {
         let deny = |code, reason, policies| Verdict::deny(self.digest, code, reason, policies);
-        if let Some(current) = self.scopes.get(&asked.scope.name) {
-            if !std::ptr::eq(current.as_ref(), asked.scope) && current.as_ref() != asked.scope {
-                let reason = "the scope was changed since this was asked: ask again".to_owned();
-                return deny("scope_changed", reason, BTreeSet::new());
-            }
+        if self.known.get(&asked.scope.name).is_some_and(|k| !k.is(asked.scope)) {
+            let reason = "the scope was changed since this was asked: ask again".to_owned();
+            return deny("scope_changed", reason, BTreeSet::new());
         }
         match self.answers(asked, choose) {
             Err(f) => deny("policy_error", f.reason, f.policies),
@@ -103,25 +101,24 @@ impl PolicySet {
     ) -> Result<(Answer<'s>, Answer<'s>), Failure> {
         let facts = Facts::read(asked.context)?;
         let attributes = Attributes::read(asked.attributes)?;
-        let context = facts.cedar(facts::params(asked.scope, asked.params)?, asked.ttl_s)?;
+        let context = facts.cedar(facts::params(asked.scope, asked.params)?, asked.ttl_s);
         let name = asked.scope.name.as_str();
-        let scope = self
-            .entities
+        let known = self
+            .known
             .get(&asked.scope.name)
             .ok_or_else(|| Mismatch(format!("scope `{name}` is not in the policy set")))?;
         let agent = self.kinds.agent_uid(asked.agent);
-        let entities = [
-            self.kinds.agent(agent.clone(), &attributes)?,
+        let scope = self.kinds.scope_uid(name);
+        let entities = facts::entities([
+            self.kinds.agent(agent.clone(), &attributes),
             self.kinds.owner(&attributes),
-            scope.clone(),
-        ];
-        let entities = Entities::from_entities(entities, None)
-            .map_err(|_| Mismatch("the entities do not fit together".into()))?;
+            known.entity.clone(),
+        ])?;
         let ask = |action: Action| {
             let request = Request::new(
                 agent.clone(),
                 self.kinds.action_uid(action.name()),
-                scope.uid(),
+                scope.clone(),
                 context.clone(),
                 None,
             )
@@ -141,6 +138,9 @@ impl PolicySet {
         date: &str,
     ) -> Result<Answer<'s>, Failure> {
         let policies = policies.ok_or_else(|| Mismatch("two policies share an id".into()))?;
+        if policies.is_empty() {
+            return Ok(Answer::Unmentioned);
+        }
         let response = self.authorizer.is_authorized(request, policies, entities);
         let diagnostics = response.diagnostics();
         let mut errors = diagnostics.errors().peekable();

@@ -1,11 +1,13 @@
 //! What a decision rests on, as the log records it; and the same, typed, for Cedar. A record that
 //! is not exactly of its form is a mismatch, and a mismatch is a deny.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
-use cedar_policy::{
-    Context, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Expr,
-};
+use cedar_policy::{Context, Entities, EntityId, EntityTypeName, EntityUid};
+use cedar_policy_core::ast::{self, Entity, PartialValue, Value as Cedar};
+use cedar_policy_core::entities::{Entities as CoreEntities, NoEntitiesSchema, TCComputation};
+use cedar_policy_core::extensions::Extensions;
 use grantwright_domain::{
     AgentId, Authority, GroupName, HumanId, ParamValue, Params, Scope, Timestamp,
 };
@@ -113,15 +115,15 @@ impl Time {
         })
     }
 
-    fn cedar(&self) -> Result<Expr, Mismatch> {
-        Expr::new_record([
-            ("epoch".into(), Expr::new_long(self.epoch)),
-            ("hour".into(), Expr::new_long(self.hour)),
-            ("minute".into(), Expr::new_long(self.minute)),
-            ("weekday".into(), Expr::new_string(self.weekday.clone())),
-            ("date".into(), Expr::new_string(self.date.clone())),
-        ])
-        .map_err(|_| mismatch("the time"))
+    fn cedar(&self) -> Cedar {
+        let fields: [(&str, Cedar); 5] = [
+            ("epoch", self.epoch.into()),
+            ("hour", self.hour.into()),
+            ("minute", self.minute.into()),
+            ("weekday", self.weekday.as_str().into()),
+            ("date", self.date.as_str().into()),
+        ];
+        Cedar::record(fields, None)
     }
 }
 
@@ -189,42 +191,48 @@ impl<'a> Facts<'a> {
     }
 
     /// The context of `issue` and `issueAfterApproval`.
-    pub(crate) fn cedar(&self, params: Expr, ttl_s: u32) -> Result<Context, Mismatch> {
-        let depth = i64::try_from(self.delegation.len()).map_err(|_| mismatch("the delegation"))?;
-        let delegation = self.delegation.iter().map(|a| Expr::new_string((*a).to_owned()));
-        Context::from_pairs([
-            ("params".into(), params),
-            ("ttl".into(), Expr::new_long(ttl_s.into())),
-            ("time".into(), self.time.cedar()?),
-            ("peer".into(), Expr::new_string(self.peer.to_owned())),
-            ("delegation".into(), Expr::new_set(delegation)),
-            ("delegation_depth".into(), Expr::new_long(depth)),
-            ("on_behalf_of".into(), Expr::new_bool(self.on_behalf_of)),
+    pub(crate) fn cedar(&self, params: Cedar, ttl_s: u32) -> Context {
+        let delegation = Cedar::set(self.delegation.iter().map(|a| Cedar::from(*a)), None);
+        // A chain is bounded far below the range of the integer.
+        let depth = i64::try_from(self.delegation.len()).unwrap_or(i64::MAX);
+        record([
+            ("params", params),
+            ("ttl", i64::from(ttl_s).into()),
+            ("time", self.time.cedar()),
+            ("peer", self.peer.into()),
+            ("delegation", delegation),
+            ("delegation_depth", depth.into()),
+            ("on_behalf_of", self.on_behalf_of.into()),
         ])
-        .map_err(|_| mismatch("the context"))
     }
 }
 
 /// The context of `approve`.
 pub(crate) fn approve_context(
     agent: EntityUid,
-    params: Expr,
+    params: Cedar,
     ttl_s: u32,
     time: &Time,
     channel: &str,
-) -> Result<Context, Mismatch> {
-    Context::from_pairs([
-        ("agent".into(), Expr::new_entity_uid(agent)),
-        ("params".into(), params),
-        ("ttl".into(), Expr::new_long(ttl_s.into())),
-        ("time".into(), time.cedar()?),
-        ("channel".into(), Expr::new_string(channel.to_owned())),
+) -> Context {
+    record([
+        ("agent", ast::EntityUID::from(agent).into()),
+        ("params", params),
+        ("ttl", i64::from(ttl_s).into()),
+        ("time", time.cedar()),
+        ("channel", channel.into()),
     ])
-    .map_err(|_| mismatch("the context"))
+}
+
+/// A context of values that are values already: going through Cedar's expressions and their
+/// evaluation costs more than the decision.
+fn record<const N: usize>(fields: [(&str, Cedar); N]) -> Context {
+    let fields: BTreeMap<_, _> = fields.into_iter().map(|(k, v)| (k.into(), v)).collect();
+    ast::Context::Value(Arc::new(fields)).into()
 }
 
 /// The open parameters, checked against the declaration: known, open, of their type, none missing.
-pub(crate) fn params(scope: &Scope, params: &Params) -> Result<Expr, Mismatch> {
+pub(crate) fn params(scope: &Scope, params: &Params) -> Result<Cedar, Mismatch> {
     let wrong = |name: &str| mismatch(&format!("parameter `{name}`"));
     for (name, spec) in &scope.params {
         if !spec.optional && !spec.sensitive && !params.contains_key(name) {
@@ -237,15 +245,15 @@ pub(crate) fn params(scope: &Scope, params: &Params) -> Result<Expr, Mismatch> {
         if !CedarType::of(&spec.kind).admits(value) {
             return Err(wrong(name));
         }
-        let value = match value {
-            ParamValue::Boolean(b) => Expr::new_bool(*b),
-            ParamValue::Integer(i) => Expr::new_long(*i),
-            ParamValue::Set(s) => Expr::new_set(s.iter().cloned().map(Expr::new_string)),
-            ParamValue::Text(t) => Expr::new_string(t.clone()),
+        let value: Cedar = match value {
+            ParamValue::Boolean(b) => (*b).into(),
+            ParamValue::Integer(i) => (*i).into(),
+            ParamValue::Set(s) => Cedar::set(s.iter().map(|m| Cedar::from(m.as_str())), None),
+            ParamValue::Text(t) => t.as_str().into(),
         };
-        fields.push((name.clone(), value));
+        fields.push((name.as_str(), value));
     }
-    Expr::new_record(fields).map_err(|_| mismatch("the parameters"))
+    Ok(Cedar::record(fields, None))
 }
 
 /// The entity types and how entities of them are built.
@@ -286,26 +294,25 @@ impl Kinds {
         uid(&self.action, name)
     }
 
-    pub(crate) fn agent(&self, id: EntityUid, a: &Attributes<'_>) -> Result<Entity, Mismatch> {
-        let mut attrs = HashMap::with_capacity(6);
-        attrs.insert("owner".to_owned(), Expr::new_entity_uid(self.human_uid(&a.owner)));
-        for (name, text) in a.texts {
-            attrs.insert(name.to_owned(), Expr::new_string(text.to_owned()));
-        }
-        attrs.insert("qualified".to_owned(), Expr::new_bool(a.qualified));
-        Entity::new(id, attrs, HashSet::new()).map_err(|_| mismatch("the agent"))
+    pub(crate) fn agent(&self, id: EntityUid, a: &Attributes<'_>) -> Arc<Entity> {
+        let [team, environment, model, version] = a.texts.map(|(k, v)| (k, Cedar::from(v)));
+        let owner = ast::EntityUID::from(self.human_uid(&a.owner));
+        let qualified = a.qualified.into();
+        let attrs =
+            [("owner", owner.into()), team, environment, model, version, ("qualified", qualified)];
+        entity(id, attrs, HashSet::new())
     }
 
-    pub(crate) fn owner(&self, a: &Attributes<'_>) -> Entity {
+    pub(crate) fn owner(&self, a: &Attributes<'_>) -> Arc<Entity> {
         self.human(&a.owner, &a.owner_groups)
     }
 
-    pub(crate) fn human(&self, id: &HumanId, groups: &BTreeSet<GroupName>) -> Entity {
-        let parents = groups.iter().map(|g| uid(&self.group, g.as_str())).collect();
-        Entity::new_no_attrs(self.human_uid(id), parents)
+    pub(crate) fn human(&self, id: &HumanId, groups: &BTreeSet<GroupName>) -> Arc<Entity> {
+        let parents = groups.iter().map(|g| uid(&self.group, g.as_str()).into()).collect();
+        entity(self.human_uid(id), [], parents)
     }
 
-    pub(crate) fn scope(&self, scope: &Scope) -> Result<Entity, Mismatch> {
+    pub(crate) fn scope(&self, scope: &Scope) -> Arc<Entity> {
         let l = &scope.labels;
         let attrs = [
             ("sensitivity", &l.sensitivity),
@@ -315,10 +322,33 @@ impl Kinds {
             ("undo", &l.undo),
             ("minter", &scope.minter),
         ]
-        .map(|(k, v)| (k.to_owned(), Expr::new_string(v.clone())));
-        Entity::new(self.scope_uid(scope.name.as_str()), attrs.into(), HashSet::new())
-            .map_err(|_| mismatch("the scope"))
+        .map(|(k, v)| (k, Cedar::from(v.as_str())));
+        entity(self.scope_uid(scope.name.as_str()), attrs, HashSet::new())
     }
+}
+
+fn entity<const N: usize>(
+    id: EntityUid,
+    attrs: [(&str, Cedar); N],
+    parents: HashSet<ast::EntityUID>,
+) -> Arc<Entity> {
+    let attrs = attrs.into_iter().map(|(k, v)| (k.into(), PartialValue::Value(v)));
+    let ancestors = HashSet::new();
+    Arc::new(Entity::new_with_attr_partial_value(id.into(), attrs, ancestors, parents, []))
+}
+
+/// The entities of one decision. Groups have no parents, so that parents are all ancestors, and
+/// the closure that Cedar would compute is there already.
+pub(crate) fn entities(all: impl IntoIterator<Item = Arc<Entity>>) -> Result<Entities, Mismatch> {
+    CoreEntities::new()
+        .add_entities(
+            all,
+            None::<&NoEntitiesSchema>,
+            TCComputation::AssumeAlreadyComputed,
+            Extensions::all_available(),
+        )
+        .map(Entities::from)
+        .map_err(|_| Mismatch("the entities do not fit together".into()))
 }
 
 fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
@@ -339,4 +369,29 @@ fn long(map: &Map<String, Value>, key: &str) -> Result<i64, Mismatch> {
 
 fn boolean(map: &Map<String, Value>, key: &str) -> Result<bool, Mismatch> {
     map.get(key).and_then(Value::as_bool).ok_or_else(|| mismatch(&format!("`{key}`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values built directly are what Cedar's own reader makes of the same JSON.
+    #[test]
+    fn contexts_are_what_cedar_reads() {
+        let zone = TimeZone::UTC;
+        let delegation = [AgentId::parse("a-1").unwrap(), AgentId::parse("b-2").unwrap()];
+        let at = Timestamp::from_millis(1_795_225_490_123);
+        let mut json = context(&zone, at, "peer", &delegation, true);
+        let fields: [(&str, Cedar); 4] = [
+            ("rows", 5i64.into()),
+            ("masked", true.into()),
+            ("dataset", "crm".into()),
+            ("columns", Cedar::set(["x", "y"].map(Cedar::from), None)),
+        ];
+        let built = Facts::read(&json).unwrap().cedar(Cedar::record(fields, None), 60);
+        let params = json!({"rows": 5, "masked": true, "dataset": "crm", "columns": ["x", "y"]});
+        json.insert("params".into(), params);
+        json.insert("ttl".into(), json!(60));
+        assert_eq!(Context::from_json_value(Value::Object(json), None).unwrap(), built);
+    }
 }

@@ -12,36 +12,38 @@ use crate::rule::{Action, Rule};
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) policies: Vec<Policy>,
-    actions: [Applicable; 3],
+    /// Policies whose head names no single scope.
+    any: [Applicable; 3],
+    /// Policies whose head is `resource == Scope::"…"`.
+    by_scope: HashMap<String, [Applicable; 3]>,
 }
 
+/// Policies by position, and the set that an action on the scope is evaluated with.
 #[derive(Debug, Default)]
 struct Applicable {
-    /// Policies whose head names no single scope, by position.
-    any: Vec<usize>,
-    any_set: OnceLock<Option<Cedar>>,
-    /// Policies whose head is `resource == Scope::"…"`.
-    by_scope: HashMap<String, One>,
-}
-
-#[derive(Debug, Default)]
-struct One {
     policies: Vec<usize>,
     set: OnceLock<Option<Cedar>>,
+}
+
+fn of(action: Action, all: &[Applicable; 3]) -> &Applicable {
+    let [issue, ask, approve] = all;
+    match action {
+        Action::Issue => issue,
+        Action::IssueAfterApproval => ask,
+        Action::Approve => approve,
+    }
 }
 
 impl Index {
     pub(crate) fn add(&mut self, policy: Policy, rule: &Rule) {
         let position = self.policies.len();
-        for (action, part) in Action::ALL.iter().zip(&mut self.actions) {
-            if !rule.actions.contains(action) {
-                continue;
-            }
-            match &rule.scope {
-                Some(scope) => {
-                    part.by_scope.entry(scope.clone()).or_default().policies.push(position);
-                }
-                None => part.any.push(position),
+        let parts = match &rule.scope {
+            Some(scope) => self.by_scope.entry(scope.clone()).or_default(),
+            None => &mut self.any,
+        };
+        for (action, part) in Action::ALL.iter().zip(parts) {
+            if rule.actions.contains(action) {
+                part.policies.push(position);
             }
         }
         self.policies.push(policy);
@@ -50,15 +52,11 @@ impl Index {
     /// The policies that can apply; all others are false by their head. None when two of them
     /// share an id, which loading refuses.
     pub(crate) fn applicable(&self, action: Action, scope: &str) -> Option<&Cedar> {
-        let [issue, ask, approve] = &self.actions;
-        let part = match action {
-            Action::Issue => issue,
-            Action::IssueAfterApproval => ask,
-            Action::Approve => approve,
-        };
-        match part.by_scope.get(scope) {
-            Some(one) => one.set.get_or_init(|| self.set(part.any.iter().chain(&one.policies))),
-            None => part.any_set.get_or_init(|| self.set(part.any.iter())),
+        let any = of(action, &self.any);
+        let own = self.by_scope.get(scope).map(|all| of(action, all));
+        match own.filter(|own| !own.policies.is_empty()) {
+            Some(own) => own.set.get_or_init(|| self.set(any.policies.iter().chain(&own.policies))),
+            None => any.set.get_or_init(|| self.set(any.policies.iter())),
         }
         .as_ref()
     }

@@ -16,7 +16,7 @@ use crate::fault::{Fault, Faults, Place, did_you_mean, line_of};
 use crate::index::Index;
 use crate::rule::{self, Rule};
 use crate::scopes::{self, Declarations, Declared};
-use crate::set::PolicySet;
+use crate::set::{Known, PolicySet};
 use crate::statement::{self, Statement};
 use crate::{facts, schema};
 
@@ -125,15 +125,6 @@ fn build(
         faults.add(&nowhere("policies"), "the policy texts have no canonical form");
     }
     let kinds = facts::Kinds::new();
-    let mut entities = HashMap::new();
-    if let Ok(kinds) = &kinds {
-        for (name, scope) in &scopes {
-            match kinds.scope(scope) {
-                Ok(entity) => drop(entities.insert(name.clone(), entity)),
-                Err(e) => faults.add(&nowhere("scopes"), format!("scope `{name}`: {}", e.0)),
-            }
-        }
-    }
     let mut index = Index::default();
     for policy in policies {
         if let Some(rule) = rules.get(policy.id()) {
@@ -142,6 +133,10 @@ fn build(
     }
     faults.into_result()?;
     let (Some(zone), Ok(kinds)) = (zone, kinds) else { return Err(Vec::new()) };
+    let known = scopes
+        .iter()
+        .map(|(name, s)| (name.clone(), Known { scope: s.clone(), entity: kinds.scope(s) }))
+        .collect();
     Ok(PolicySet {
         digest: Digest::of("policy-set", &blob),
         blob,
@@ -149,7 +144,7 @@ fn build(
         zone,
         zone_name: source.zone,
         scopes,
-        entities,
+        known,
         rules,
         index,
         kinds,

@@ -97,6 +97,7 @@ pub(crate) fn read(
     let permit = policy.effect() == Effect::Permit;
     let actions = actions(policy);
     let asks = permit && actions.contains(&Action::IssueAfterApproval);
+    let issues = permit && (asks || actions.contains(&Action::Issue));
     let at = |name: &str| Place { file: place.file.clone(), line: line(name) };
     for (name, _) in policy.annotations() {
         if !ANNOTATIONS.contains(&name) {
@@ -113,7 +114,7 @@ pub(crate) fn read(
                 ),
                 Some("it belongs on a permit for `issueAfterApproval`".into()),
             );
-        } else if name == "max_ttl" && !(permit && !actions.is_subset(&[Action::Approve].into())) {
+        } else if name == "max_ttl" && !issues {
             faults.suggest(
                 &at(name),
                 "`@max_ttl` means nothing here",

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use crate::fault::{Faults, Place, did_you_mean, line_of};
+use crate::fault::{Faults, LineIndex, Place, did_you_mean};
 
 const SCOPE_KEYS: [&str; 8] =
     ["labels", "minter", "name", "params", "questions", "template", "title", "ttl"];
@@ -35,7 +35,7 @@ pub(crate) struct Declarations {
 
 /// Reads one file.
 pub(crate) fn read(file: &str, text: &str, out: &mut Declarations, faults: &mut Faults) {
-    let reader = Reader { file, text };
+    let reader = Reader { file, lines: LineIndex::new(text) };
     let (table, errors) = DeTable::parse_recoverable(text);
     for e in &errors {
         faults.add(&reader.place(e.span()), format!("not TOML: {}", e.message()));
@@ -81,12 +81,12 @@ impl<'i> Fields<'i> {
 
 struct Reader<'t> {
     file: &'t str,
-    text: &'t str,
+    lines: LineIndex,
 }
 
 impl Reader<'_> {
     fn place(&self, span: Option<Range<usize>>) -> Place {
-        let line = span.map_or(0, |s| line_of(self.text, s.start));
+        let line = span.map_or(0, |s| self.lines.line(s.start));
         Place { file: self.file.to_owned(), line }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Entity, PolicyId};
+use cedar_policy::{Authorizer, PolicyId};
+use cedar_policy_core::ast::Entity;
 use grantwright_domain::{AgentId, Digest, Scope, ScopeName, Timestamp};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
@@ -21,11 +22,26 @@ pub struct PolicySet {
     pub(crate) zone: TimeZone,
     pub(crate) zone_name: String,
     pub(crate) scopes: BTreeMap<ScopeName, Arc<Scope>>,
-    pub(crate) entities: HashMap<ScopeName, Entity>,
+    /// The scopes again, as decisions find them.
+    pub(crate) known: HashMap<ScopeName, Known>,
     pub(crate) rules: HashMap<PolicyId, Rule>,
     pub(crate) index: Index,
     pub(crate) kinds: Kinds,
     pub(crate) authorizer: Authorizer,
+}
+
+/// A scope and its entity.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) entity: Arc<Entity>,
+}
+
+impl Known {
+    /// True when `pinned` is the declaration in this set.
+    pub(crate) fn is(&self, pinned: &Scope) -> bool {
+        std::ptr::eq(self.scope.as_ref(), pinned) || self.scope.as_ref() == pinned
+    }
 }
 
 impl PolicySet {

@@ -116,7 +116,7 @@ fn decide(set: &PolicySet, ask: &Ask) -> Verdict {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn picking_what_can_apply_equals_evaluating_everything(

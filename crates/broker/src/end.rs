@@ -31,7 +31,7 @@ pub async fn sweep(broker: Arc<Broker>) {
     }
 }
 
-async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
+pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
     let now = broker.now();
     let due = broker.store.due(now, SWEEP_MOST).await.map_err(of_store)?;
     for id in due.requests {

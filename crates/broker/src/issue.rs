@@ -22,6 +22,11 @@ pub mod deliver;
 pub mod mint;
 pub mod record;
 
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use grantwright_domain::RequestId;

@@ -1,0 +1,464 @@
+//! The invariants of issuing and approving, each under its number in `SECURITY.md`, and the fault
+//! matrix: each commit of each story fails once before and once after it takes effect; then the
+//! broker dies, starts again, and everything is checked.
+
+use grantwright_domain::{Event, Phase, RequestId};
+use grantwright_store::Fault;
+use grantwright_wire::v1::{granted::Delivery, outcome};
+
+use super::rig::{Answer, Rig, human, id_of, word};
+use crate::people::Intention;
+use crate::{end, people};
+
+const CUSTOMERS: &str = r#"{"dataset":"customers"}"#;
+const EXPORT: &str = r#"{"dataset":"customers","rows":100}"#;
+
+fn deny() -> Intention {
+    Intention::Deny { reason: None, reason_code: "not_now".into() }
+}
+
+fn narrow(ttl_s: Option<u32>, params: Option<serde_json::Value>) -> Intention {
+    Intention::Narrow { ttl_s, params }
+}
+
+/// No request is issued twice, nothing was minted more than once, and the rules allow every leaf.
+async fn check(rig: &Rig) {
+    let (state, events) = rig.fold().await;
+    for id in state.requests.keys() {
+        let count = |kind: &str| {
+            events.iter().filter(|e| e.kind() == kind && e.request_id() == Some(id)).count()
+        };
+        assert!(count("issued") <= 1, "{id} issued more than once");
+        assert!(count("intended") <= 1, "{id} intended more than once");
+    }
+    for (digest, times) in rig.backend.minted.lock().unwrap().iter() {
+        assert!(*times <= 1, "{digest} was minted {times} times");
+    }
+}
+
+#[tokio::test]
+async fn invariant_01_no_credential_leaves_before_its_leaves_are_durable() {
+    for fault in [Fault::BeforeCommit, Fault::AfterCommit, Fault::Fsync] {
+        for scope in ["read", "account"] {
+            let mut rig = Rig::new().await;
+            if scope == "account" {
+                rig.faults.push(Fault::None);
+            }
+            rig.faults.push(fault);
+            let refusal =
+                rig.issue(rig.ask(scope, CUSTOMERS, "k1")).await.expect_err("the commit failed");
+            assert_eq!(refusal.status, 503, "{refusal:?}");
+            rig.crash().await;
+            check(&rig).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn invariant_02_no_backend_is_called_before_its_intent_is_durable() {
+    for fault in [Fault::BeforeCommit, Fault::AfterCommit, Fault::Fsync] {
+        let mut rig = Rig::new().await;
+        rig.faults.push(fault);
+        rig.issue(rig.ask("account", CUSTOMERS, "k1")).await.expect_err("the intent failed");
+        assert!(rig.backend.minted.lock().unwrap().is_empty(), "{fault:?}");
+        rig.crash().await;
+        check(&rig).await;
+    }
+}
+
+/// Each story, with the fault at its nth commit; afterwards the agent asks again with the same key.
+#[tokio::test]
+async fn invariant_03_one_approval_one_mint_over_every_fault_and_a_restart() {
+    for scope in ["read", "account", "export", "root-account"] {
+        for nth in 0..4 {
+            for fault in [Fault::BeforeCommit, Fault::AfterCommit, Fault::Fsync] {
+                let mut rig = Rig::new().await;
+                let params = if scope == "export" { EXPORT } else { CUSTOMERS };
+                for _ in 0..nth {
+                    rig.faults.push(Fault::None);
+                }
+                rig.faults.push(fault);
+                let first = rig.issue(rig.ask(scope, params, "k1")).await;
+                if let Ok(outcome) = &first {
+                    if word(outcome) == "pending" {
+                        let _ = rig.approve("bob", &id_of(outcome)).await;
+                        let _ = rig.collect(&id_of(outcome)).await;
+                    }
+                }
+                rig.crash().await;
+                check(&rig).await;
+                // The same ask again: the same request, or a new one where nothing was durable.
+                let again = rig.issue(rig.ask(scope, params, "k1")).await;
+                if let Ok(outcome) = &again {
+                    if word(outcome) == "pending" {
+                        rig.approve("bob", &id_of(outcome)).await.expect("approve");
+                        let collected = rig.collect(&id_of(outcome)).await;
+                        assert!(
+                            collected.is_ok() || collected.as_ref().is_err_and(|r| r.status >= 410),
+                            "{collected:?}"
+                        );
+                    }
+                }
+                check(&rig).await;
+                let keyed = rig.fold().await.0.requests.len();
+                assert!(keyed <= 1, "{scope} {nth} {fault:?}: one key made {keyed} requests");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn invariant_06_same_key_same_answer_and_another_agents_request_is_not_found() {
+    let mut rig = Rig::new().await;
+    let first = rig.issue(rig.ask("read", CUSTOMERS, "k1")).await.expect("granted");
+    let again = rig.issue(rig.ask("read", CUSTOMERS, "k1")).await.expect("granted again");
+    assert_eq!(id_of(&first), id_of(&again));
+    let token = |o: &grantwright_wire::v1::Outcome| match &o.state {
+        Some(outcome::State::Granted(g)) => match &g.delivery {
+            Some(Delivery::Plain(bytes)) => bytes.clone(),
+            other => panic!("{:?}", other.is_some()),
+        },
+        _ => panic!("not granted"),
+    };
+    assert_eq!(token(&first), token(&again), "signed again with the same claims");
+    let mut other_body = rig.ask("read", r#"{"dataset":"orders"}"#, "k1");
+    assert_eq!(rig.issue(other_body.clone()).await.expect_err("other body").code, "key_reused");
+    other_body.idempotency_key = "k2".into();
+    rig.issue(other_body).await.expect("another key");
+    let denied = rig.issue(rig.ask("never", CUSTOMERS, "k3")).await.expect_err("denied");
+    let denied_again = rig.issue(rig.ask("never", CUSTOMERS, "k3")).await.expect_err("denied");
+    assert_eq!((denied.code, denied.request_id), (denied_again.code, denied_again.request_id));
+    rig.caller.instance = grantwright_domain::InstanceId::parse("i-11").unwrap();
+    let elsewhere = rig.issue(rig.ask("read", CUSTOMERS, "k1")).await.expect_err("another sidecar");
+    assert_eq!(elsewhere.code, "other_instance");
+    rig.caller.agent = grantwright_domain::AgentId::parse("other").unwrap();
+    rig.caller.instance = grantwright_domain::InstanceId::parse("i-2").unwrap();
+    assert_eq!(rig.collect(&id_of(&first)).await.expect_err("not theirs").code, "unknown_request");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_07_an_error_carries_no_credential_and_leaves_no_spent_approval_without_an_intent()
+ {
+    let rig = Rig::new().await;
+    rig.backend.answers.lock().unwrap().push(Answer::Refuse);
+    let pending = rig.issue(rig.ask("root-account", CUSTOMERS, "k1")).await.expect("pending");
+    rig.approve("bob", &id_of(&pending)).await.expect("approved");
+    let refusal = rig.collect(&id_of(&pending)).await.expect_err("refused");
+    assert_eq!((refusal.status, refusal.code.as_str()), (502, "mint_failed"));
+    assert!(!format!("{refusal:?}").contains("c4n4ry"));
+    let (state, events) = rig.fold().await;
+    let id = RequestId::parse(&id_of(&pending)).unwrap();
+    assert_eq!(state.requests[&id].phase, Phase::Failed);
+    assert!(events.iter().any(|e| matches!(e, Event::Intended(i) if i.request_id == id)));
+}
+
+#[tokio::test]
+async fn invariant_08_an_unknown_outcome_is_never_retried_and_stays_visible() {
+    let mut rig = Rig::new().await;
+    rig.backend.answers.lock().unwrap().push(Answer::Lose);
+    let refusal = rig.issue(rig.ask("account", CUSTOMERS, "k1")).await.expect_err("lost");
+    assert_eq!(refusal.code, "outcome_unknown");
+    for _ in 0..3 {
+        assert_eq!(
+            rig.issue(rig.ask("account", CUSTOMERS, "k1")).await.expect_err("still").code,
+            "outcome_unknown"
+        );
+        assert_eq!(word(&rig.collect(&refusal.request_id).await.expect("a state")), "unknown");
+        rig.crash().await;
+    }
+    assert_eq!(rig.backend.minted.lock().unwrap().values().sum::<u64>(), 1);
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_10_owner_outsider_and_repeat_do_not_count() {
+    let rig = Rig::new().await;
+    let pending = rig.issue(rig.ask("escalate", CUSTOMERS, "k1")).await.expect("pending");
+    let id = id_of(&pending);
+    assert_eq!(rig.approve("alice", &id).await.expect_err("owner").code, "self_approval");
+    assert_eq!(rig.approve("dave", &id).await.expect_err("outsider").code, "not_in_group");
+    assert_eq!(rig.approve("olivia", &id).await.expect_err("operator").code, "not_in_group");
+    assert_eq!(rig.act("alice", &id, deny()).await.expect_err("owner").code, "self_approval");
+    rig.approve("bob", &id).await.expect("one");
+    let twice = rig.approve("bob", &id).await.expect("the same vote again changes nothing");
+    assert_eq!(twice.state.votes.len(), 1);
+    assert_eq!(word(&rig.collect(&id).await.expect("pending")), "pending");
+    rig.approve("carol", &id).await.expect("two");
+    assert_eq!(word(&rig.collect(&id).await.expect("granted")), "granted");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_10_an_owner_who_hands_the_agent_over_still_may_not_approve() {
+    use grantwright_domain::event::{AgentSet, Attributes};
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    rig.clock.advance(10);
+    let hand_over = |owner| {
+        Event::AgentSet(AgentSet {
+            at: rig.broker.now(),
+            by: human("olivia"),
+            agent: rig.caller.agent.clone(),
+            owner: human(owner),
+            attributes: Attributes::default(),
+        })
+    };
+    rig.broker
+        .store
+        .commit(grantwright_store::Transition::authority(vec![hand_over("erin")]))
+        .await
+        .unwrap();
+    rig.clock.advance(10);
+    assert_eq!(rig.approve("alice", &id).await.expect_err("owned it").code, "self_approval");
+    rig.approve("bob", &id).await.expect("bob may");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_11_rights_hold_at_the_mint_as_well() {
+    use grantwright_domain::event::GroupSet;
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    rig.approve("bob", &id).await.expect("approved");
+    rig.clock.advance(10);
+    let members = ["alice", "carol"].map(human).into_iter().collect();
+    let group = Event::GroupSet(GroupSet {
+        at: rig.broker.now(),
+        by: human("olivia"),
+        group: grantwright_domain::GroupName::parse("reviewers").unwrap(),
+        members,
+    });
+    rig.broker.store.commit(grantwright_store::Transition::authority(vec![group])).await.unwrap();
+    rig.clock.advance(10);
+    assert_eq!(word(&rig.collect(&id).await.expect("back to people")), "pending");
+    rig.approve("carol", &id).await.expect("carol still may");
+    assert_eq!(word(&rig.collect(&id).await.expect("granted")), "granted");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_11_a_stricter_policy_at_collection_goes_back_to_people() {
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    rig.approve("bob", &id).await.expect("approved");
+    rig.load_policy("@id(\"more\") @quorum(\"2\") @approvers(\"reviewers\") @strength(\"chat\") @channels(\"api\")\n\
+        permit (principal, action == Action::\"issueAfterApproval\", resource == Scope::\"export\");\n").await;
+    assert_eq!(word(&rig.collect(&id).await.expect("back")), "pending");
+    rig.approve("carol", &id).await.expect("second");
+    assert_eq!(word(&rig.collect(&id).await.expect("granted")), "granted");
+    let other = id_of(
+        &rig.issue(rig.ask("export", r#"{"dataset":"orders","rows":1}"#, ""))
+            .await
+            .expect("pending"),
+    );
+    rig.approve("bob", &other).await.expect("one");
+    rig.approve("carol", &other).await.expect("two");
+    rig.load_policy("@id(\"stop\") forbid (principal, action, resource == Scope::\"export\");\n")
+        .await;
+    assert_eq!(word(&rig.collect(&other).await.expect("ended")), "denied");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_12_a_vote_needs_the_present_digest_and_a_live_request() {
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    let old =
+        rig.broker.store.load(&RequestId::parse(&id).unwrap()).await.unwrap().unwrap().state.digest;
+    let narrowed = rig
+        .act("bob", &id, narrow(Some(300), Some(serde_json::json!({"rows": 10}))))
+        .await
+        .expect("narrowed");
+    assert_eq!(narrowed.state.phase, Phase::Approved, "narrowing is the narrower's own approval");
+    let parsed = RequestId::parse(&id).unwrap();
+    let on_old =
+        rig.act_on("carol", &parsed, old, Intention::Approve { reason: None, seen: None }).await;
+    assert_eq!(on_old.expect_err("old digest").status, 409);
+    for wider in [
+        narrow(Some(600), None),
+        narrow(None, Some(serde_json::json!({"rows": 11}))),
+        narrow(None, Some(serde_json::json!({"dataset": "orders"}))),
+        narrow(None, None),
+    ] {
+        assert_eq!(rig.act("carol", &id, wider).await.expect_err("wider").code, "not_narrower");
+    }
+    let granted = rig.collect(&id).await.expect("granted");
+    let Some(outcome::State::Granted(g)) = granted.state else { panic!("not granted") };
+    assert!(g.narrowed.contains("rows from 100 to 10"), "{}", g.narrowed);
+    assert_eq!(rig.approve("carol", &id).await.expect_err("spent").code, "not_open");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_13_every_end_is_an_end_and_time_is_a_deny() {
+    let mut rig = Rig::new().await;
+    let ask = |rig: &Rig, n: u32| {
+        rig.ask("export", &format!(r#"{{"dataset":"customers","rows":{n}}}"#), "")
+    };
+    let denied = id_of(&rig.issue(ask(&rig, 1)).await.expect("pending"));
+    rig.act("bob", &denied, deny()).await.expect("denied");
+    assert_eq!(rig.issue(ask(&rig, 1)).await.expect_err("sticky").code, "denied");
+    let cancelled = id_of(&rig.issue(ask(&rig, 2)).await.expect("pending"));
+    people::cancel(&rig.broker, &rig.caller, &RequestId::parse(&cancelled).unwrap())
+        .await
+        .expect("cancelled");
+    let expired = id_of(&rig.issue(ask(&rig, 3)).await.expect("pending"));
+    let uncollected = id_of(&rig.issue(ask(&rig, 4)).await.expect("pending"));
+    rig.approve("bob", &uncollected).await.expect("approved");
+    rig.clock.advance(3_600_001);
+    for (id, want) in [
+        (&denied, "denied"),
+        (&cancelled, "cancelled"),
+        (&expired, "expired"),
+        (&uncollected, "expired"),
+    ] {
+        assert_eq!(word(&rig.collect(id).await.expect("its end")), want);
+        for what in [
+            deny(),
+            Intention::Approve { reason: None, seen: None },
+            Intention::Ask { text: "why?".into() },
+            narrow(Some(1), None),
+            Intention::Withdraw,
+        ] {
+            let refusal = rig.act("carol", id, what).await.expect_err("ended");
+            assert_eq!(refusal.status, 409, "{want}: {refusal:?}");
+        }
+    }
+    rig.crash().await;
+    for (id, want) in [
+        (&denied, "denied"),
+        (&cancelled, "cancelled"),
+        (&expired, "expired"),
+        (&uncollected, "expired"),
+    ] {
+        assert_eq!(word(&rig.collect(id).await.expect("its end")), want);
+    }
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_15_nothing_a_client_sends_sets_state_approver_strength_or_time() {
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("signed", CUSTOMERS, "")).await.expect("pending"));
+    assert_eq!(rig.approve("bob", &id).await.expect_err("unsigned").code, "passkey_required");
+    for bad in [
+        r#"{"dataset":"customers","state":"approved"}"#,
+        r#"{"dataset":"customers","dataset":"x"}"#,
+        r#"{"dataset":1}"#,
+        r#"{}"#,
+        r#"[]"#,
+        r#"{"dataset":"a*"}"#,
+        "{",
+        "",
+    ] {
+        let refusal = rig.issue(rig.ask("read", bad, "")).await.expect_err("malformed");
+        assert_eq!(refusal.status, 400, "{bad}: {refusal:?}");
+    }
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_24_a_revoked_agent_has_no_open_request_and_no_live_lease() {
+    use grantwright_domain::event::AgentRevoked;
+    let rig = Rig::new().await;
+    let pending = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    rig.issue(rig.ask("account", CUSTOMERS, "")).await.expect("granted");
+    let revoked = Event::AgentRevoked(AgentRevoked {
+        at: rig.broker.now(),
+        by: human("olivia"),
+        agent: rig.caller.agent.clone(),
+    });
+    rig.broker.store.commit(grantwright_store::Transition::authority(vec![revoked])).await.unwrap();
+    let done = end::end_agent(&rig.broker, &rig.caller.agent, "olivia").await.expect("ended");
+    assert_eq!(done.requests, vec![pending]);
+    assert!(done.leases.iter().all(|(_, _, ended)| ended.ended) && done.leases.len() == 1);
+    assert!(rig.issue(rig.ask("read", CUSTOMERS, "")).await.is_err());
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_28_open_requests_are_bounded_and_identical_ones_are_one() {
+    let rig = Rig::new().await;
+    let ask = |n: u32| rig.ask("export", &format!(r#"{{"dataset":"customers","rows":{n}}}"#), "");
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(id_of(&rig.issue(ask(n)).await.expect("pending")));
+    }
+    assert_eq!(rig.issue(ask(5)).await.expect_err("one more").code, "too_many_open");
+    assert_eq!(id_of(&rig.issue(ask(0)).await.expect("joined")), ids[0], "also at the bound");
+    let mut again = ask(1);
+    again.idempotency_key = "k1".into();
+    assert_eq!(id_of(&rig.issue(again).await.expect("joined, with a key")), ids[1]);
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn a_question_pauses_the_clock_and_voids_votes() {
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("escalate", CUSTOMERS, "")).await.expect("pending"));
+    let parsed = RequestId::parse(&id).unwrap();
+    rig.approve("bob", &id).await.expect("approved");
+    rig.act("carol", &id, Intention::Ask { text: "which ticket?".into() }).await.expect("asked");
+    assert_eq!(
+        rig.approve("bob", &id).await.expect_err("a question is open").code,
+        "question_open"
+    );
+    let Some(outcome::State::Pending(p)) = rig.collect(&id).await.expect("pending").state else {
+        panic!("not pending")
+    };
+    assert_eq!(p.question.map(|q| q.text).as_deref(), Some("which ticket?"));
+    rig.clock.advance(1_800_000);
+    let before = rig.broker.store.load(&parsed).await.unwrap().unwrap().state.deadline;
+    let after =
+        people::answer(&rig.broker, &rig.caller, &parsed, "T-1").await.expect("answered").state;
+    assert_eq!(after.deadline.since(before), 1_800_000, "the pause is given back");
+    assert!(
+        after.votes.iter().all(|v| !v.live),
+        "a vote that has not seen the answer does not count"
+    );
+    assert_eq!(
+        people::answer(&rig.broker, &rig.caller, &parsed, "again")
+            .await
+            .expect_err("none open")
+            .code,
+        "no_question"
+    );
+    rig.approve("bob", &id).await.expect("again");
+    rig.approve("carol", &id).await.expect("and carol");
+    assert_eq!(word(&rig.collect(&id).await.expect("granted")), "granted");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn many_collect_at_once_and_one_mint_serves_them() {
+    let rig = std::sync::Arc::new(Rig::new().await);
+    for scope in ["export", "root-account"] {
+        let params = if scope == "export" { EXPORT } else { CUSTOMERS };
+        let id = id_of(&rig.issue(rig.ask(scope, params, "")).await.expect("pending"));
+        rig.approve("bob", &id).await.expect("approved");
+        let calls: Vec<_> = (0..16)
+            .map(|_| {
+                let (rig, id) = (std::sync::Arc::clone(&rig), id.clone());
+                tokio::spawn(async move { rig.collect(&id).await })
+            })
+            .collect();
+        for call in calls {
+            let outcome = call.await.unwrap();
+            assert_eq!(word(&outcome.expect("granted")), "granted");
+        }
+    }
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn an_unacknowledged_account_is_revoked_after_two_minutes() {
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("account", CUSTOMERS, "k1")).await.expect("granted"));
+    assert_eq!(word(&rig.collect(&id).await.expect("delivered again")), "granted");
+    rig.clock.advance(120_001);
+    end::sweep_once(&rig.broker).await.expect("swept");
+    assert_eq!(rig.collect(&id).await.expect_err("gone").code, "already_issued");
+    assert_eq!(rig.backend.revoked.load(std::sync::atomic::Ordering::SeqCst), 1);
+    check(&rig).await;
+}

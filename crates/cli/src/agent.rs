@@ -103,7 +103,9 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
             let ended = api.post(&format!("/api/v1/agents/{name}/revoke"), &json!({})).await?;
             Ok(out.either(&ended, |out| {
                 let requests = list(&ended, "ended_requests").len();
-                out.line(format!("agent {name} has no right any more; {requests} open requests ended"));
+                out.line(format!(
+                    "agent {name} has no right any more; {requests} open requests ended"
+                ));
                 let rows: Vec<Vec<String>> = list(&ended, "leases")
                     .iter()
                     .map(|lease| {
@@ -147,10 +149,7 @@ fn show(out: &Out, agents: &Value) -> Outcome {
                 ]
             })
             .collect();
-        out.table(
-            &["AGENT", "OWNER", "TEAM", "ENVIRONMENT", "MODEL", "SIDECARS", "STATE"],
-            &rows,
-        );
+        out.table(&["AGENT", "OWNER", "TEAM", "ENVIRONMENT", "MODEL", "SIDECARS", "STATE"], &rows);
     }))
 }
 
@@ -184,7 +183,9 @@ async fn join(
     Ok(out.either(&joined, |out| {
         let until = times::when(text(&joined, "expires_at"), now());
         match &file {
-            Some(file) => out.line(format!("join token for {name} in {}, until {until}", file.display())),
+            Some(file) => {
+                out.line(format!("join token for {name} in {}, until {until}", file.display()))
+            }
             None => {
                 out.line(clean(text(&joined, "join_token")));
                 out.note(format!("lets one sidecar of {name} enrol, until {until}; shown once"));

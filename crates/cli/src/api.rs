@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::config::Settings;
-use crate::exit::Failure;
+use crate::exit::{Failure, Refusal};
 use crate::files;
 
 /// Longest answer that is read, in bytes.
@@ -52,11 +52,6 @@ impl Api {
             )
         })?;
         Ok(Self::open(settings.console()?)?.with_token(files::read_secret(file)?))
-    }
-
-    /// Where the API is.
-    pub fn base(&self) -> &str {
-        &self.base
     }
 
     /// `GET path`.
@@ -136,7 +131,7 @@ pub fn refusal(status: u16, body: &[u8]) -> Failure {
     problem.insert("code".into(), Value::String(code.clone()));
     problem.insert("detail".into(), Value::String(detail.clone()));
     problem.entry("status").or_insert_with(|| Value::from(status));
-    Failure::Refused { code, detail, next, problem }
+    Failure::Refused(Box::new(Refusal { code, detail, next, problem }))
 }
 
 #[cfg(test)]
@@ -156,6 +151,6 @@ mod tests {
     #[test]
     fn only_http_addresses_are_brokers() {
         assert!(Api::open("localhost:80").is_err());
-        assert_eq!(Api::open("http://localhost:80/").unwrap().base(), "http://localhost:80");
+        assert_eq!(Api::open("http://localhost:80/").unwrap().base, "http://localhost:80");
     }
 }

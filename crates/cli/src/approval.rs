@@ -192,13 +192,7 @@ async fn send(
     }))
 }
 
-async fn narrow(
-    out: &Out,
-    api: &Api,
-    on: On,
-    ttl: Option<String>,
-    changes: &[String],
-) -> Outcome {
+async fn narrow(out: &Out, api: &Api, on: On, ttl: Option<String>, changes: &[String]) -> Outcome {
     if ttl.is_none() && changes.is_empty() {
         return Err(Failure::unable("say what is narrower: --ttl 5m, or --param rows=100"));
     }
@@ -253,12 +247,14 @@ async fn inbox(
     }
     let requests = api.get(&path).await?;
     Ok(out.either(&requests, |out| {
-        let rows: Vec<Vec<String>> =
-            list(&requests, "requests").iter().map(|r| row(r)).collect();
+        let rows: Vec<Vec<String>> = list(&requests, "requests").iter().map(row).collect();
         if rows.is_empty() {
             out.line(if all { "no requests" } else { "nothing waits for anyone" });
         } else {
-            out.table(&["WHAT", "STAKES", "AGENT", "STATE", "VOTES", "DECIDE BY", "REQUEST"], &rows);
+            out.table(
+                &["WHAT", "STAKES", "AGENT", "STATE", "VOTES", "DECIDE BY", "REQUEST"],
+                &rows,
+            );
         }
     }))
 }
@@ -286,7 +282,12 @@ async fn watch(out: &Out, api: &Api) -> Outcome {
         let first = seen.is_empty();
         for request in list(&requests, "requests").iter().rev() {
             let id = text(request, "request_id").to_owned();
-            let mark = json!([request.get("state"), request.get("digest"), request.get("votes"), request.get("questions")]);
+            let mark = json!([
+                request.get("state"),
+                request.get("digest"),
+                request.get("votes"),
+                request.get("questions")
+            ]);
             let known = seen.insert(id.clone(), mark.to_string());
             let open = matches!(text(request, "state"), "pending" | "approved");
             if known.as_deref() == Some(mark.to_string().as_str()) || (first && !open) {
@@ -296,7 +297,11 @@ async fn watch(out: &Out, api: &Api) -> Outcome {
                 out.object(request);
             } else {
                 let state = out.paint(Look::Bold, &clean(text(request, "state")));
-                out.line(format!("{state}  {}  {}", card::headline(request), out.paint(Look::Dim, &clean(&id))));
+                out.line(format!(
+                    "{state}  {}  {}",
+                    card::headline(request),
+                    out.paint(Look::Dim, &clean(&id))
+                ));
             }
         }
         tokio::select! {

@@ -108,12 +108,7 @@ pub fn verify(check: &Check) -> Result<Report, Failure> {
         kept.push(files::read(file)?);
     }
     let mut log = log::Log::open(&check.store)?;
-    grantwright_audit::verify(&mut log, vkey.as_ref(), &kept, &mut |_| {}).map_err(unable)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "used as a `map_err` function")]
-fn unable(error: CannotVerify) -> Failure {
-    Failure::unable(error)
+    grantwright_audit::verify(&mut log, vkey.as_ref(), &kept, &mut |_| {}).map_err(Failure::unable)
 }
 
 fn print(out: &Out, report: &Report) -> Outcome {
@@ -132,7 +127,10 @@ fn words(out: &Out, report: &Report) {
         out.line(format!("  {place}  {}: {}", clean(&finding.rule), clean(&finding.detail)));
     }
     for intent in &report.open_intents {
-        out.line(format!("  leaf {}  request {} was intended; its outcome is not in the log (yet)", intent.leaf, intent.request_id));
+        out.line(format!(
+            "  leaf {}  request {} was intended; its outcome is not in the log (yet)",
+            intent.leaf, intent.request_id
+        ));
     }
     let mut small = vec![format!("log {}", clean(&report.origin))];
     small.push(format!("{} checkpoints, {} requests", report.checkpoints, report.requests));
@@ -183,7 +181,7 @@ fn show(out: &Out, settings: &Settings, request: &str) -> Outcome {
             let problem = json!({"code": "unknown_request", "detail": error.to_string()});
             return Err(crate::api::refusal(404, problem.to_string().as_bytes()));
         }
-        Err(error) => return Err(unable(error)),
+        Err(error) => return Err(Failure::unable(error)),
     };
     let value = serde_json::to_value(&story).map_err(Failure::unable)?;
     Ok(out.either(&value, |out| {

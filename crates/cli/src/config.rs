@@ -32,8 +32,7 @@ impl Settings {
             store: variable("GRANTWRIGHT_STORE"),
             vkey: variable("GRANTWRIGHT_LOG_VKEY"),
             checkpoint: variable("GRANTWRIGHT_CHECKPOINT").map(PathBuf::from),
-            plain: variable("NO_COLOR").is_some()
-                || variable("TERM").is_some_and(|t| t == "dumb"),
+            plain: variable("NO_COLOR").is_some() || variable("TERM").is_some_and(|t| t == "dumb"),
         }
     }
 

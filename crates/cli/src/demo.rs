@@ -178,11 +178,11 @@ impl Stage<'_> {
         // It has a runtime of its own.
         let begun = tokio::task::spawn_blocking(move || grantwright_broker::init(&options));
         let begun = begun.await.map_err(Failure::unable)?.map_err(Failure::unable)?;
-        let (policies, scopes) = material::write_policies(dir, self.settings)?;
+        let written = material::write_policies(dir, self.settings)?;
         let mut ports = self.start_broker(processes, Ports::default()).await?;
         let base = format!("http://localhost:{}", ports.http);
         let operator = people::sign_in(dir, &base, &begun.code).await?;
-        people::register(&operator.api, &policies, &scopes).await?;
+        people::register(&operator.api, &written).await?;
         people::join(dir, &operator.api).await?;
         let people_until = people::tokens(dir, &operator.api).await?;
         ports = self.start_sidecar(processes, ports).await?;
@@ -227,9 +227,8 @@ impl Stage<'_> {
         material::write_broker(self.dir, self.settings, Ports::default())?;
         let config = self.dir.file("broker.toml");
         let operator = HumanId::parse(people::OPERATOR).map_err(Failure::unable)?;
-        let made = tokio::task::spawn_blocking(move || {
-            grantwright_broker::fresh_link(&config, &operator)
-        });
+        let made =
+            tokio::task::spawn_blocking(move || grantwright_broker::fresh_link(&config, &operator));
         made.await.map_err(Failure::unable)?.map(Some).map_err(Failure::unable)
     }
 
@@ -339,14 +338,17 @@ impl Stage<'_> {
         let text = toml::to_string(mark).map_err(Failure::unable)?;
         files::write_private(
             &self.dir.file(MARK),
-            &format!("# Written by `grantwright demo`: a folder with this file is resumed.\n{text}"),
+            &format!(
+                "# Written by `grantwright demo`: a folder with this file is resumed.\n{text}"
+            ),
         )
     }
 
     fn goodbye(&self, teller: &Teller<'_>) {
         teller.aside("");
         if self.dir.is_temporary() {
-            teller.aside("Next: `grantwright demo --keep` leaves everything running for you to try.");
+            teller
+                .aside("Next: `grantwright demo --keep` leaves everything running for you to try.");
         } else {
             let path = self.dir.path.display();
             teller.aside(&format!("Next: `grantwright demo --keep --dir {path}` resumes it."));

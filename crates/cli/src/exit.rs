@@ -36,20 +36,25 @@ impl Termination for Exit {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The broker refused, with a problem (RFC 9457).
-    #[error("{code}: {detail}")]
-    Refused {
-        /// The word programs act on.
-        code: String,
-        /// What is wrong, in words.
-        detail: String,
-        /// What to do now; may be empty.
-        next: String,
-        /// The whole problem as it came.
-        problem: Map<String, Value>,
-    },
+    #[error(transparent)]
+    Refused(Box<Refusal>),
     /// It could not be tried.
     #[error("{0}")]
     Unable(String),
+}
+
+/// A problem document, taken apart.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {detail}")]
+pub struct Refusal {
+    /// The word programs act on.
+    pub code: String,
+    /// What is wrong, in words.
+    pub detail: String,
+    /// What to do now; may be empty.
+    pub next: String,
+    /// The whole problem as it came.
+    pub problem: Map<String, Value>,
 }
 
 impl Failure {
@@ -66,7 +71,7 @@ impl Failure {
     /// The code of a refusal; none when it could not be tried.
     pub fn code(&self) -> Option<&str> {
         match self {
-            Self::Refused { code, .. } => Some(code),
+            Self::Refused(refusal) => Some(&refusal.code),
             Self::Unable(_) => None,
         }
     }
@@ -74,7 +79,7 @@ impl Failure {
     /// The exit code it leads to.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Refused { .. } => Exit::Refused,
+            Self::Refused(_) => Exit::Refused,
             Self::Unable(_) => Exit::Unable,
         }
     }
@@ -82,8 +87,8 @@ impl Failure {
     /// The failure as the one JSON object of `--json`.
     pub fn to_json(&self) -> Value {
         match self {
-            Self::Refused { problem, .. } => {
-                let mut object = problem.clone();
+            Self::Refused(refusal) => {
+                let mut object = refusal.problem.clone();
                 object.insert("ok".into(), Value::Bool(false));
                 Value::Object(object)
             }

@@ -91,7 +91,8 @@ mod tests {
     fn a_token_file_may_end_in_a_newline_and_holds_one_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t");
-        for (text, want) in [("abc", Some("abc")), ("abc\n", Some("abc")), ("", None), ("a\nb", None)]
+        for (text, want) in
+            [("abc", Some("abc")), ("abc\n", Some("abc")), ("", None), ("a\nb", None)]
         {
             std::fs::write(&path, text).unwrap();
             assert_eq!(read_secret(&path).ok().as_deref(), want, "{text:?}");

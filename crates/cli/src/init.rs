@@ -42,7 +42,9 @@ pub fn run(out: &Out, args: &Args) -> Outcome {
         let said = json!({"ok": true, "link": link, "code": code});
         return Ok(out.either(&said, |out| {
             out.line(&link);
-            out.note(format!("signs {operator} in once, within 24 h: grantwright login LINK --out FILE"));
+            out.note(format!(
+                "signs {operator} in once, within 24 h: grantwright login LINK --out FILE"
+            ));
         }));
     }
     let origin = args.origin.clone().unwrap_or_else(|| format!("{}/log", args.trust_domain));

@@ -42,11 +42,7 @@ pub async fn run(out: &Out, settings: &Settings, args: &Args) -> Outcome {
     let (human, expires_at) = (text(&session, "human"), text(&session, "expires_at"));
     let said = json!({"ok": true, "human": human, "expires_at": expires_at, "file": args.out});
     Ok(out.either(&said, |out| {
-        out.line(format!(
-            "signed in as {} until {}",
-            clean(human),
-            times::when(expires_at, now())
-        ));
+        out.line(format!("signed in as {} until {}", clean(human), times::when(expires_at, now())));
         out.line(format!("export GRANTWRIGHT_CONSOLE={base}"));
         out.line(format!("export GRANTWRIGHT_HUMAN_TOKEN_FILE={}", args.out.display()));
     }))

@@ -19,7 +19,8 @@ pub enum Command {
         /// The model.
         model: String,
         /// Its version.
-        version: String,
+        #[arg(value_name = "VERSION")]
+        model_version: String,
         /// RFC 3339, for example 2027-03-01T00:00:00Z.
         #[arg(long, value_name = "TIME")]
         until: String,
@@ -29,7 +30,8 @@ pub enum Command {
         /// The model.
         model: String,
         /// Its version.
-        version: String,
+        #[arg(value_name = "VERSION")]
+        model_version: String,
     },
     /// The register.
     List,
@@ -43,10 +45,10 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
     let api = Api::of_person(settings)?;
     let (model, version, until) = match command {
         Command::List => return show(out, &api.get("/api/v1/models").await?),
-        Command::Qualify { model, version, until } => {
-            (model, version, Some(Timestamp::parse(&until).map_err(Failure::unable)?))
+        Command::Qualify { model, model_version, until } => {
+            (model, model_version, Some(Timestamp::parse(&until).map_err(Failure::unable)?))
         }
-        Command::Retire { model, version } => (model, version, None),
+        Command::Retire { model, model_version } => (model, model_version, None),
     };
     let mut body = json!({"model": model, "model_version": version});
     if let Some(until) = until {
@@ -75,7 +77,11 @@ fn show(out: &Out, register: &Value) -> Outcome {
                     "" => "not qualified".to_owned(),
                     until => times::when(until, now()),
                 };
-                vec![text(entry, "model").to_owned(), text(entry, "model_version").to_owned(), until]
+                vec![
+                    text(entry, "model").to_owned(),
+                    text(entry, "model_version").to_owned(),
+                    until,
+                ]
             })
             .collect();
         out.table(&["MODEL", "VERSION", "QUALIFIED UNTIL"], &rows);

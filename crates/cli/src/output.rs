@@ -35,11 +35,6 @@ impl Out {
         Self { json, colour: !json && !plain && std::io::stdout().is_terminal() }
     }
 
-    /// Whether a person watches, so that progress is worth showing.
-    pub fn is_watched(&self) -> bool {
-        self.colour
-    }
-
     /// One line on standard output. A closed pipe is not an error of ours.
     pub fn line(&self, text: impl AsRef<str>) {
         let mut out = std::io::stdout().lock();
@@ -87,10 +82,10 @@ impl Out {
             self.object(&failure.to_json());
         }
         self.note(clean(&failure.to_string()));
-        if let Failure::Refused { next, .. } = failure
-            && !next.is_empty()
+        if let Failure::Refused(refusal) = failure
+            && !refusal.next.is_empty()
         {
-            self.note(format!("next: {}", clean(next)));
+            self.note(format!("next: {}", clean(&refusal.next)));
         }
         failure.exit()
     }
@@ -165,10 +160,11 @@ pub fn phrase(value: &Value) -> String {
 /// Parameters as `name=value`, each value shortened in its middle.
 pub fn params(value: &Value) -> String {
     let Some(map) = value.as_object() else { return String::new() };
-    let parts: Vec<String> = map
+    let mut parts: Vec<String> = map
         .iter()
         .map(|(name, value)| format!("{}={}", clean(name), shorten(&phrase(value), 60)))
         .collect();
+    parts.sort_unstable();
     parts.join(" ")
 }
 

@@ -89,10 +89,15 @@ fn check(out: &Out, from: &From) -> Outcome {
     match PolicySet::load(&sources, &template_faults) {
         Ok(set) => {
             let scopes: Vec<&str> = set.scopes().keys().map(ScopeName::as_str).collect();
-            let said = json!({"ok": true, "policy_set": set.digest(), "scopes": scopes, "faults": []});
+            let said =
+                json!({"ok": true, "policy_set": set.digest(), "scopes": scopes, "faults": []});
             Ok(out.either(&said, |out| {
                 let good = out.paint(Look::Good, "✓");
-                out.line(format!("{good} {} scopes, no faults · policy set {}", scopes.len(), set.digest()));
+                out.line(format!(
+                    "{good} {} scopes, no faults · policy set {}",
+                    scopes.len(),
+                    set.digest()
+                ));
             }))
         }
         Err(faults) => {
@@ -144,14 +149,17 @@ async fn apply(out: &Out, settings: &Settings, from: &From, check: bool) -> Outc
             let done = if check { "would be in force" } else { "in force" };
             let scopes = list(&applied, "scopes").len();
             let set = clean(text(&applied, "policy_set"));
-            out.line(format!("{} {done}: {scopes} scopes, policy set {set}", out.paint(Look::Good, "✓")));
+            out.line(format!(
+                "{} {done}: {scopes} scopes, policy set {set}",
+                out.paint(Look::Good, "✓")
+            ));
         })),
-        Err(Failure::Refused { code, problem, detail, next }) => {
-            let faults = problem.get("faults").and_then(Value::as_array).cloned();
+        Err(Failure::Refused(refusal)) => {
+            let faults = refusal.problem.get("faults").and_then(Value::as_array);
             if let (false, Some(faults)) = (out.json, faults) {
-                print_faults(out, &faults);
+                print_faults(out, faults);
             }
-            Err(Failure::Refused { code, problem, detail, next })
+            Err(Failure::Refused(refusal))
         }
         Err(other) => Err(other),
     }

@@ -1,8 +1,8 @@
 //! The decision card on a terminal: the parts in the order every channel has, the agent's words
 //! marked as such, ids last.
 
-use grantwright_domain::time::ttl_words;
 use grantwright_domain::Timestamp;
+use grantwright_domain::time::ttl_words;
 use serde_json::Value;
 
 use crate::output::{Look, Out, clean, list, params, phrase, text};
@@ -22,9 +22,8 @@ pub fn headline(request: &Value) -> String {
 /// Prints the card of a request.
 pub fn print(out: &Out, request: &Value, now: Timestamp) {
     out.line(out.paint(Look::Bold, &headline(request)));
-    let part = |name: &str| {
-        request.pointer(&format!("/card/{name}")).map(phrase).unwrap_or_default()
-    };
+    let part =
+        |name: &str| request.pointer(&format!("/card/{name}")).map(phrase).unwrap_or_default();
     let stakes = part("stakes");
     if !stakes.is_empty() {
         out.line(stakes);
@@ -62,7 +61,10 @@ pub fn print(out: &Out, request: &Value, now: Timestamp) {
         );
     }
     for question in list(request, "questions") {
-        row("question", &format!("{}: {}", clean(text(question, "by")), phrase_of(question, "text")));
+        row(
+            "question",
+            &format!("{}: {}", clean(text(question, "by")), phrase_of(question, "text")),
+        );
         match question.get("answer") {
             Some(answer) if !answer.is_null() => row("answer", &said(&phrase(answer))),
             _ => row("answer", "none yet"),

@@ -40,7 +40,8 @@ impl Agent {
     /// # Errors
     /// The sidecar's problem.
     pub async fn wait(&self, request: &str, seconds: u32) -> Result<Value, Failure> {
-        self.send(self.http.get(format!("{}/v1/requests/{request}?wait={seconds}s", self.base))).await
+        self.send(self.http.get(format!("{}/v1/requests/{request}?wait={seconds}s", self.base)))
+            .await
     }
 
     /// Whether the sidecar says that it can serve; gives why not.
@@ -54,7 +55,7 @@ impl Agent {
         let body = answer.bytes().await.unwrap_or_default();
         let said = String::from_utf8_lossy(&body);
         let said = match serde_json::from_slice::<Value>(&body) {
-            Ok(problem) => format!("{}: {}", text(&problem, "code"), text(&problem, "detail")),
+            Ok(said) => text(&said, "why").to_owned(),
             Err(_) => said.trim().to_owned(),
         };
         Err(format!("the sidecar is not ready ({status}): {said}"))

@@ -30,6 +30,15 @@ pub const POLICIES: [(&str, &str); 4] = [
     ("sensitive.cedar", include_str!("../../demo/policy/sensitive.cedar")),
 ];
 
+/// Scopes and policies as they were written: text by file.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Cedar.
+    pub policies: BTreeMap<String, String>,
+    /// TOML.
+    pub scopes: BTreeMap<String, String>,
+}
+
 /// Ports to listen on; 0 lets the system choose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ports {
@@ -45,26 +54,23 @@ pub struct Ports {
 ///
 /// # Errors
 /// When the folder cannot be written, or the role of the environment is not an ARN.
-pub fn write_policies(
-    dir: &DemoDir,
-    settings: &DemoSettings,
-) -> Result<(BTreeMap<String, String>, BTreeMap<String, String>), Failure> {
+pub fn write_policies(dir: &DemoDir, settings: &DemoSettings) -> Result<Written, Failure> {
     let role = settings.role_arn.as_deref().unwrap_or(ROLE_ARN);
     let plain = |c: char| c.is_ascii_alphanumeric() || "+=,.@_/:-".contains(c);
     if !role.starts_with("arn:") || !role.chars().all(plain) {
         return Err(Failure::unable(format!("GRANTWRIGHT_DEMO_ROLE_ARN: `{role}` is not an ARN")));
     }
-    let mut out = (BTreeMap::new(), BTreeMap::new());
+    let mut out = Written::default();
     let policy = dir.make("policy")?;
     for (name, text) in POLICIES {
         files::write_private(&policy.join(name), text)?;
-        out.0.insert(name.to_owned(), text.to_owned());
+        out.policies.insert(name.to_owned(), text.to_owned());
     }
     let scopes = dir.make("scopes")?;
     for (name, text) in SCOPES {
         let text = text.replace(ROLE_ARN, role);
         files::write_private(&scopes.join(name), &text)?;
-        out.1.insert(name.to_owned(), text);
+        out.scopes.insert(name.to_owned(), text);
     }
     Ok(out)
 }
@@ -108,11 +114,7 @@ fn aws_files(aws: Option<&AwsSettings>) -> [(&'static str, Option<&str>); 3] {
 ///
 /// # Errors
 /// When a variable of the demo is not of its form.
-pub fn broker_toml(
-    settings: &DemoSettings,
-    ports: Ports,
-    store: &str,
-) -> Result<String, Failure> {
+pub fn broker_toml(settings: &DemoSettings, ports: Ports, store: &str) -> Result<String, Failure> {
     let pending = settings.pending_ttl.as_deref().unwrap_or("1h");
     parse_ttl(pending)
         .map_err(|e| Failure::unable(format!("GRANTWRIGHT_DEMO_PENDING_TTL: {e}")))?;
@@ -197,7 +199,8 @@ fn unconfigured(out: &mut String, name: &str, reason: &str) -> std::fmt::Result 
 /// When the folder cannot be written.
 pub fn write_sidecar(dir: &DemoDir, ports: Ports) -> Result<(), Failure> {
     let socket = dir.socket();
-    let socket = socket.to_str().ok_or_else(|| Failure::unable("the folder's path is not UTF-8"))?;
+    let socket =
+        socket.to_str().ok_or_else(|| Failure::unable("the folder's path is not UTF-8"))?;
     files::write_private(&dir.file("sidecar.toml"), &sidecar_toml(ports, socket))
 }
 

@@ -1,12 +1,11 @@
 //! What the demo's operator sets up, through the people's API like any operator: people, groups,
 //! the agent, policy, tokens.
 
-use std::collections::BTreeMap;
-
 use grantwright_domain::Timestamp;
 use serde_json::{Value, json};
 
 use super::dir::DemoDir;
+use super::material::Written;
 use crate::api::Api;
 use crate::exit::Failure;
 use crate::files;
@@ -57,11 +56,7 @@ pub fn come_back(dir: &DemoDir, base: &str, expires_at: Timestamp) -> Result<Ope
 ///
 /// # Errors
 /// The broker's refusal.
-pub async fn register(
-    api: &Api,
-    policies: &BTreeMap<String, String>,
-    scopes: &BTreeMap<String, String>,
-) -> Result<(), Failure> {
+pub async fn register(api: &Api, written: &Written) -> Result<(), Failure> {
     for person in PEOPLE {
         api.post("/api/v1/people", &json!({"id": person})).await?;
     }
@@ -73,7 +68,7 @@ pub async fn register(
         "model": "demo-model", "model_version": "1.0",
     });
     api.post("/api/v1/agents", &agent).await?;
-    api.post("/api/v1/policy", &crate::policy::body(policies, scopes)).await?;
+    api.post("/api/v1/policy", &crate::policy::body(&written.policies, &written.scopes)).await?;
     Ok(())
 }
 
@@ -94,8 +89,8 @@ pub async fn tokens(dir: &DemoDir, api: &Api) -> Result<Timestamp, Failure> {
     let humans = dir.make("humans")?;
     let mut first: Option<Timestamp> = None;
     for person in PEOPLE {
-        let made = api.post(&format!("/api/v1/people/{person}/token"), &json!({"ttl": "12h"}));
-        let made = made.await?;
+        let path = format!("/api/v1/people/{person}/token");
+        let made = api.post(&path, &json!({"ttl": "12h"})).await?;
         files::write_private(&humans.join(format!("{person}.token")), text(&made, "token"))?;
         let end = until(&made)?;
         first = Some(first.map_or(end, |f| f.min(end)));

@@ -75,41 +75,36 @@ pub async fn tell(teller: &mut Teller<'_>, cast: &Cast) {
     teller.tell("routine", begin, routine(&cast.agent).await);
 
     let begin = Instant::now();
-    let asked = ask_export(&cast.agent, "customers", 10_000).await;
-    let id = asked.as_ref().map(|request| text(request, "request_id").to_owned());
-    teller.tell(
-        "pending",
-        begin,
-        asked.map(|_| {
-            "demo-agent asked to export 10,000 rows of customers; it waits for one of reviewers: \
-             alice, bob, carol"
-                .to_owned()
-        }),
-    );
-    let id = match id {
-        Ok(id) => id,
-        Err(_) => {
+    match ask_export(&cast.agent, "customers", 10_000).await {
+        Ok(request) => {
+            let detail = "demo-agent asked to export 10,000 rows of customers; it waits for one of \
+                          reviewers: alice, bob, carol";
+            teller.tell("pending", begin, Ok(detail.into()));
+            decided(teller, cast, text(&request, "request_id").to_owned()).await;
+        }
+        Err(why) => {
+            teller.tell("pending", begin, Err(why));
             for step in ["self-approval", "approval"] {
                 teller.tell(step, Instant::now(), Err("there is no pending request".into()));
             }
-            String::new()
         }
-    };
-    if !id.is_empty() {
-        // The agent waits from now on, and collects the moment it may.
-        let agent = cast.agent.clone();
-        let waiting_for = id.clone();
-        let waiter = tokio::spawn(async move {
-            let answer = agent.wait(&waiting_for, 30).await;
-            (answer, Instant::now())
-        });
-        let begin = Instant::now();
-        teller.tell("self-approval", begin, self_approval(&cast.alice, &id).await);
-        let begin = Instant::now();
-        teller.tell("approval", begin, approval(&cast.bob, &id, waiter).await);
     }
     let begin = Instant::now();
     teller.tell("denial", begin, denial(&cast.agent, &cast.carol).await);
+}
+
+/// Alice may not, bob may; the agent waits from now on, and collects the moment it may.
+async fn decided(teller: &mut Teller<'_>, cast: &Cast, id: String) {
+    let agent = cast.agent.clone();
+    let waiting_for = id.clone();
+    let waiter = tokio::spawn(async move {
+        let answer = agent.wait(&waiting_for, 30).await;
+        (answer, Instant::now())
+    });
+    let begin = Instant::now();
+    teller.tell("self-approval", begin, self_approval(&cast.alice, &id).await);
+    let begin = Instant::now();
+    teller.tell("approval", begin, approval(&cast.bob, &id, waiter).await);
 }
 
 /// A credential that nobody needs to approve.
@@ -118,7 +113,10 @@ pub async fn routine(agent: &Agent) -> Result<String, String> {
     let params = json!({"dataset": "weather"});
     let answer = agent.ask("demo.read", params, "morning forecast").await.map_err(words)?;
     if text(&answer, "state") != "granted" || answer.pointer("/credential/token").is_none() {
-        return Err(format!("demo.read should have been granted, it is {}", text(&answer, "state")));
+        return Err(format!(
+            "demo.read should have been granted, it is {}",
+            text(&answer, "state")
+        ));
     }
     Ok(format!(
         "demo-agent, which alice answers for, got a token to read weather for 15 min in {} ms; \
@@ -147,11 +145,11 @@ async fn vote(person: &Api, id: &str, verb: &str, more: Value) -> Result<Value, 
 
 async fn self_approval(alice: &Api, id: &str) -> Result<String, String> {
     match vote(alice, id, "approve", json!({})).await {
-        Err(refused) if refused.code() == Some("self_approval") => Ok(
-            "alice tried to approve it and was refused (self_approval): she is a reviewer, but \
+        Err(refused) if refused.code() == Some("self_approval") => {
+            Ok("alice tried to approve it and was refused (self_approval): she is a reviewer, but \
              demo-agent is hers"
-                .into(),
-        ),
+                .into())
+        }
         Err(other) => Err(format!("alice was refused for another reason: {other}")),
         Ok(_) => Err("alice approved for her own agent".into()),
     }

@@ -310,7 +310,8 @@ async fn the_guard_stands_before_every_listener() {
 async fn heads_and_bodies_are_bounded() {
     begin!(_broker, sidecar, _dir);
     let long = format!("X-Long: {}\r\n", "a".repeat(17 * 1024));
-    assert_eq!(sidecar.call("GET", "/v1/scopes", &long, "").await.status, 431);
+    let refused = sidecar.call("GET", "/v1/scopes", &long, "").await;
+    assert_eq!(refused.status, 431, "{refused:?}");
     let big = format!(r#"{{"scope":"{}"}}"#, "a".repeat(65 * 1024));
     assert_eq!(sidecar.post(&big).await.status, 413);
     let host = &sidecar.tcp;
@@ -447,7 +448,7 @@ async fn a_log_that_shrank_or_forked_is_refused_until_the_true_one_is_back() {
         }
         broker.resume();
         let latched = || async { sidecar.get("/readyz").await.body["why"] == "log_inconsistent" };
-        sidecar.until("latched", latched).await;
+        sidecar.until(if forked { "latched by a fork" } else { "latched by loss" }, latched).await;
         for answer in [
             sidecar.ask("demo.a").await,
             sidecar.ask("demo.new").await,

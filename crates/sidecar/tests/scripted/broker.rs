@@ -188,7 +188,9 @@ impl Scripted {
     /// Ends the broker as a crash would: every connection breaks.
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_millis(200));
+            // Not on a thread that runs async code: it blocks until every task is gone.
+            let end = move || runtime.shutdown_timeout(Duration::from_millis(500));
+            std::thread::spawn(end).join().unwrap();
         }
         self.script().streams.clear();
     }

@@ -93,40 +93,60 @@ impl Roots {
         source: &mut dyn Source,
         findings: &mut Findings,
     ) -> Result<(), CannotVerify> {
-        let (from, size) = (self.good.size(), self.frontier.size());
-        let hashes = stored_hashes(from, size, source)?;
-        let mut proven = self.good.clone();
-        hashes.iter().for_each(|hash| proven.append(*hash));
-        let mut named = false;
-        if proven.size() == size && proven.root() == promised {
-            let mut next = from;
-            while next < size && !findings.is_full() {
-                let page = source.leaves(next, PAGE)?;
-                let Some((last, _)) = page.last() else { break };
-                next = last.saturating_add(1).max(next.saturating_add(1));
-                for (index, body) in page.iter().filter(|(index, _)| *index < size) {
-                    let at = usize::try_from(index.saturating_sub(from)).unwrap_or(usize::MAX);
-                    if hashes.get(at) != Some(&leaf_hash(body)) {
-                        named = true;
-                        let detail = format!(
-                            "this is not the leaf that the checkpoint of {size} leaves covers"
-                        );
-                        findings.add(*index, "root", detail);
-                    }
-                }
-            }
+        let size = self.frontier.size();
+        let (proven, named) = self.name(size, promised, source, findings)?;
+        if let Some(proven) = proven {
             self.frontier.clone_from(&proven);
             self.good = proven;
         }
         if !named {
             self.broken = true;
-            findings.changed(from, size);
+            findings.changed(self.good.size().min(size - 1), size);
         }
         Ok(())
     }
 
+    /// Compares the leaves after the last good tree with stored leaf hashes, if those lead to the
+    /// promised root of `size` leaves: the tree that they prove, and whether a leaf was named.
+    fn name(
+        &self,
+        size: u64,
+        promised: Hash,
+        source: &mut dyn Source,
+        findings: &mut Findings,
+    ) -> Result<(Option<Frontier>, bool), CannotVerify> {
+        let from = self.good.size();
+        let hashes = stored_hashes(from, size, source)?;
+        let mut proven = self.good.clone();
+        hashes.iter().for_each(|hash| proven.append(*hash));
+        if proven.size() != size || proven.root() != promised {
+            return Ok((None, false));
+        }
+        let mut named = false;
+        let mut next = from;
+        while next < size && !findings.is_full() {
+            let page = source.leaves(next, PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            next = last.saturating_add(1).max(next.saturating_add(1));
+            for (index, body) in page.iter().filter(|(index, _)| *index < size) {
+                let at = usize::try_from(index.saturating_sub(from)).unwrap_or(usize::MAX);
+                if hashes.get(at) != Some(&leaf_hash(body)) {
+                    named = true;
+                    let detail =
+                        format!("this is not the leaf that the checkpoint of {size} leaves covers");
+                    findings.add(*index, "root", detail);
+                }
+            }
+        }
+        Ok((Some(proven), named))
+    }
+
     /// After the last leaf: does the newest checkpoint cover exactly these leaves?
-    pub(crate) fn finish(&self, findings: &mut Findings) {
+    pub(crate) fn finish(
+        &self,
+        source: &mut dyn Source,
+        findings: &mut Findings,
+    ) -> Result<(), CannotVerify> {
         let leaves = self.size();
         match self.stored.last().map(Checkpoint::size) {
             None if leaves == 0 => {}
@@ -134,11 +154,16 @@ impl Roots {
                 findings.add(0, "truncated", "there is a checkpoint and no leaf");
             }
             None => findings.add(0, "uncovered", "no checkpoint covers the leaves"),
-            Some(size) if size > leaves => findings.add(
-                leaves,
-                "truncated",
-                format!("the newest checkpoint covers {size} leaves, the log holds {leaves}"),
-            ),
+            Some(size) if size > leaves => {
+                let detail =
+                    format!("the newest checkpoint covers {size} leaves, the log holds {leaves}");
+                findings.add(leaves, "truncated", detail);
+                // The first checkpoint that was not reached covers the last leaves.
+                let next = self.stored.get(self.compared).filter(|_| !self.broken);
+                if let Some(checkpoint) = next.filter(|_| self.good.size() < leaves) {
+                    self.name(checkpoint.size(), checkpoint.root(), source, findings)?;
+                }
+            }
             Some(size) if size < leaves => findings.add(
                 size,
                 "uncovered",
@@ -146,6 +171,7 @@ impl Roots {
             ),
             Some(_) => {}
         }
+        Ok(())
     }
 
     /// How many stored checkpoints verified.

@@ -93,7 +93,7 @@ pub fn verify(
         findings.add(walked.min(leaves), "index", detail);
     }
     if whole {
-        roots.finish(&mut findings);
+        roots.finish(source, &mut findings)?;
     }
     let rollback = roots.rollback(&origin, whole, leaves, &mut findings);
     // Leaves that were not reached commit to texts that are there.

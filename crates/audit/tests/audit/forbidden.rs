@@ -9,6 +9,8 @@ use serde_json::json;
 use crate::fixture::{SET, Writer, at, group, human, log, policy, request, set_of};
 use crate::source::{Memory, Rules};
 
+type Change<E> = fn(&mut E);
+
 /// Signs the events anew and expects this finding.
 fn expect(events: &[Event], leaf: usize, rule: &str) -> Report {
     let (_, beside) = log();
@@ -208,7 +210,7 @@ fn invariant_17_verdict_that_policy_does_not_give() {
 fn invariant_17_every_field_of_a_verdict_must_be_what_policy_gives() {
     let (events, _) = log();
     let leaf = at(&events, "r-quorum", "decided", 0);
-    let changes: [fn(&mut Decided); 11] = [
+    let changes: [Change<Decided>; 11] = [
         |e| e.verdict.kind = VerdictKind::Allow,
         |e| e.verdict.code = "x".into(),
         |e| e.verdict.reason.push('x'),
@@ -473,7 +475,7 @@ fn invariant_24_request_of_a_revoked_agent() {
 
 #[test]
 fn invariant_20_terms_that_are_not_the_scopes() {
-    let spoil = |change: fn(&mut Requested)| {
+    let spoil = |change: Change<Requested>| {
         let (mut events, _) = log();
         let leaf = alter!(events, "r-cancelled", "requested", 0, Requested, |e| {
             change(e);
@@ -482,11 +484,11 @@ fn invariant_20_terms_that_are_not_the_scopes() {
         events.truncate(leaf + 1);
         (events, leaf)
     };
-    let changes: [(fn(&mut Requested), &str); 7] = [
+    let changes: [(Change<Requested>, &str); 7] = [
         (|e| drop(e.terms.params.insert("rows".into(), ParamValue::Integer(1_000_001))), "params"),
         (|e| drop(e.terms.params.remove("rows")), "params"),
         (|e| drop(e.terms.params.insert("x".into(), ParamValue::Boolean(true))), "params"),
-        (|e| drop(e.terms.sealed_params.insert("x".into(), e.digest)), "params"),
+        (|e| e.terms.sealed_params.extend([("x".into(), e.digest)]), "params"),
         (|e| e.terms.template = e.digest, "scope-pinned"),
         (|e| e.terms.origin = "broker.test/log2".into(), "origin"),
         (|e| e.terms.ttl_s = 0, "terms"),

@@ -44,7 +44,7 @@ pub fn verify(
     };
     let stored = stored(&notes, key, &mut findings)?;
     let kept = opened(kept, key)?;
-    if empty && stored.is_empty() && kept.iter().all(|c| c.size() == 0) {
+    if empty && notes.is_empty() && kept.iter().all(|c| c.size() == 0) {
         return Err(CannotVerify::NothingToVerify);
     }
     let origin = named.as_ref().map_or(key.name(), |e| e.origin.as_str()).to_owned();

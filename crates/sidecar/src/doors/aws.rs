@@ -49,12 +49,17 @@ async fn ask(sidecar: &Arc<Sidecar>, uri: &Uri) -> Result<Reply, Box<Refusal>> {
     }
     match sidecar.ask(&ask, None).await {
         Ok(Answer::Granted(lease)) => granted(sidecar, &lease, raw),
-        Ok(Answer::Pending(it)) => Err(Box::new(waits(sidecar, &it.0, &it.1))),
+        // While people decide on the next one, the old one serves to its end.
+        Ok(Answer::Pending(it)) => match sidecar.lease_to_the_end(&ask) {
+            Some(lease) => granted(sidecar, &lease, raw),
+            None => Err(Box::new(waits(sidecar, &it.0, &it.1))),
+        },
         Ok(Answer::Ended(it)) => Err(Box::new(ended(&it))),
-        Err(refusal) => match sidecar.lease_while_away(&ask, &refusal) {
+        Err(refusal) if refusal.code == "broker_away" => match sidecar.lease_to_the_end(&ask) {
             Some(lease) => granted(sidecar, &lease, raw),
             None => Err(Box::new(Refusal::clone(&refusal))),
         },
+        Err(refusal) => Err(Box::new(Refusal::clone(&refusal))),
     }
 }
 

@@ -39,10 +39,12 @@ pub(super) async fn post(sidecar: &Arc<Sidecar>, head: &Parts, body: &[u8], raw:
         Ok(Answer::Granted(lease)) => granted(sidecar, &ask, &lease, raw),
         Ok(Answer::Pending(it)) => pending(sidecar, &it.0, &it.1),
         Ok(Answer::Ended(it)) => problem(sidecar, &ended(&it)),
-        Err(refusal) => match sidecar.lease_while_away(&ask, &refusal) {
+        // While no broker answers, a credential is given to its very end.
+        Err(refusal) if refusal.code == "broker_away" => match sidecar.lease_to_the_end(&ask) {
             Some(lease) => secret(lease.body.clone()),
             None => problem(sidecar, &refusal),
         },
+        Err(refusal) => problem(sidecar, &refusal),
     }
 }
 
@@ -94,13 +96,9 @@ impl Sidecar {
         Some(lease)
     }
 
-    /// While no broker answers, a credential is given until its very end.
-    pub(super) fn lease_while_away(
-        &self,
-        ask: &Ask,
-        refusal: &grantwright_wire::Refusal,
-    ) -> Option<Arc<Lease>> {
-        if refusal.code != "broker_away" || ask.idempotency_key.is_some() {
+    /// The credential in memory that answers an ask without a key, however little life it has left.
+    pub(super) fn lease_to_the_end(&self, ask: &Ask) -> Option<Arc<Lease>> {
+        if ask.idempotency_key.is_some() {
             return None;
         }
         let now = self.now();

@@ -189,7 +189,7 @@ impl Scripted {
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Not on a thread that runs async code: it blocks until every task is gone.
-            let end = move || runtime.shutdown_timeout(Duration::from_millis(500));
+            let end = move || runtime.shutdown_timeout(Duration::from_secs(5));
             std::thread::spawn(end).join().unwrap();
         }
         self.script().streams.clear();

@@ -1,5 +1,6 @@
 //! `grantwright broker`: runs the broker until SIGTERM.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -27,7 +28,9 @@ pub fn run(out: &Out, args: &Args) -> Outcome {
 pub fn trace(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
+    let lines = lines.with_writer(std::io::stderr);
     // A second subscriber would be a mistake of ours; the first one stays.
     let _ = if json { lines.json().try_init() } else { lines.try_init() };
 }

@@ -118,7 +118,7 @@ impl DemoSettings {
                 .filter_map(|(name, absent)| absent.then_some(name))
                 .collect();
                 aws_absent = format!(
-                    "AWS is not configured: {} not set when the demo started",
+                    "{} not set when the demo started",
                     if missing.len() == 1 {
                         format!("{} was", missing.join(""))
                     } else {

@@ -19,9 +19,9 @@ pub fn relative(ms: i64) -> String {
     let seconds = ms.abs() / 1000;
     let words = match seconds {
         s if s < 120 => format!("{s} s"),
-        s if s < 7200 => format!("{} min", s / 60),
-        s if s < 172_800 => format!("{} h", s / 3600),
-        s => format!("{} days", s / 86_400),
+        s if s < 7200 => format!("{} min", (s + 30) / 60),
+        s if s < 172_800 => format!("{} h", (s + 1800) / 3600),
+        s => format!("{} days", (s + 43_200) / 86_400),
     };
     if ms >= 0 { format!("in {words}") } else { format!("{words} ago") }
 }

@@ -49,14 +49,31 @@ pub fn run(config: &Path) -> Result<(), StartError> {
     runtime.block_on(serve(config))
 }
 
-/// Replaces the certificate authority; the former stays trusted until `retire`. A running broker takes
-/// it up on SIGHUP.
+/// A step of rolling the certificate authority over; see [`ca_step`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CaStep {
+    /// A next authority is made and trusted.
+    Prepare,
+    /// The next authority signs; the former stays trusted.
+    Switch,
+    /// Only the one that signs is trusted.
+    Retire,
+}
+
+/// Rolls the certificate authority over, one step at a time; a running broker takes each step up on
+/// SIGHUP. Between the steps wait an hour, the life of a sidecar's certificate.
 ///
 /// # Errors
-/// When the keys cannot be read or written.
-pub fn roll_ca(config: &Path, trust_domain: &str) -> Result<(), StartError> {
+/// When the step does not fit the last one, or the keys cannot be read or written.
+pub fn ca_step(config: &Path, step: CaStep) -> Result<(), StartError> {
     let config = Config::load(config)?;
-    Ca::roll(&KeyDir::new(config.keys.dir), trust_domain, SystemClock.now())
+    let keys = KeyDir::new(config.keys.dir);
+    let trust_domain = crate::ca::trust_domain_of(&keys)?;
+    match step {
+        CaStep::Prepare => Ca::prepare(&keys, &trust_domain, SystemClock.now()),
+        CaStep::Switch => Ca::switch(&keys),
+        CaStep::Retire => Ca::retire(&keys, &trust_domain),
+    }
 }
 
 async fn serve(config: Config) -> Result<(), StartError> {
@@ -264,7 +281,7 @@ fn backends(
     Ok(out)
 }
 
-fn tls_config(ca: &Ca, now: Timestamp) -> Result<Arc<rustls::ServerConfig>, StartError> {
+pub(crate) fn tls_config(ca: &Ca, now: Timestamp) -> Result<Arc<rustls::ServerConfig>, StartError> {
     let (chain, key) = ca.server(now)?;
     grantwright_wire::tls::server_config(chain, key, ca.roots().to_vec())
         .map_err(|e| StartError::new(e.to_string()))

@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 
 use crate::error::StartError;
-use crate::keys::KeyDir;
+use crate::keys::{KeyDir, replace};
 
 /// Life of an agent's certificate: one hour.
 pub const CERTIFICATE_S: i64 = 3600;
@@ -26,6 +26,7 @@ pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     roots: Vec<CertificateDer<'static>>,
     trust_domain: String,
+    signing_pem: String,
 }
 
 /// A certificate signed for a sidecar.
@@ -56,16 +57,44 @@ impl Ca {
         keys.create("ca.pem", &pem)
     }
 
-    /// Replaces the authority; the former ones stay trusted until [`Ca::retire`].
+    /// First step of a rollover: a next authority is made and trusted, and does not sign yet. Sidecars
+    /// learn of it with their next renewal, an hour at most.
     ///
     /// # Errors
-    /// When the files cannot be read or written.
-    pub fn roll(keys: &KeyDir, trust_domain: &str, now: Timestamp) -> Result<(), StartError> {
+    /// When one is prepared already, or the files cannot be read or written.
+    pub fn prepare(keys: &KeyDir, trust_domain: &str, now: Timestamp) -> Result<(), StartError> {
         let old = keys.read("ca.pem")?;
         let (pem, key) = authority(trust_domain, now)?;
-        // The trust first: a crash between the two leaves the old key, whose certificate is trusted.
-        crate::keys::replace(&keys.path("ca.pem"), &format!("{}{pem}", old.expose_secret()))?;
-        crate::keys::replace(&keys.path("ca.key"), &key)
+        // The key first: a crash between the two leaves a key that no certificate names.
+        keys.create("ca-next.key", &key)?;
+        replace(&keys.path("ca.pem"), &format!("{}{pem}", old.expose_secret()))
+    }
+
+    /// Second step, once every sidecar trusts the next authority: it signs from now on. The former
+    /// stays trusted, for what it signed.
+    ///
+    /// # Errors
+    /// When none is prepared, or the files cannot be read or written.
+    pub fn switch(keys: &KeyDir) -> Result<(), StartError> {
+        keys.read("ca-next.key")?;
+        std::fs::rename(keys.path("ca-next.key"), keys.path("ca.key")).map_err(|e| {
+            StartError::new(format!("the next authority's key cannot be put in place: {e}"))
+        })
+    }
+
+    /// Last step, once everything the former authority signed has expired: only the one that signs is
+    /// trusted.
+    ///
+    /// # Errors
+    /// When a next one is prepared but does not sign yet, or the files cannot be read or written.
+    pub fn retire(keys: &KeyDir, trust_domain: &str) -> Result<(), StartError> {
+        if keys.path("ca-next.key").exists() {
+            return Err(StartError::new(
+                "a next authority is prepared and does not sign yet; switch to it first",
+            ));
+        }
+        let ca = Self::load(keys, trust_domain)?;
+        replace(&keys.path("ca.pem"), &ca.signing_pem)
     }
 
     /// Loads the authority.
@@ -91,8 +120,10 @@ impl Ca {
             .find(|cert| spki_of(cert).is_some_and(|spki| spki == own))
             .cloned()
             .ok_or_else(|| wrong("no certificate is for the key".into()))?;
+        let signing_pem = pem_of(pem.expose_secret(), &signing)
+            .ok_or_else(|| wrong("its certificate has no text".into()))?;
         let issuer = Issuer::from_ca_cert_der(&signing, key).map_err(|e| wrong(e.to_string()))?;
-        Ok(Self { issuer, roots, trust_domain: trust_domain.to_owned() })
+        Ok(Self { issuer, roots, trust_domain: trust_domain.to_owned(), signing_pem })
     }
 
     /// Every authority that is trusted.
@@ -164,6 +195,39 @@ impl Ca {
     }
 }
 
+/// The text of one certificate of a bundle.
+fn pem_of(bundle: &str, wanted: &CertificateDer<'_>) -> Option<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    bundle.split_inclusive(END).find_map(|part| {
+        let der = CertificateDer::from_pem_slice(part.as_bytes()).ok()?;
+        (der == *wanted).then(|| format!("{}\n", part.trim_start()))
+    })
+}
+
+/// The trust domain that the authority's certificates name.
+///
+/// # Errors
+/// When the bundle is missing or names none.
+pub fn trust_domain_of(keys: &KeyDir) -> Result<String, StartError> {
+    use x509_parser::prelude::{FromDer, GeneralName};
+    let pem = keys.read("ca.pem")?;
+    let unnamed = || StartError::new("`ca.pem` names no trust domain; restore it from its backup");
+    let der =
+        CertificateDer::from_pem_slice(pem.expose_secret().as_bytes()).map_err(|_| unnamed())?;
+    let (_, cert) =
+        x509_parser::certificate::X509Certificate::from_der(&der).map_err(|_| unnamed())?;
+    let names = cert.subject_alternative_name().ok().flatten().ok_or_else(unnamed)?;
+    names
+        .value
+        .general_names
+        .iter()
+        .find_map(|name| match name {
+            GeneralName::URI(uri) => uri.strip_prefix("spiffe://").map(str::to_owned),
+            _ => None,
+        })
+        .ok_or_else(unnamed)
+}
+
 fn spki_of(cert: &CertificateDer<'_>) -> Option<Vec<u8>> {
     use x509_parser::prelude::FromDer;
     let (_, cert) = x509_parser::certificate::X509Certificate::from_der(cert).ok()?;
@@ -176,7 +240,12 @@ fn authority(trust_domain: &str, now: Timestamp) -> Result<(String, String), Sta
     let key = KeyPair::generate().map_err(wrong)?;
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, format!("Grantwright {trust_domain} {}", now.seconds()));
+    // Two authorities never share a name, so that a verifier picks the right one.
+    let tag = Digest::of("ca", &rcgen::PublicKeyData::subject_public_key_info(&key)).hex();
+    name.push(
+        DnType::CommonName,
+        format!("Grantwright {trust_domain} {}", tag.get(..16).unwrap_or_default()),
+    );
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -23,7 +23,7 @@ pub mod mint;
 pub mod record;
 
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
 #[cfg(test)]
 mod tests;
 

@@ -9,6 +9,8 @@ mod ca;
 mod clock;
 mod config;
 mod core;
+#[cfg(test)]
+mod doors_tests;
 mod end;
 mod error;
 mod http;
@@ -26,7 +28,7 @@ pub mod doors {
     pub use crate::rpc::access::{Demand as RpcDemand, TABLE};
 }
 
-pub use app::{roll_ca, run};
+pub use app::{CaStep, ca_step, run};
 pub use config::Config;
 pub use error::StartError;
 pub use init::{InitOptions, InitReport, fresh_link, init};

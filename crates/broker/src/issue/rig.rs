@@ -209,8 +209,13 @@ forbid (principal, action == Action::"issue", resource == Scope::"never");
 impl Rig {
     /// A fresh broker: alice owns `etl` and reviews with bob and carol; dave is in `security`; olivia operates.
     pub async fn new() -> Self {
+        Self::at(1_800_000_000_000).await
+    }
+
+    /// The same, at another time.
+    pub async fn at(ms: i64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(TestClock(AtomicI64::new(1_800_000_000_000)));
+        let clock = Arc::new(TestClock(AtomicI64::new(ms)));
         let (faults, backend) = (Faults::default(), Arc::new(Backend::default()));
         std::fs::create_dir(dir.path().join("keys")).unwrap();
         let keys = KeyDir::new(dir.path().join("keys"));

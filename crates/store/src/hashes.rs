@@ -25,7 +25,7 @@ pub(crate) struct GrowingTiles {
 impl GrowingTiles {
     /// Notes a completed subtree; gives back the tile that it fills.
     pub(crate) fn complete(&mut self, level: u32, index: u64, hash: Hash) -> Option<TileRow> {
-        if level % HEIGHT != 0 {
+        if !level.is_multiple_of(HEIGHT) {
             return None;
         }
         let tile_level = (level / HEIGHT) as usize;
@@ -78,12 +78,17 @@ fn bytes(hashes: &[Hash]) -> Vec<u8> {
     hashes.iter().flat_map(|h| h.as_bytes()).copied().collect()
 }
 
+/// Level and index.
+type TileName = (u8, u64);
+
 /// Reads hashes of a tree of `size` leaves inside a transaction; keeps the tiles that it has read.
 pub(crate) struct Tiles<'a> {
     db: RefCell<&'a mut dyn Db>,
     size: u64,
     growing: Option<&'a GrowingTiles>,
-    read: RefCell<HashMap<(u8, u64), Rc<[Hash]>>>,
+    read: RefCell<HashMap<TileName, Rc<[Hash]>>>,
+    /// Nodes between the levels of tiles, once computed.
+    nodes: RefCell<HashMap<(u32, u64), Hash>>,
     failed: RefCell<Option<DbError>>,
 }
 
@@ -94,6 +99,7 @@ impl<'a> Tiles<'a> {
             size,
             growing: None,
             read: RefCell::default(),
+            nodes: RefCell::default(),
             failed: RefCell::default(),
         }
     }
@@ -152,6 +158,9 @@ impl<'a> Tiles<'a> {
 
 impl HashReader for Tiles<'_> {
     fn complete(&self, level: u32, index: u64) -> Result<Hash, ProofError> {
+        if let Some(known) = self.nodes.borrow().get(&(level, index)) {
+            return Ok(*known);
+        }
         let missing = ProofError::MissingHash { level, index };
         let (tile_level, span) = (level / HEIGHT, 1u64 << (level % HEIGHT));
         let Some(start) = index.checked_mul(span) else { return Err(missing) };
@@ -164,7 +173,11 @@ impl HashReader for Tiles<'_> {
             let (pairs, _) = nodes.as_chunks::<2>();
             nodes = pairs.iter().map(|[left, right]| node_hash(left, right)).collect();
         }
-        nodes.pop().ok_or(missing)
+        let hash = nodes.pop().ok_or(missing)?;
+        if span > 1 {
+            self.nodes.borrow_mut().insert((level, index), hash);
+        }
+        Ok(hash)
     }
 }
 

@@ -94,7 +94,7 @@ impl Snapshot {
         }
     }
 
-    /// The leaves a request's row names, or all that name it, with their indexes.
+    /// The leaves whose rows name a request, with their indexes.
     ///
     /// # Errors
     /// See [`Snapshot::size`].

@@ -190,7 +190,8 @@ impl Transition {
         if request.is_none() && (self.key.is_some() || !no_side || self.side.delete_sealed) {
             return invalid("a key, text or sealed copy without a request");
         }
-        if self.events.is_empty() && (self.key.is_none() || !no_side) {
+        let nothing_beside = no_side && self.side.blobs.is_empty() && !self.side.delete_sealed;
+        if self.events.is_empty() && (self.key.is_none() || !nothing_beside) {
             return invalid("without events only a key can be claimed");
         }
         self.side.check()?;

@@ -2,6 +2,7 @@
 
 mod stage;
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use grantwright_domain::{Authority, RequestId, Timestamp};
@@ -103,7 +104,11 @@ impl Writer {
             while let Some(next) = command.take() {
                 match next {
                     Command::Commit(prepared, reply) => batch.push((*prepared, reply)),
-                    Command::Acknowledge(request) => self.waiting.push(request),
+                    // One that is forgotten costs no more than an early end of its lease.
+                    Command::Acknowledge(request) if self.waiting.len() < 2 * MAX_WAITING => {
+                        self.waiting.push(request);
+                    }
+                    Command::Acknowledge(_) => {}
                     next => {
                         other = Some(next);
                         break;
@@ -156,13 +161,13 @@ impl Writer {
     ) -> Result<Vec<Result<Committed, StoreError>>, StoreError> {
         self.enter(Mode::Write)?;
         let found = self.db.lookup(&stage::needs(&work))?;
-        let Self { db, macs, signer, memory, waiting, .. } = self;
+        let Self { db, macs, signer, memory, .. } = self;
         let Some(memory) = memory.as_mut() else { return Err(no_memory()) };
         let mut stage = Stage::new(memory, macs, signer.vkey(), found);
         let staged: Vec<Result<Staged, StoreError>> =
             work.into_iter().map(|prepared| stage.add(prepared, db.as_mut())).collect();
         let mut rows = stage.rows;
-        rows.unseal.append(waiting);
+        rows.unseal.extend(self.waiting.iter().cloned());
         finish(memory, macs, signer, &mut rows)?;
         if rows.is_empty() {
             db.rollback();
@@ -172,6 +177,8 @@ impl Writer {
         let size = memory.edge.size();
         let checkpoint = &memory.checkpoint;
         let tiles = Tiles::with(db.as_mut(), size, &memory.growing);
+        // Callers of one batch often know the same size.
+        let mut known_proofs: HashMap<u64, Vec<Hash>> = HashMap::new();
         let mut out = Vec::with_capacity(staged.len());
         for result in staged {
             out.push(match result {
@@ -180,7 +187,8 @@ impl Writer {
                     let evidence = staged
                         .wanted
                         .map(|(leaf, index, known)| {
-                            prove(memory, &tiles, leaf, index, known, checkpoint)
+                            let known = (known, &mut known_proofs);
+                            prove(memory, &tiles, leaf, index, known)
                         })
                         .transpose()?;
                     let first_index = staged.first_index;
@@ -192,6 +200,7 @@ impl Writer {
         drop(tiles);
         if !rows.is_empty() {
             self.durable()?;
+            self.waiting.clear();
             self.publish();
         }
         Ok(out)
@@ -202,11 +211,19 @@ impl Writer {
         if let Some(e) = &self.ended {
             return Err(e.clone());
         }
-        if let Err(DbError::Unavailable(_)) = self.db.begin(mode) {
-            // A connection that broke while idle shows itself only now.
-            self.db.rollback();
-            self.db.begin(mode)?;
+        match self.try_enter(mode) {
+            // A connection that broke while idle shows itself only now; nothing was written yet.
+            Err(StoreError::Unavailable(_)) if self.db.is_shared() => {
+                self.db.rollback();
+                self.memory = None;
+                self.try_enter(mode)
+            }
+            entered => entered,
         }
+    }
+
+    fn try_enter(&mut self, mode: Mode) -> Result<(), StoreError> {
+        self.db.begin(mode)?;
         let head = self.db.head()?.ok_or_else(|| StoreError::tampered("the head row is gone"))?;
         let vkey = self.signer.vkey();
         match &mut self.memory {
@@ -298,12 +315,14 @@ impl Writer {
         let mut sweep = || {
             self.enter(Mode::Write)?;
             let rows = Rows {
-                unseal: std::mem::take(&mut self.waiting),
+                unseal: self.waiting.clone(),
                 unseal_until_ms: until.map(Timestamp::millis),
                 ..Rows::default()
             };
             self.db.write(&rows)?;
-            self.durable()
+            self.durable()?;
+            self.waiting.clear();
+            Ok(())
         };
         let swept = sweep();
         swept.map_err(|e| self.doubt(e))
@@ -346,22 +365,24 @@ fn prove(
     tiles: &Tiles<'_>,
     leaf: Vec<u8>,
     index: u64,
-    known: u64,
-    checkpoint: &Arc<str>,
+    (known, proofs): (u64, &mut HashMap<u64, Vec<Hash>>),
 ) -> Result<Evidence, StoreError> {
     let size = memory.edge.size();
     let failed = |e: grantwright_proof::ProofError| match tiles.failed() {
         Some(db) => StoreError::from(db),
         None => StoreError::tampered(e.to_string()),
     };
-    Ok(Evidence {
-        leaf,
-        index,
-        inclusion: memory.edge.inclusion_proof(index, size, tiles).map_err(failed)?,
-        consistent_from: known,
-        consistency: memory.edge.consistency_proof(known, size, tiles).map_err(failed)?,
-        checkpoint: Arc::clone(checkpoint),
-    })
+    let inclusion = memory.edge.inclusion_proof(index, size, tiles).map_err(failed)?;
+    let consistency = match proofs.get(&known) {
+        Some(proof) => proof.clone(),
+        None => {
+            let proof = memory.edge.consistency_proof(known, size, tiles).map_err(failed)?;
+            proofs.insert(known, proof.clone());
+            proof
+        }
+    };
+    let checkpoint = Arc::clone(&memory.checkpoint);
+    Ok(Evidence { leaf, index, inclusion, consistent_from: known, consistency, checkpoint })
 }
 
 /// Makes the head row of a store without leaves, unless another broker did meanwhile.

@@ -1,4 +1,5 @@
 //! SQLite behind the store: the conformance checks, and what only a file can show.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -261,7 +261,11 @@ impl Db for Postgres {
             // Each statement after the head's lock sees what the last holder committed.
             Mode::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
-        self.run(&[], async |client, _| client.batch_execute(sql).await)?;
+        if let Err(e) = self.run(&[], async |client, _| client.batch_execute(sql).await) {
+            // A connection that cannot begin is of no use: the next attempt makes another.
+            self.link = None;
+            return Err(e);
+        }
         self.in_transaction = true;
         Ok(())
     }

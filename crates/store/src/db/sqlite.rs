@@ -16,6 +16,8 @@ use grantwright_domain::Digest;
 
 /// Pages of 4 KiB in the WAL before a commit moves them into the database.
 const WAL_PAGES: i64 = 4000;
+/// Memory for pages, in KiB, negative as SQLite wants it.
+const CACHE_KIB: i64 = -65_536;
 /// How long a statement waits for another process's short lock, in milliseconds.
 const BUSY_MS: u64 = 5000;
 
@@ -48,6 +50,7 @@ impl Sqlite {
             return Err(StoreError::Unavailable(format!("journal mode is `{mode}`, not `wal`")));
         }
         connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(fault)?;
+        connection.pragma_update(None, "cache_size", CACHE_KIB).map_err(fault)?;
         // A checkpoint of the WAL syncs as strictly as a commit.
         connection.pragma_update(None, "checkpoint_fullfsync", true).map_err(fault)?;
         migrate(&connection)?;

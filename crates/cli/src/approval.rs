@@ -2,20 +2,17 @@
 //! `GRANTWRIGHT_HUMAN_TOKEN_FILE`.
 
 mod card;
-
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod inbox;
 
 use clap::{Subcommand, ValueEnum};
 use grantwright_domain::{Digest, RequestId};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::agent::put;
 use crate::api::Api;
 use crate::config::{Settings, now};
-use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Look, Out, clean, list, phrase, text};
-use crate::times;
+use crate::exit::{Failure, Outcome};
+use crate::output::{Look, Out, clean, text};
 
 /// `grantwright approval …`.
 #[derive(Debug, Subcommand)]
@@ -114,7 +111,7 @@ pub enum Because {
 pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
     let api = Api::of_person(settings)?;
     match command {
-        Command::List { all, agent, limit } => inbox(out, &api, all, agent, limit).await,
+        Command::List { all, agent, limit } => inbox::show(out, &api, all, agent, limit).await,
         Command::Show { id } => {
             let request = fetch(&api, &parse(&id)?).await?;
             Ok(out.either(&request, |out| card::print(out, &request, now())))
@@ -132,7 +129,7 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
         }
         Command::Narrow { on, ttl, params } => narrow(out, &api, on, ttl, &params).await,
         Command::Withdraw { on } => decide(out, &api, on, "withdraw", Map::new()).await,
-        Command::Watch => watch(out, &api).await,
+        Command::Watch => inbox::watch(out, &api).await,
     }
 }
 
@@ -230,89 +227,10 @@ fn typed(now: Option<&Value>, value: &str) -> Result<Value, &'static str> {
     }
 }
 
-async fn inbox(
-    out: &Out,
-    api: &Api,
-    all: bool,
-    agent: Option<String>,
-    limit: Option<u32>,
-) -> Outcome {
-    let mut path = format!("/api/v1/requests?state={}", if all { "all" } else { "pending" });
-    if let Some(agent) = agent {
-        let agent = grantwright_domain::AgentId::parse(&agent).map_err(Failure::unable)?;
-        path.push_str(&format!("&agent={agent}"));
-    }
-    if let Some(limit) = limit {
-        path.push_str(&format!("&limit={limit}"));
-    }
-    let requests = api.get(&path).await?;
-    Ok(out.either(&requests, |out| {
-        let rows: Vec<Vec<String>> = list(&requests, "requests").iter().map(row).collect();
-        if rows.is_empty() {
-            out.line(if all { "no requests" } else { "nothing waits for anyone" });
-        } else {
-            out.table(
-                &["WHAT", "STAKES", "AGENT", "STATE", "VOTES", "DECIDE BY", "REQUEST"],
-                &rows,
-            );
-        }
-    }))
-}
-
-fn row(request: &Value) -> Vec<String> {
-    let have = request.pointer("/needs/have").and_then(Value::as_u64).unwrap_or(0);
-    let votes = request.pointer("/needs/votes").and_then(Value::as_u64).unwrap_or(0);
-    let stakes = request.pointer("/card/stakes").map(phrase).unwrap_or_default();
-    vec![
-        card::headline(request),
-        stakes,
-        text(request, "agent").to_owned(),
-        text(request, "state").to_owned(),
-        format!("{have} of {votes}"),
-        times::when(text(request, "expires_at"), now()),
-        text(request, "request_id").to_owned(),
-    ]
-}
-
-async fn watch(out: &Out, api: &Api) -> Outcome {
-    let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
-    loop {
-        let requests = api.get("/api/v1/requests?state=all&limit=100").await?;
-        let first = seen.is_empty();
-        for request in list(&requests, "requests").iter().rev() {
-            let id = text(request, "request_id").to_owned();
-            let mark = json!([
-                request.get("state"),
-                request.get("digest"),
-                request.get("votes"),
-                request.get("questions")
-            ]);
-            let known = seen.insert(id.clone(), mark.to_string());
-            let open = matches!(text(request, "state"), "pending" | "approved");
-            if known.as_deref() == Some(mark.to_string().as_str()) || (first && !open) {
-                continue;
-            }
-            if out.json {
-                out.object(request);
-            } else {
-                let state = out.paint(Look::Bold, &clean(text(request, "state")));
-                out.line(format!(
-                    "{state}  {}  {}",
-                    card::headline(request),
-                    out.paint(Look::Dim, &clean(&id))
-                ));
-            }
-        }
-        tokio::select! {
-            _ = &mut stop => return Ok(Exit::Done),
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

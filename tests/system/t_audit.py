@@ -172,10 +172,12 @@ class Found(unittest.TestCase):
                 changed = value[:at] + bytes([value[at] ^ 1]) + value[at + 1:]
                 self.db.execute(f'UPDATE leaves SET "{self.body}"=? WHERE "{self.index}"=?',
                                 (changed, number))
-                self.found(number)
-                self.db.execute(f'UPDATE leaves SET "{self.body}"=? WHERE "{self.index}"=?',
-                                (value, number))
-                self.db.commit()
+                try:
+                    self.found(number)
+                finally:
+                    self.db.execute(f'UPDATE leaves SET "{self.body}"=? WHERE "{self.index}"=?',
+                                    (value, number))
+                    self.db.commit()
 
     def test_another_voter(self):
         number, leaf = self.leaf("voted", approved)

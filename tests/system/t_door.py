@@ -42,8 +42,10 @@ def raw(data, timeout=10):
     """Bytes as they are, on one TCP connection; the status and all that was answered."""
     parts = urlsplit(doors.tcp)
     with socket.create_connection((parts.hostname, parts.port), timeout=timeout) as s:
-        s.sendall(data)
-        s.shutdown(socket.SHUT_WR)
+        try:
+            s.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # Answered before the end of what was sent.
         got = b""
         try:
             while chunk := s.recv(65536):

@@ -1,16 +1,24 @@
 """Restarts, kills, a broker that is away, a log that went back."""
 
 import shutil
+import signal
 import sqlite3
 import time
 import unittest
 from pathlib import Path
 
-from harness import Demo, alive, call, scratch, signal_pid, store_files, until
+from harness import SIDECAR, Demo, Process, alive, call, scratch, signal_pid, store_files, until
 
 
 def issued(demo, request_id):
     return [e for e in demo.events(request_id) if e["kind"] == "issued"]
+
+
+def ready(base):
+    try:
+        return call(base, "GET", "/readyz").status == 200
+    except OSError:
+        return False
 
 
 class Restart(unittest.TestCase):
@@ -65,13 +73,29 @@ class Restart(unittest.TestCase):
         doors.cancel(waiting)
 
     def test_an_acknowledged_credential_is_not_delivered_again(self):
-        demo, doors = self.demo, self.demo.doors
-        body = doors.ask("demo.read", {"dataset": doors.fresh()}).json
-        time.sleep(2.5)
-        demo.restart()
-        reply = doors.get(body["request_id"])
-        self.assertEqual((reply.status, reply.code), (410, "already_issued"), reply)
-        self.assertEqual(reply.json["lease_id"], body["lease_id"])
+        """The sidecar alone begins anew: its memory is gone, the broker knows that it was received."""
+        with Demo() as demo:
+            doors, key = demo.doors, "an-acknowledged-key"
+            params = {"dataset": doors.fresh()}
+            body = doors.ask("demo.read", params, idempotency_key=key).json
+            approved = doors.pending()
+            demo.bob.approve(approved)
+            first = doors.get(approved).json
+            time.sleep(2.5)
+            signal_pid(demo.sidecar_pid, signal.SIGTERM)
+            until("the sidecar is gone", 10, lambda: not alive(demo.sidecar_pid))
+            again = Process([SIDECAR, "--config", demo.dir / "sidecar.toml"])
+            try:
+                until("the sidecar is back", 15, lambda: ready(doors.tcp), 0.1)
+                for lease, reply in ((body["lease_id"], doors.get(body["request_id"])),
+                                     (body["lease_id"], doors.ask("demo.read", params,
+                                                                  idempotency_key=key)),
+                                     (first["lease_id"], doors.get(approved))):
+                    self.assertEqual((reply.status, reply.code), (410, "already_issued"), reply)
+                    self.assertEqual(reply.json["lease_id"], lease)
+            finally:
+                again.kill()
+            self.assertEqual(len(issued(demo, body["request_id"])), 1)
 
     def test_a_deny_sticks_across_a_restart(self):
         demo, doors = self.demo, self.demo.doors

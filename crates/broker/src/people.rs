@@ -371,6 +371,7 @@ impl Step<'_> {
             attributes: attributes.clone(),
             context,
             again: false,
+            excluded: Default::default(),
             unusual: Vec::new(),
         });
         next.apply(u64::MAX, &decided, Rights::Now(&self.authority))

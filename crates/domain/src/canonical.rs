@@ -3,6 +3,8 @@
 //! Reading is strict: duplicate keys, null, floats, integers beyond ±(2^53−1), unpaired surrogates,
 //! deep nesting and trailing bytes are refused, so that two parsers can never disagree.
 
+mod write;
+
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -50,10 +52,9 @@ fn say(e: serde_json::Error) -> CanonicalError {
 /// # Errors
 /// When it holds null, a float, or an integer beyond ±(2^53−1).
 pub fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, CanonicalError> {
-    let value = serde_json::to_value(value).map_err(say)?;
-    let mut out = Vec::with_capacity(512);
-    write(&value, &mut out)?;
-    Ok(out)
+    let mut writer = write::Writer { out: Vec::with_capacity(512) };
+    value.serialize(&mut writer)?;
+    Ok(writer.out)
 }
 
 /// Digest of the canonical bytes under a label.
@@ -62,67 +63,6 @@ pub fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, CanonicalError> {
 /// As [`to_bytes`].
 pub fn digest(label: &str, value: &impl Serialize) -> Result<Digest, CanonicalError> {
     Ok(Digest::of(label, &to_bytes(value)?))
-}
-
-fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    match value {
-        Value::Null => Err(CanonicalError("null has no canonical form here".into())),
-        Value::Bool(true) => {
-            out.extend_from_slice(b"true");
-            Ok(())
-        }
-        Value::Bool(false) => {
-            out.extend_from_slice(b"false");
-            Ok(())
-        }
-        Value::Number(n) => match n.as_i64() {
-            Some(i) if (-MAX_INTEGER..=MAX_INTEGER).contains(&i) => {
-                out.extend_from_slice(i.to_string().as_bytes());
-                Ok(())
-            }
-            _ => Err(CanonicalError(format!("`{n}` is not an integer within ±(2^53−1)"))),
-        },
-        Value::String(s) => write_text(s, out),
-        Value::Array(items) => {
-            out.push(b'[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    out.push(b',');
-                }
-                write(item, out)?;
-            }
-            out.push(b']');
-            Ok(())
-        }
-        Value::Object(map) => write_object(map, out),
-    }
-}
-
-fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    serde_json::to_writer(out, text).map_err(say)
-}
-
-fn write_object(map: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-    // The map's own order is nothing to rely on: with `preserve_order`, which any crate of a build
-    // may switch on for all, it is the order of insertion. JCS sorts by UTF-16 code units; for ASCII
-    // that is the order of bytes.
-    if entries.iter().any(|(k, _)| !k.is_ascii()) {
-        entries.sort_by(|a, b| a.0.encode_utf16().cmp(b.0.encode_utf16()));
-    } else if !entries.is_sorted_by(|a, b| a.0 < b.0) {
-        entries.sort_unstable_by(|a, b| a.0.cmp(b.0));
-    }
-    out.push(b'{');
-    for (i, (key, value)) in entries.into_iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        write_text(key, out)?;
-        out.push(b':');
-        write(value, out)?;
-    }
-    out.push(b'}');
-    Ok(())
 }
 
 #[derive(Clone, Copy)]

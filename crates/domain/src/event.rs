@@ -125,6 +125,9 @@ pub struct Decided {
     pub attributes: Map<String, Value>,
     /// The context at that moment: time, peer, delegation.
     pub context: Map<String, Value>,
+    /// Approvers whom policy lets approve no longer; their votes do not count under this verdict.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub excluded: BTreeSet<HumanId>,
     /// True when decided again at collection.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,

@@ -283,6 +283,8 @@ pub struct RequestState {
     pub phase: Phase,
     /// The verdict in force, none before the first.
     pub verdict: Option<Verdict>,
+    /// Voters whom policy let approve no longer when it last decided.
+    pub excluded: BTreeSet<HumanId>,
     /// What earlier verdicts demand of narrowed terms as well.
     pub floor: Option<Verdict>,
     /// Votes, in order.
@@ -295,7 +297,7 @@ pub struct RequestState {
     pub deadline: Timestamp,
     /// Pause still available, in milliseconds.
     pub pause_left_ms: i64,
-    /// When it became approved.
+    /// Since when its votes suffice as they were cast; whether they still do is asked at the intent.
     pub approved_at: Option<Timestamp>,
     /// A code for the end: `denied`, `ttl_too_long`, a failure's code; empty before.
     pub end_code: String,
@@ -348,6 +350,7 @@ impl RequestState {
             last_at: e.at,
             phase: Phase::Recorded,
             verdict: None,
+            excluded: BTreeSet::new(),
             floor: None,
             votes: Vec::new(),
             questions: Vec::new(),
@@ -372,7 +375,7 @@ impl RequestState {
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
         match (self.approved_at, self.open_question()) {
-            (Some(at), _) if self.phase == Phase::Approved => at.plus_millis(COLLECT_MS),
+            (Some(at), _) if self.phase.is_open() => at.plus_millis(COLLECT_MS),
             (_, Some(_)) => self.deadline.plus_millis(self.pause_left_ms),
             _ => self.deadline,
         }
@@ -388,6 +391,7 @@ impl RequestState {
                 v.live
                     && v.decision == Decision::Approve
                     && v.digest == self.digest
+                    && !self.excluded.contains(&v.human)
                     && (verdict.strength == Strength::Chat || v.passkey)
                     && match rights {
                         Rights::Now(a) => {
@@ -485,14 +489,17 @@ impl RequestState {
     }
 
     fn refresh(&mut self, rights: Rights<'_>, at: Timestamp) {
+        // The bound on collecting follows from the leaves alone, so that whoever folds them later
+        // finds the same end; who may still decide shows in the phase, and is asked at the intent.
+        if self.is_met(Rights::Past, at) {
+            self.approved_at.get_or_insert(at);
+        } else {
+            self.approved_at = None;
+        }
         if self.is_met(rights, at) {
-            if self.phase != Phase::Approved {
-                self.phase = Phase::Approved;
-                self.approved_at = Some(at);
-            }
+            self.phase = Phase::Approved;
         } else if self.phase == Phase::Approved || self.phase == Phase::Recorded {
             self.phase = Phase::Pending;
-            self.approved_at = None;
         }
     }
 
@@ -543,6 +550,7 @@ impl RequestState {
                 let code = verdict.code.clone();
                 let too_long = !denied && !verdict.admits_ttl(self.terms.ttl_s);
                 self.verdict = Some(verdict);
+                self.excluded.clone_from(&e.excluded);
                 if denied {
                     self.end(Phase::Denied, if code.is_empty() { "denied" } else { &code });
                 } else if too_long {
@@ -764,6 +772,7 @@ impl RequestState {
                 self.end(Phase::Cancelled, "cancelled");
             }
             Event::Expired(e) if e.lease_id.is_none() => {
+                self.bound(e.digest)?;
                 self.require(self.phase.is_open(), "terminal", || {
                     format!("the request is {} already", self.phase.word())
                 })?;
@@ -773,6 +782,7 @@ impl RequestState {
                 self.end(Phase::Expired, "expired");
             }
             Event::Expired(e) => {
+                self.bound(e.digest)?;
                 let at = e.at;
                 let lease = self.live_lease(e.lease_id.as_ref())?;
                 if at < lease.expires_at {
@@ -784,6 +794,7 @@ impl RequestState {
                 lease.state = LeaseState::Expired;
             }
             Event::Renewed(e) => {
+                self.bound(e.digest)?;
                 let ttl = i64::from(self.terms.ttl_s);
                 let lease = self.live_lease(Some(&e.lease_id))?;
                 if e.expires_at > lease.issued_at.plus_seconds(ttl) {
@@ -792,9 +803,16 @@ impl RequestState {
                         "renewed beyond the approved lifetime".into(),
                     ));
                 }
+                if e.at >= lease.expires_at || e.expires_at <= e.at {
+                    return Err(Violation::rule(
+                        "lifetime",
+                        format!("renewed at {} until {}", e.at, e.expires_at),
+                    ));
+                }
                 lease.expires_at = e.expires_at;
             }
             Event::Revoked(e) => {
+                self.bound(e.digest)?;
                 let effect = e.effect.clone();
                 let lease = self.live_lease(Some(&e.lease_id))?;
                 lease.state = LeaseState::Revoked;
@@ -808,6 +826,12 @@ impl RequestState {
             }
         }
         Ok(())
+    }
+
+    fn bound(&self, digest: Digest) -> Result<(), Violation> {
+        self.require(digest == self.digest, "digest", || {
+            "the digest is not the request's present one".into()
+        })
     }
 
     fn in_force(&self, policy_set: Digest, rights: Rights<'_>) -> Result<(), Violation> {

@@ -159,6 +159,7 @@ impl Ask {
             attributes: serde_json::Map::new(),
             context: serde_json::Map::new(),
             again: false,
+            excluded: Default::default(),
             unusual: Vec::new(),
         });
         for event in std::iter::once(&decided).chain(&self.later) {

@@ -314,6 +314,7 @@ impl Writer {
             attributes,
             context,
             again,
+            excluded: Default::default(),
             unusual: Vec::new(),
         }));
     }

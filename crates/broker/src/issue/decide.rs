@@ -1,10 +1,11 @@
 //! Stage 3: Cedar's verdict; the leaf "decided" is staged. Any policy error is a deny.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::Decided;
-use grantwright_domain::{Event, Phase, RequestState, Verdict};
-use grantwright_policy::{Asked, PolicySet};
+use grantwright_domain::{Decision, Event, HumanId, Phase, RequestState, Verdict};
+use grantwright_policy::{Approval, Asked, PolicySet};
 use grantwright_wire::Refusal;
 use serde_json::{Map, Value};
 
@@ -116,11 +117,40 @@ fn decided(policy: &PolicySet, staged: &Staged, again: bool) -> Result<Decided, 
         digest: state.digest,
         request_id: state.terms.request_id.clone(),
         verdict,
-        attributes,
         context,
+        excluded: excluded(policy, staged, &attributes),
+        attributes,
         again,
         unusual: Vec::new(),
     })
+}
+
+/// Voters whom policy lets approve no longer: asked again, through the channel of their vote.
+fn excluded(
+    policy: &PolicySet,
+    staged: &Staged,
+    attributes: &Map<String, Value>,
+) -> BTreeSet<HumanId> {
+    let state = &staged.state;
+    let terms = &state.terms;
+    let votes = state.votes.iter().filter(|v| v.live && v.decision == Decision::Approve);
+    votes
+        .filter(|v| {
+            let vote = Approval {
+                human: &v.human,
+                groups: &staged.authority.groups_of(&v.human),
+                scope: &staged.scope,
+                params: &terms.params,
+                agent: &terms.agent,
+                attributes,
+                ttl_s: terms.ttl_s,
+                channel: &v.channel,
+                at: staged.at,
+            };
+            policy.may_approve(&vote).is_err()
+        })
+        .map(|v| v.human.clone())
+        .collect()
 }
 
 /// Evaluates policy for a request's present terms, and returns exactly what is recorded of it.

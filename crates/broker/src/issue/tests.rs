@@ -261,6 +261,22 @@ async fn invariant_11_a_stricter_policy_at_collection_goes_back_to_people() {
 }
 
 #[tokio::test]
+async fn invariant_11_cedar_is_asked_again_for_each_approver_at_the_mint() {
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    rig.approve("bob", &id).await.expect("approved");
+    rig.load_policy(
+        "@id(\"not-bob\") forbid (principal == Human::\"bob\", action == Action::\"approve\", resource);\n",
+    )
+    .await;
+    assert_eq!(word(&rig.collect(&id).await.expect("back to people")), "pending");
+    assert_eq!(rig.approve("bob", &id).await.expect_err("forbidden").code, "approve_forbidden");
+    rig.approve("carol", &id).await.expect("carol may");
+    assert_eq!(word(&rig.collect(&id).await.expect("granted")), "granted");
+    check(&rig).await;
+}
+
+#[tokio::test]
 async fn invariant_12_a_vote_needs_the_present_digest_and_a_live_request() {
     let rig = Rig::new().await;
     let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));

@@ -202,6 +202,7 @@ proptest! {
             attributes: attributes(&authority(), &agent(), ask.at()),
             context: set.context(ask.at(), "peer", &ask.delegation, false),
             again: false,
+            excluded: Default::default(),
             unusual: Vec::new(),
         };
         let leaf = Event::Decided(decided.clone()).to_leaf().unwrap();

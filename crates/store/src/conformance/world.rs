@@ -229,6 +229,7 @@ impl World {
             attributes,
             context,
             again: false,
+            excluded: Default::default(),
             unusual: Vec::new(),
         };
         (vec![Event::Requested(requested), Event::Decided(decided)], digest)

@@ -72,6 +72,20 @@ impl Attendance {
         self.ready.notify_one();
     }
 
+    /// Gives what was just delivered a moment to be acknowledged: the broker revokes what is not.
+    pub(crate) async fn settle(&self) {
+        for _ in 0..10 {
+            if !self.is_up() || self.lock().waiting.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if self.is_up() {
+            // From our queue into the socket.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     fn began(&self, now: Timestamp) {
         let mut acks = self.lock();
         let fresh = |it: &(Timestamp, String)| now.since(it.0) < ACKNOWLEDGE_WITHIN_MS;
@@ -137,14 +151,6 @@ impl Sidecar {
     }
 
     async fn attend_once(&self) -> Result<Over, Box<Refusal>> {
-        match self.prove().await {
-            // Acknowledgements and evictions matter under an inconsistent log, too.
-            Err(refusal) if refusal.code != "log_inconsistent" => return Err(refusal),
-            _ => {}
-        }
-        if let Err(refusal) = self.refresh_scopes().await {
-            tracing::debug!(code = refusal.code, "scopes are not known");
-        }
         let (up, acks) = mpsc::channel(4);
         let mut client = self.upstream.client();
         let call = client.attend(ReceiverStream::new(acks));
@@ -153,6 +159,16 @@ impl Sidecar {
             Ok(Err(status)) => return Err(Box::new(Refusal::from(&status))),
             Err(_) => return Err(Box::new(Refusal::broker_away())),
         };
+        // After the stream is open: the channel reconnects by itself, and a proof from a connection
+        // that broke since would say nothing of the broker at the other end of this one.
+        match self.prove().await {
+            // Acknowledgements and evictions matter under an inconsistent log, too.
+            Err(refusal) if refusal.code != "log_inconsistent" => return Err(refusal),
+            _ => {}
+        }
+        if let Err(refusal) = self.refresh_scopes().await {
+            tracing::debug!(code = refusal.code, "scopes are not known");
+        }
         self.attendance.began(self.now());
         tracing::info!("attended by the broker");
         loop {

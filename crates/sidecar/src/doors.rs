@@ -45,12 +45,11 @@ pub(crate) async fn answer(sidecar: &Arc<Sidecar>, peer: Peer, call: Request<Inc
             }
         }
         Door::Agent if path == "/v1/credentials" && head.method == Method::POST => {
-            let key = head.headers.get("idempotency-key").map_or(&b""[..], |it| it.as_bytes());
             let body = match read(body).await {
                 Ok(body) => body,
                 Err(refusal) => return problem(sidecar, &refusal),
             };
-            let raw = credentials::raw(key, &body);
+            let raw = credentials::raw(&head, &body);
             match from_memory(sidecar, &raw) {
                 Some(body) => reply::secret(body),
                 None => Box::pin(credentials::post(sidecar, &head, &body, &raw)).await,

@@ -51,6 +51,7 @@ pub async fn serve(
     listeners.announce()?;
     listeners.serve(&sidecar, end).await;
 
+    sidecar.attendance.settle().await;
     background.shutdown().await;
     sidecar.remember.save().await;
     tracing::info!("ended");

@@ -43,10 +43,15 @@ async fn a_grant_carries_credential_receipt_and_lease_and_is_acknowledged() {
     assert!(proof.starts_with("c2sp.org/tlog-proof@v1\nindex 1\n"), "{proof}");
     assert!(answer.head.contains("cache-control: no-store"));
     sidecar.until("acknowledged", || async { broker.script().acknowledged == ["r-1"] }).await;
+    // Also what is delivered just before the sidecar ends.
+    let last = sidecar.ask("demo.last").await;
+    assert_eq!(last.status, 200);
     let sent = broker.script().asks[0].clone();
     assert_eq!((sent.workload.as_str(), sent.reason.as_str()), ("test", "test"));
     assert_eq!(sent.known_size, 1);
     sidecar.stop().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(broker.script().acknowledged, ["r-1", "r-2"]);
 }
 
 #[tokio::test]
@@ -122,6 +127,11 @@ async fn a_key_repeats_its_answer_and_refuses_another_body() {
     let header = r#"{"reason":"r","scope":"demo.read","params":{}}"#;
     let by_header = sidecar.call("POST", "/v1/credentials", "Idempotency-Key: k-1\r\n", header);
     assert_eq!(by_header.await.text, first.text);
+    let query = sidecar.call("POST", "/v1/credentials?x=1", "Idempotency-Key: k-1\r\n", header);
+    assert_eq!(query.await.status, 400);
+    let twice = "Idempotency-Key: k-1\r\nIdempotency-Key: k-1\r\n";
+    let twice = sidecar.call("POST", "/v1/credentials", twice, header).await;
+    assert_eq!(twice.status, 400);
     assert_eq!(broker.script().asks.len(), 1);
     let other = sidecar.post(&body.replace("\"r\"", "\"q\"")).await;
     assert_eq!((other.status, other.body["code"].as_str()), (409, Some("key_reused")));

@@ -12,12 +12,19 @@ use crate::lease::Lease;
 use super::reply::{Reply, ended, pending, problem, secret};
 use super::while_consistent;
 
-/// The bytes that decide the answer: the header's key and the body. They begin with a letter, so
-/// that none is mistaken for an address.
-pub(super) fn raw(header_key: &[u8], body: &[u8]) -> Vec<u8> {
-    let mut raw = Vec::with_capacity(2 + header_key.len() + body.len());
+/// The bytes that decide the answer: query, keys in the head, and body. They begin with a letter, so
+/// that none is mistaken for an address; no part but the last can hold a zero byte.
+pub(super) fn raw(head: &Parts, body: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(68 + body.len());
     raw.push(b'P');
-    raw.extend_from_slice(header_key);
+    if let Some(query) = head.uri.query() {
+        raw.push(b'?');
+        raw.extend_from_slice(query.as_bytes());
+    }
+    for key in head.headers.get_all("idempotency-key") {
+        raw.push(b'\n');
+        raw.extend_from_slice(key.as_bytes());
+    }
     raw.push(0);
     raw.extend_from_slice(body);
     raw

@@ -89,7 +89,8 @@ impl Running {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("never {what}");
+        let (ready, metrics) = (self.get("/readyz").await, self.get("/metrics").await);
+        panic!("never {what}: {} {}", ready.text, metrics.text);
     }
 
     pub async fn raw(&self, request: &str) -> Answer {

@@ -28,6 +28,9 @@ pub enum Command {
     Init(crate::init::Args),
     /// Run the broker.
     Broker(crate::broker::Args),
+    /// Roll the broker's certificate authority over.
+    #[command(subcommand)]
+    Authority(crate::authority::Command),
     /// Run a sidecar.
     Sidecar(crate::sidecar::Args),
     /// Turn a one-time link into a token file.
@@ -80,6 +83,7 @@ impl Command {
             Self::Broker(args) => crate::broker::run(out, &args),
             Self::Sidecar(args) => crate::sidecar::run(out, &args),
             Self::Init(args) => crate::init::run(out, &args),
+            Self::Authority(command) => crate::authority::run(out, &command),
             Self::Audit(command) => crate::audit::run(out, settings, &command),
             Self::Mcp(args) => crate::mcp::run(&args),
             Self::Completions(args) => crate::generate::completions(out, &args),

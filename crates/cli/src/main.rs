@@ -7,6 +7,7 @@ mod agent;
 mod api;
 mod approval;
 mod audit;
+mod authority;
 mod broker;
 mod command;
 mod config;

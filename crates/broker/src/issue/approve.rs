@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use grantwright_domain::event::Expired;
+use grantwright_domain::event::{Expired, Voted};
+use grantwright_domain::text::{shorten, visible};
 use grantwright_domain::{
     AgentId, Decision, Digest, Event, Params, Phase, RequestId, RequestState, Rights, Timestamp,
     VerdictKind,
@@ -54,7 +55,7 @@ pub enum Met {
     /// Issued, and delivered again.
     Delivered(Outcome),
     /// It ended.
-    Ended(Box<RequestState>),
+    Ended(Box<Loaded>),
 }
 
 /// Parks a request that waits for people.
@@ -214,7 +215,7 @@ pub async fn meet(
             }
             Phase::Pending | Phase::Recorded => patience,
             Phase::Intended => begun + Duration::from_millis(SHARE_MS),
-            _ => return Ok(Met::Ended(Box::new(loaded.state))),
+            _ => return Ok(Met::Ended(Box::new(loaded))),
         };
         if tokio::time::Instant::now() >= until {
             return if state.phase == Phase::Intended {
@@ -330,7 +331,7 @@ pub async fn look(
         p if p.is_open() || p == Phase::Intended => {
             Ok(pending(broker, &loaded.state, &loaded.texts))
         }
-        _ => Ok(ended_outcome(&loaded.state)),
+        _ => Ok(ended_outcome(&loaded)),
     }
 }
 
@@ -398,13 +399,22 @@ pub(crate) fn strength_word(strength: grantwright_domain::Strength) -> &'static 
     }
 }
 
-/// Why a request ended, in words.
-pub(crate) fn end_reason(state: &RequestState) -> String {
+/// Why a request ended, in words; a person's own words are quoted.
+pub(crate) fn end_reason(loaded: &Loaded) -> String {
+    let state = &loaded.state;
     match state.phase {
-        Phase::Denied => match state.votes.iter().rev().find(|v| v.decision == Decision::Deny) {
-            Some(vote) => format!("denied by {}", vote.human),
-            None => state.verdict.as_ref().map_or_else(|| "denied".into(), |v| v.reason.clone()),
-        },
+        Phase::Denied => {
+            let vote = loaded.leaves.iter().enumerate().find_map(|(ordinal, (_, e))| match e {
+                Event::Voted(v) if v.decision == Decision::Deny => Some((ordinal, v)),
+                _ => None,
+            });
+            match vote {
+                Some((ordinal, vote)) => denied_by(loaded, ordinal, vote),
+                None => {
+                    state.verdict.as_ref().map_or_else(|| "denied".into(), |v| v.reason.clone())
+                }
+            }
+        }
         Phase::Expired if state.approved_at.is_some() => {
             "approved, but not collected in time".into()
         }
@@ -416,22 +426,41 @@ pub(crate) fn end_reason(state: &RequestState) -> String {
     }
 }
 
+fn denied_by(loaded: &Loaded, ordinal: usize, vote: &Voted) -> String {
+    let mut out = format!("denied by {}", vote.human);
+    let tapped = match vote.reason_code.as_str() {
+        "not_now" => ": not now",
+        "too_much" => ": too much",
+        "wrong_person" => ": wrong person",
+        "looks_wrong" => ": looks wrong",
+        _ => "",
+    };
+    out.push_str(tapped);
+    let name = format!("vote:{ordinal}");
+    if let Some(text) = loaded.texts.iter().find(|t| t.name == name) {
+        out.push_str(&format!(" (“{}”)", shorten(&visible(&text.text), 300)));
+    }
+    out
+}
+
 /// An ended request as an answer.
-pub(crate) fn ended_outcome(state: &RequestState) -> Outcome {
+pub(crate) fn ended_outcome(loaded: &Loaded) -> Outcome {
+    let state = &loaded.state;
     Outcome {
         request_id: state.terms.request_id.to_string(),
         state: Some(outcome::State::Ended(Ended {
             state: state.phase.word().to_owned(),
             code: state.end_code.clone(),
-            reason: end_reason(state),
+            reason: end_reason(loaded),
             lease_id: state.lease.as_ref().map(|l| l.id.to_string()).unwrap_or_default(),
         })),
     }
 }
 
 /// An ended request as a refusal of the ask that met it.
-pub(crate) fn ended_refusal(state: &RequestState) -> Refusal {
-    let reason = end_reason(state);
+pub(crate) fn ended_refusal(loaded: &Loaded) -> Refusal {
+    let state = &loaded.state;
+    let reason = end_reason(loaded);
     let refusal = match state.phase {
         Phase::Denied if state.votes.iter().any(|v| v.decision == Decision::Deny) => {
             refuse(403, "denied", reason, "ask for less or for something else")

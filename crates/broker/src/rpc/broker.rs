@@ -72,7 +72,7 @@ impl Service for BrokerService {
         let loaded =
             people::cancel(&self.0, &caller, &request_id(&request.into_inner().request_id)?)
                 .await?;
-        Ok(Response::new(approve::ended_outcome(&loaded.state)))
+        Ok(Response::new(approve::ended_outcome(&loaded)))
     }
 
     async fn release(
@@ -170,7 +170,7 @@ async fn release(
         let loaded = people::cancel(broker, caller, &id).await?;
         return Ok(ReleaseReply {
             lease_id: String::new(),
-            effect: approve::end_reason(&loaded.state),
+            effect: approve::end_reason(&loaded),
             ended: true,
         });
     }

@@ -173,22 +173,23 @@ pub fn broker_toml(settings: &DemoSettings, ports: Ports, store: &str) -> Result
                 text(&aws.endpoint),
             )
         }
-        None => unconfigured(&mut out, "aws", &settings.aws_absent),
+        None => unconfigured(&mut out, "aws", "sts", &settings.aws_absent),
     };
     let vault = if settings.vault {
         "VAULT_ADDR and VAULT_TOKEN are set, but this build has no minter for Vault yet"
     } else {
         "this build has no minter for Vault yet"
     };
-    let _ = unconfigured(&mut out, "vault", vault);
+    let _ = unconfigured(&mut out, "vault", "vault", vault);
     Ok(out)
 }
 
-fn unconfigured(out: &mut String, name: &str, reason: &str) -> std::fmt::Result {
+fn unconfigured(out: &mut String, name: &str, backend: &str, reason: &str) -> std::fmt::Result {
     write!(
         out,
-        "\n[[minter]]\nname = {}\nkind = \"unconfigured\"\nreason = {}\n",
+        "\n[[minter]]\nname = {}\nkind = \"unconfigured\"\nbackend = {}\nreason = {}\n",
         text(name),
+        text(backend),
         text(reason)
     )
 }

@@ -20,6 +20,8 @@ mod keys;
 mod people;
 mod policies;
 mod rpc;
+#[cfg(test)]
+mod start_tests;
 mod wake;
 
 /// What each door demands of its caller, for the tests that walk them.

@@ -232,6 +232,9 @@ impl Authority {
                 if index != 0 || !self.origin.is_empty() {
                     return refuse("opened-first", "a log opens once, in its first leaf".into());
                 }
+                if e.version != 1 || e.origin.is_empty() {
+                    return refuse("opened-first", "a log has an origin and version 1".into());
+                }
                 self.origin.clone_from(&e.origin);
                 self.trust_domain.clone_from(&e.trust_domain);
                 self.vkey.clone_from(&e.vkey);
@@ -249,6 +252,7 @@ impl Authority {
                 if !e.active {
                     self.tokens
                         .values_mut()
+                        .chain(self.links.values_mut())
                         .filter(|t| t.subject == e.human)
                         .for_each(|t| t.spent = true);
                 }
@@ -309,8 +313,11 @@ impl Authority {
             }
             Event::JoinCreated(e) => {
                 self.operator(&e.by)?;
-                if !self.agents.get(&e.agent).is_some_and(|a| !a.revoked) {
+                if self.agents.get(&e.agent).is_none_or(|a| a.revoked) {
                     return refuse("agent-known", format!("no live agent `{}`", e.agent));
+                }
+                if self.joins.iter().any(|(h, j)| *h == e.token_hash || j.id == e.join_id) {
+                    return refuse("join-once", format!("join token `{}` exists", e.join_id));
                 }
                 self.joins.insert(
                     e.token_hash,
@@ -340,7 +347,7 @@ impl Authority {
                         format!("instance `{}` or its serial exists", e.instance),
                     );
                 }
-                if !self.agents.get(&e.agent).is_some_and(|a| !a.revoked) {
+                if self.agents.get(&e.agent).is_none_or(|a| a.revoked) {
                     return refuse("agent-known", format!("no live agent `{}`", e.agent));
                 }
                 join.spent = true;
@@ -368,6 +375,9 @@ impl Authority {
                         format!("serial `{}` was renewed already or is revoked", e.old_serial),
                     );
                 }
+                if self.agents.get(&instance.agent).is_none_or(|a| a.revoked) {
+                    return refuse("agent-known", format!("no live agent `{}`", instance.agent));
+                }
                 instance.serials.push(e.serial.clone());
                 self.serials.insert(e.serial.clone(), e.instance.clone());
             }
@@ -379,6 +389,9 @@ impl Authority {
                 self.operator(&e.by)?;
                 if !self.humans.get(&e.human).is_some_and(|h| h.active) {
                     return refuse("human-known", format!("no active person `{}`", e.human));
+                }
+                if self.links.iter().any(|(h, l)| *h == e.code_hash || l.id == e.link_id) {
+                    return refuse("link-once", format!("link `{}` exists", e.link_id));
                 }
                 self.links.insert(
                     e.code_hash,

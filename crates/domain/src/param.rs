@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::text::{shorten, visible};
 
@@ -77,6 +77,7 @@ pub enum Order {
 
 /// A parameter as a scope declares it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Declared")]
 pub struct ParamSpec {
     /// Its type and bounds.
     #[serde(flatten)]
@@ -93,6 +94,40 @@ pub struct ParamSpec {
     /// Words for people.
     #[serde(default)]
     pub title: String,
+}
+
+/// A declaration before its type is read. Serde lets a type without bounds take any key, and a
+/// misspelt `sensitive` must not pass unseen.
+#[derive(Deserialize)]
+struct Declared {
+    #[serde(flatten)]
+    kind: Map<String, Value>,
+    #[serde(default)]
+    order: Order,
+    #[serde(default)]
+    optional: bool,
+    #[serde(default)]
+    sensitive: bool,
+    #[serde(default)]
+    title: String,
+}
+
+impl TryFrom<Declared> for ParamSpec {
+    type Error = String;
+
+    fn try_from(declared: Declared) -> Result<Self, String> {
+        let Declared { kind, order, optional, sensitive, title } = declared;
+        let given = Value::Object(kind);
+        let kind: ParamType = serde_json::from_value(given.clone()).map_err(|e| e.to_string())?;
+        let known = serde_json::to_value(&kind).map_err(|e| e.to_string())?;
+        let unknown = given
+            .as_object()
+            .and_then(|keys| keys.keys().find(|key| known.get(key.as_str()).is_none()));
+        if let Some(key) = unknown {
+            return Err(format!("unknown field `{}`", shorten(&visible(key), 40)));
+        }
+        Ok(Self { kind, order, optional, sensitive, title })
+    }
 }
 
 /// A parameter was unknown, missing, of the wrong type, or out of bounds.
@@ -208,9 +243,8 @@ impl ParamSpec {
                 if min > max {
                     out.push(format!("min {min} is above max {max}"));
                 }
-                if min.abs() > crate::canonical::MAX_INTEGER
-                    || max.abs() > crate::canonical::MAX_INTEGER
-                {
+                let most = crate::canonical::MAX_INTEGER.unsigned_abs();
+                if min.unsigned_abs() > most || max.unsigned_abs() > most {
                     out.push("bounds lie beyond ±(2^53−1)".into());
                 }
             }
@@ -219,10 +253,10 @@ impl ParamSpec {
             }
             _ => {}
         }
-        if let ParamType::Set { most, .. } = &self.kind {
-            if !(1..=100).contains(most) {
-                out.push("most must be 1 to 100".into());
-            }
+        if let ParamType::Set { most, .. } = &self.kind
+            && !(1..=100).contains(most)
+        {
+            out.push("most must be 1 to 100".into());
         }
         let fits = match self.order {
             Order::Equal => true,
@@ -236,11 +270,15 @@ impl ParamSpec {
         out
     }
 
-    /// True when `new` is equal to or narrower than `old` in this parameter's order.
+    /// True when `new` is equal to `old`, or narrower in this parameter's order and still a value of
+    /// its type: `public/*` begins with `public/` and reaches further.
     #[must_use]
     pub fn narrower_or_equal(&self, old: &ParamValue, new: &ParamValue) -> bool {
         if old == new {
             return true;
+        }
+        if self.check("", &new.json()).is_err() {
+            return false;
         }
         match (self.order, old, new) {
             (Order::Max, ParamValue::Integer(o), ParamValue::Integer(n)) => n <= o,
@@ -289,6 +327,15 @@ pub fn check_all(specs: &BTreeMap<String, ParamSpec>, given: &Value) -> Result<P
 }
 
 impl ParamValue {
+    fn json(&self) -> Value {
+        match self {
+            Self::Boolean(b) => Value::from(*b),
+            Self::Integer(i) => Value::from(*i),
+            Self::Set(s) => s.iter().map(String::as_str).collect(),
+            Self::Text(t) => Value::from(t.as_str()),
+        }
+    }
+
     /// The value as text for a slot or a sentence.
     #[must_use]
     pub fn text(&self) -> String {
@@ -321,6 +368,8 @@ fn admits_metacharacters(pattern: &str) -> bool {
 }
 
 fn compile(pattern: &str) -> Result<regex_lite::Regex, regex_lite::Error> {
+    // Alone first: `a)|(?:b` is no pattern, but would close the group and escape its anchors.
+    regex_lite::RegexBuilder::new(pattern).size_limit(1 << 20).build()?;
     regex_lite::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build()
 }
 

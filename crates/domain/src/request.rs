@@ -285,6 +285,8 @@ pub struct RequestState {
     pub verdict: Option<Verdict>,
     /// Voters whom policy let approve no longer when it last decided.
     pub excluded: BTreeSet<HumanId>,
+    /// The policy set of the last verdict; must be in force still at the intent.
+    pub decided_under: Option<Digest>,
     /// What earlier verdicts demand of narrowed terms as well.
     pub floor: Option<Verdict>,
     /// Votes, in order.
@@ -350,6 +352,7 @@ impl RequestState {
             last_at: e.at,
             phase: Phase::Recorded,
             verdict: None,
+            decided_under: None,
             excluded: BTreeSet::new(),
             floor: None,
             votes: Vec::new(),
@@ -550,6 +553,7 @@ impl RequestState {
                 let code = verdict.code.clone();
                 let too_long = !denied && !verdict.admits_ttl(self.terms.ttl_s);
                 self.verdict = Some(verdict);
+                self.decided_under = Some(e.verdict.policy_set);
                 self.excluded.clone_from(&e.excluded);
                 if denied {
                     self.end(Phase::Denied, if code.is_empty() { "denied" } else { &code });
@@ -708,6 +712,9 @@ impl RequestState {
                 if let Rights::Now(authority) = rights {
                     self.require(self.is_met(rights, e.at), "quorum", || {
                         "the verdict is not met at the intent".into()
+                    })?;
+                    self.require(self.decided_under == authority.policy_set, "policy-set", || {
+                        "the verdict is of a policy set that is no longer in force".into()
                     })?;
                     let standing = self.standing(rights, e.at);
                     self.require(e.approvers == standing, "approvers", || {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::canonical::{self, CanonicalError};
 use crate::digest::Digest;
 use crate::id::ScopeName;
-use crate::param::{ParamSpec, Params};
+use crate::param::ParamSpec;
 
 /// A named thing that can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,23 +140,6 @@ impl Scope {
         }
         out
     }
-
-    /// The headline with its parameters in code style; values are typed, so nothing of the agent's
-    /// prose can appear here.
-    #[must_use]
-    pub fn headline(&self, params: &Params) -> String {
-        let mut out = self.title.clone();
-        for (name, value) in params {
-            let shown = match value {
-                crate::param::ParamValue::Integer(i) => grouped(*i),
-                other => {
-                    format!("`{}`", crate::text::shorten(&crate::text::visible(&other.text()), 80))
-                }
-            };
-            out = out.replace(&format!("{{{name}}}"), &shown);
-        }
-        out
-    }
 }
 
 /// The `{name}` slots of a sentence.
@@ -172,7 +155,7 @@ pub fn grouped(i: i64) -> String {
     let digits = i.unsigned_abs().to_string();
     let mut out = String::new();
     for (n, c) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);

@@ -84,19 +84,21 @@ impl Verdict {
     /// answer (no channel, no group, no quorum) is a deny.
     #[must_use]
     pub fn stricter(self, other: &Self) -> Self {
-        let mut out = if other.kind > self.kind {
-            Self { policies: &self.policies | &other.policies, ..other.clone() }
+        // Each alone first: two asks that nobody can answer must not complete each other.
+        let (this, other) = (self.refuse_the_impossible(), other.clone().refuse_the_impossible());
+        let mut out = if other.kind > this.kind {
+            Self { policies: &this.policies | &other.policies, ..other.clone() }
         } else {
-            Self { policies: &self.policies | &other.policies, ..self.clone() }
+            Self { policies: &this.policies | &other.policies, ..this.clone() }
         };
-        if self.kind == VerdictKind::Ask && other.kind == VerdictKind::Ask {
-            out.quorum = self.quorum.max(other.quorum);
-            out.strength = self.strength.max(other.strength);
-            out.channels = &self.channels & &other.channels;
-            out.approvers = &self.approvers | &other.approvers;
+        if this.kind == VerdictKind::Ask && other.kind == VerdictKind::Ask {
+            out.quorum = this.quorum.max(other.quorum);
+            out.strength = this.strength.max(other.strength);
+            out.channels = &this.channels & &other.channels;
+            out.approvers = &this.approvers | &other.approvers;
         }
         if out.kind != VerdictKind::Deny {
-            out.max_ttl_s = self.max_ttl_s.min(other.max_ttl_s);
+            out.max_ttl_s = this.max_ttl_s.min(other.max_ttl_s);
         }
         out.refuse_the_impossible()
     }

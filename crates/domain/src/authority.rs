@@ -66,6 +66,12 @@ pub struct Instance {
     pub agent: AgentId,
     /// Serials that were renewed already, and the present one, last.
     pub serials: Vec<String>,
+    /// The join token that it spent.
+    pub join_id: String,
+    /// Digest of the public key of its present certificate.
+    pub key: Digest,
+    /// End of its present certificate.
+    pub not_after: Timestamp,
     /// X25519 key to which credentials are sealed, hexadecimal.
     pub seal_key: String,
     /// Its lineage ended.
@@ -357,6 +363,9 @@ impl Authority {
                     Instance {
                         agent: e.agent.clone(),
                         serials: vec![e.serial.clone()],
+                        join_id: e.join_id.clone(),
+                        key: e.key,
+                        not_after: e.not_after,
                         seal_key: e.seal_key.clone(),
                         revoked: false,
                     },
@@ -379,6 +388,8 @@ impl Authority {
                     return refuse("agent-known", format!("no live agent `{}`", instance.agent));
                 }
                 instance.serials.push(e.serial.clone());
+                instance.key = e.key;
+                instance.not_after = e.not_after;
                 self.serials.insert(e.serial.clone(), e.instance.clone());
             }
             Event::InstanceRevoked(e) => match self.instances.get_mut(&e.instance) {

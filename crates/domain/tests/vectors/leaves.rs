@@ -327,7 +327,7 @@ fn other_spellings(name: &str, leaf: &[u8]) {
                 .contains(&key.as_str())
                 || (key == "lease_id" && map["kind"] == "expired")
                 || (key == "until" && map["kind"] == "model_set");
-        let required = !(optional && !matches!(map["kind"].as_str(), Some("instance_revoked")));
+        let required = !optional || map["kind"] == "instance_revoked";
         if required {
             refused(name, &format!("without {key}"), &spelled(&other));
         }

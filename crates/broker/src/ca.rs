@@ -3,6 +3,7 @@
 //! The file `ca.pem` holds the authority in force first and, while one overlaps another, older ones
 //! after it: all are trusted, the first signs.
 
+use grantwright_domain::authority::Instance;
 use grantwright_domain::{AgentId, Digest, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
@@ -144,6 +145,40 @@ impl Ca {
         serial: [u8; 16],
         now: Timestamp,
     ) -> Result<Signed, CsrError> {
+        // Positive and free of leading zeros, so that its text has one form.
+        let mut serial = serial;
+        if let Some(first) = serial.first_mut() {
+            *first = (*first & 0x7f) | 0x40;
+        }
+        self.sign(csr, agent, serial, now, now.plus_seconds(CERTIFICATE_S).whole_second())
+    }
+
+    /// Signs the certificate of this serial again: its answer was lost.
+    ///
+    /// # Errors
+    /// As [`Ca::sign_agent`].
+    pub fn sign_again(
+        &self,
+        csr: &[u8],
+        agent: &AgentId,
+        instance: &Instance,
+        now: Timestamp,
+    ) -> Result<Signed, CsrError> {
+        let serial = instance.serials.last().and_then(|s| hex::decode(s).ok());
+        let serial = serial.and_then(|s| <[u8; 16]>::try_from(s).ok());
+        let serial =
+            serial.ok_or_else(|| CsrError("the serial is not one of this authority".into()))?;
+        self.sign(csr, agent, serial, now, instance.not_after)
+    }
+
+    fn sign(
+        &self,
+        csr: &[u8],
+        agent: &AgentId,
+        serial: [u8; 16],
+        now: Timestamp,
+        not_after: Timestamp,
+    ) -> Result<Signed, CsrError> {
         let refuse = |what: &str| CsrError(what.to_owned());
         if csr.len() > 8192 {
             return Err(refuse("the certificate request is too large"));
@@ -155,14 +190,10 @@ impl Ca {
                 })?;
         let spki = rcgen::PublicKeyData::subject_public_key_info(&csr.public_key);
         let uri = format!("spiffe://{}/agent/{agent}", self.trust_domain);
-        let mut params = leaf_params(&uri, agent.as_str(), now, CERTIFICATE_S)
-            .map_err(|e| CsrError(e.to_string()))?;
+        let life_s = not_after.seconds().saturating_sub(now.seconds());
+        let mut params =
+            leaf_params(&uri, agent.as_str(), now, life_s).map_err(|e| CsrError(e.to_string()))?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        // Positive and free of leading zeros, so that its text has one form.
-        let mut serial = serial;
-        if let Some(first) = serial.first_mut() {
-            *first = (*first & 0x7f) | 0x40;
-        }
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let cert =
             params.signed_by(&csr.public_key, &self.issuer).map_err(|e| CsrError(e.to_string()))?;
@@ -170,7 +201,7 @@ impl Ca {
             chain: vec![cert.der().clone()],
             serial: hex::encode(serial),
             key: Digest::of("spki", &spki),
-            not_after: now.plus_seconds(CERTIFICATE_S).whole_second(),
+            not_after,
         })
     }
 

@@ -42,6 +42,7 @@ struct Served {
 struct Identity {
     reply: EnrolReply,
     key: Vec<u8>,
+    seal: Vec<u8>,
 }
 
 impl Served {
@@ -100,9 +101,10 @@ impl Served {
         let key = rcgen::KeyPair::generate().unwrap();
         let csr = csr(&key);
         let seal_public_key = SealKeyPair::generate().public().to_bytes().to_vec();
+        let seal = seal_public_key.clone();
         let ask = EnrolRequest { join_token: token.into(), csr_der: csr, seal_public_key };
         let reply = EnrolmentClient::new(self.channel(None)).enrol(ask).await?.into_inner();
-        Ok(Identity { reply, key: key.serialize_der() })
+        Ok(Identity { reply, key: key.serialize_der(), seal })
     }
 
     async fn enrolled(&self, agent: &str, token: &str) -> Identity {
@@ -121,7 +123,7 @@ impl Served {
             trust_bundle_der: reply.trust_bundle_der,
             ..identity.reply.clone()
         };
-        Ok(Identity { reply, key: key.serialize_der() })
+        Ok(Identity { reply, key: key.serialize_der(), seal: identity.seal.clone() })
     }
 
     fn ask(&self) -> AskRequest {
@@ -332,8 +334,26 @@ async fn invariant_25_every_route_by_every_kind_of_caller() {
 async fn a_join_token_enrols_once_and_a_foreign_origin_gets_nothing() {
     let served = Served::new().await;
     served.join("etl", "once").await;
-    served.enrol("once").await.expect("enrols");
-    assert_eq!(code(served.enrol("once").await.map(drop)), "join_refused");
+    let first = served.enrol("once").await.expect("enrols");
+    assert_eq!(code(served.enrol("once").await.map(drop)), "join_refused", "another key");
+    let key = rcgen::KeyPair::try_from(first.key.as_slice()).unwrap();
+    let ask = EnrolRequest {
+        join_token: "once".into(),
+        csr_der: csr(&key),
+        seal_public_key: first.seal.clone(),
+    };
+    let again = EnrolmentClient::new(served.channel(None)).enrol(ask).await.expect("the same key");
+    assert_eq!(
+        again.into_inner().instance,
+        first.reply.instance,
+        "the lost answer, not a second instance"
+    );
+    let next = rcgen::KeyPair::generate().unwrap();
+    for _ in 0..2 {
+        let ask = RenewRequest { csr_der: csr(&next) };
+        BrokerClient::new(served.channel(Some(&first))).renew(ask).await.expect("the same renewal");
+    }
+    assert_eq!(code(served.renew(&first).await.map(drop)), "revoked", "another key is a copy");
     assert_eq!(code(served.enrol("never-made").await.map(drop)), "join_refused");
     let router = http::router(Arc::clone(&served.rig.broker));
     let request = Request::builder()

@@ -6,9 +6,10 @@ use std::sync::{Arc, PoisonError};
 
 use futures_util::Stream;
 use grantwright_domain::event::{InstanceRenewed, InstanceRevoked};
+use grantwright_domain::request::LeaseState;
 use grantwright_domain::{Event, LeaseId, RequestId};
 use grantwright_proof::{Checkpoint, verify_consistency};
-use grantwright_store::{StoreError, Transition};
+use grantwright_store::{LeaseFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::broker_server::Broker as Service;
 use grantwright_wire::v1::{
@@ -19,6 +20,7 @@ use grantwright_wire::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
+use crate::ca::{Ca, CsrError, Signed};
 use crate::core::{Broker, Caller};
 use crate::error::{no_such_request, of_store, refuse};
 use crate::issue::deliver::MAX_REMEMBERED;
@@ -115,23 +117,30 @@ async fn renew(broker: &Broker, caller: &Caller, csr: &[u8]) -> Result<RenewRepl
     broker.consistent()?;
     let now = broker.now();
     let ca = Arc::clone(&broker.ca.read().unwrap_or_else(PoisonError::into_inner));
-    let signed = ca
-        .sign_agent(csr, &caller.agent, broker.random.bytes::<16>(), now)
-        .map_err(|e| refuse(400, "malformed", e.to_string(), "update the sidecar"))?;
+    let malformed = |e: CsrError| refuse(400, "malformed", e.to_string(), "update the sidecar");
+    let authority = broker.authority();
+    if let Some(instance) = authority.instances.get(&caller.instance) {
+        // The serial before the present one, with the present one's key: its answer was lost.
+        let before = instance.serials.len().checked_sub(2).and_then(|i| instance.serials.get(i));
+        if before == Some(&caller.serial) && instance.not_after > now {
+            let signed = ca.sign_again(csr, &caller.agent, instance, now).map_err(malformed)?;
+            if signed.key == instance.key {
+                return Ok(renewed(&ca, &signed));
+            }
+        }
+    }
+    let signed =
+        ca.sign_agent(csr, &caller.agent, broker.random.bytes::<16>(), now).map_err(malformed)?;
     let event = Event::InstanceRenewed(InstanceRenewed {
         at: now,
         instance: caller.instance.clone(),
         old_serial: caller.serial.clone(),
-        serial: signed.serial,
+        serial: signed.serial.clone(),
         key: signed.key,
         not_after: signed.not_after,
     });
     match broker.store.commit(Transition::authority(vec![event])).await {
-        Ok(_) => Ok(RenewReply {
-            certificate_chain_der: signed.chain.iter().map(|c| c.to_vec()).collect(),
-            trust_bundle_der: ca.roots().iter().map(|c| c.to_vec()).collect(),
-            not_after_ms: signed.not_after.millis(),
-        }),
+        Ok(_) => Ok(renewed(&ca, &signed)),
         Err(StoreError::Violation(v)) if v.rule == "renew-once" => {
             tracing::error!(instance = %caller.instance, agent = %caller.agent, peer = %caller.peer,
                 "ALARM: a renewed certificate was renewed again: its key may be copied; the lineage is revoked");
@@ -153,6 +162,14 @@ async fn renew(broker: &Broker, caller: &Caller, csr: &[u8]) -> Result<RenewRepl
     }
 }
 
+fn renewed(ca: &Ca, signed: &Signed) -> RenewReply {
+    RenewReply {
+        certificate_chain_der: signed.chain.iter().map(|c| c.to_vec()).collect(),
+        trust_bundle_der: ca.roots().iter().map(|c| c.to_vec()).collect(),
+        not_after_ms: signed.not_after.millis(),
+    }
+}
+
 async fn release(
     broker: &Broker,
     caller: &Caller,
@@ -166,13 +183,14 @@ async fn release(
         request_id(&ask.request_id)?
     };
     let loaded = approve::load(broker, caller, &id).await.map_err(|_| unknown())?;
-    if loaded.state.phase.is_open() {
-        let loaded = people::cancel(broker, caller, &id).await?;
-        return Ok(ReleaseReply {
-            lease_id: String::new(),
-            effect: approve::end_reason(&loaded),
-            ended: true,
-        });
+    if loaded.state.lease.is_none() {
+        return Err(refuse(
+            409,
+            "not_granted",
+            "nothing was issued for this request",
+            "cancel it instead",
+        )
+        .request_id(id.as_str()));
     }
     let lease_id = loaded.state.lease.as_ref().map(|l| l.id.to_string()).ok_or_else(unknown)?;
     let ended = end::end_lease(broker, loaded.state, "agent").await?;
@@ -247,6 +265,16 @@ fn attend(broker: Arc<Broker>, caller: Caller, mut up: Streaming<AttendUp>) -> D
     let (down, receiver) = tokio::sync::mpsc::channel(64);
     tokio::spawn(async move {
         let mut tidings = broker.wake.hear();
+        // What ended while this sidecar was away; taken after it hears, so that nothing is missed.
+        let ended = ended_early(&broker, &caller).await;
+        if !ended.is_empty()
+            && down
+                .send(Ok(AttendDown { ended_leases: ended, ..AttendDown::default() }))
+                .await
+                .is_err()
+        {
+            return;
+        }
         let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
         loop {
             tokio::select! {
@@ -284,6 +312,24 @@ fn attend(broker: Arc<Broker>, caller: Caller, mut up: Streaming<AttendUp>) -> D
         }
     });
     Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))
+}
+
+/// This instance's leases that ended early and would still live.
+async fn ended_early(broker: &Broker, caller: &Caller) -> Vec<String> {
+    let filter = LeaseFilter { agent: Some(caller.agent.clone()), ..LeaseFilter::default() };
+    let now = broker.now();
+    match broker.store.leases(filter).await {
+        Ok(leases) => leases
+            .into_iter()
+            .filter(|l| l.instance == caller.instance && l.expires_at > now)
+            .filter(|l| l.state == LeaseState::Revoked)
+            .map(|l| l.id.to_string())
+            .collect(),
+        Err(e) => {
+            tracing::warn!(error = %e, "ended leases could not be read");
+            Vec::new()
+        }
+    }
 }
 
 fn acknowledge(broker: &Broker, caller: &Caller, requests: &[String]) {

@@ -113,7 +113,7 @@ impl Service for BrokerService {
 }
 
 /// One renewal per serial; a second one ends the lineage and alarms: a copied key shows itself.
-async fn renew(broker: &Broker, caller: &Caller, csr: &[u8]) -> Result<RenewReply, Refusal> {
+async fn renew(broker: &Arc<Broker>, caller: &Caller, csr: &[u8]) -> Result<RenewReply, Refusal> {
     broker.consistent()?;
     let now = broker.now();
     let ca = Arc::clone(&broker.ca.read().unwrap_or_else(PoisonError::into_inner));
@@ -139,7 +139,7 @@ async fn renew(broker: &Broker, caller: &Caller, csr: &[u8]) -> Result<RenewRepl
         key: signed.key,
         not_after: signed.not_after,
     });
-    match broker.store.commit(Transition::authority(vec![event])).await {
+    match broker.commit(Transition::authority(vec![event])).await {
         Ok(_) => Ok(renewed(&ca, &signed)),
         Err(StoreError::Violation(v)) if v.rule == "renew-once" => {
             tracing::error!(instance = %caller.instance, agent = %caller.agent, peer = %caller.peer,
@@ -150,7 +150,8 @@ async fn renew(broker: &Broker, caller: &Caller, csr: &[u8]) -> Result<RenewRepl
                 instance: caller.instance.clone(),
                 reason: "a renewed certificate was renewed again".into(),
             });
-            broker.store.commit(Transition::authority(vec![event])).await.map_err(of_store)?;
+            broker.commit(Transition::authority(vec![event])).await.map_err(of_store)?;
+            end::end_agent(broker, &caller.agent, Some(&caller.instance), "broker").await?;
             Err(refuse(
                 403,
                 "revoked",
@@ -207,10 +208,17 @@ fn scopes(broker: &Broker) -> Vec<Vec<u8>> {
             }
             (name.clone(), value)
         }).collect();
-        serde_json::to_vec(&serde_json::json!({
+        let mut listed = serde_json::json!({
             "name": scope.name, "title": scope.title, "params": params, "default_ttl_s": scope.ttl.default_s,
             "max_ttl_s": scope.ttl.max_s, "backend": scope.minter, "labels": scope.labels,
-        })).ok()
+        });
+        // What an AWS SDK may ask for is told by this word alone.
+        if let (Some(listed), Some(minter)) =
+            (listed.as_object_mut(), broker.minters.get(&scope.minter))
+        {
+            listed.insert("credential".into(), minter.declaration().credential.as_str().into());
+        }
+        serde_json::to_vec(&listed).ok()
     }).collect()
 }
 
@@ -275,6 +283,7 @@ fn attend(broker: Arc<Broker>, caller: Caller, mut up: Streaming<AttendUp>) -> D
         {
             return;
         }
+        let (mut ticks, mut told) = (0u32, 0u64);
         let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
         loop {
             tokio::select! {
@@ -299,19 +308,36 @@ fn attend(broker: Arc<Broker>, caller: Caller, mut up: Streaming<AttendUp>) -> D
                         return;
                     }
                 }
-                // An instance whose lineage ended is told within a second.
+                // An instance whose right or certificate ended is told within a second.
                 _ = tick.tick() => {
-                    let authority = broker.authority();
-                    let lives = authority.instances.get(&caller.instance).is_some_and(|i| !i.revoked);
-                    if !lives {
+                    if !may_attend(&broker, &caller) {
                         let _ = down.send(Ok(AttendDown { revoked: true, ..AttendDown::default() })).await;
                         return;
+                    }
+                    // Spread over the sidecars, so that each keeps a recent checkpoint.
+                    ticks += 1;
+                    let head = broker.store.head();
+                    if ticks % CHECKPOINT_TICKS == 0 && head.size != told {
+                        told = head.size;
+                        let checkpoint = head.checkpoint.to_string();
+                        if down.send(Ok(AttendDown { checkpoint, ..AttendDown::default() })).await.is_err() {
+                            return;
+                        }
                     }
                 }
             }
         }
     });
     Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))
+}
+
+/// Seconds between the checkpoints that an attending sidecar is told.
+const CHECKPOINT_TICKS: u32 = 10;
+
+fn may_attend(broker: &Broker, caller: &Caller) -> bool {
+    let authority = broker.authority();
+    authority.instances.get(&caller.instance).is_some_and(|i| !i.revoked)
+        && authority.agents.get(&caller.agent).is_some_and(|a| !a.revoked)
 }
 
 /// This instance's leases that ended early and would still live.
@@ -322,7 +348,7 @@ async fn ended_early(broker: &Broker, caller: &Caller) -> Vec<String> {
         Ok(leases) => leases
             .into_iter()
             .filter(|l| l.instance == caller.instance && l.expires_at > now)
-            .filter(|l| l.state == LeaseState::Revoked)
+            .filter(|l| matches!(l.state, LeaseState::Revoked | LeaseState::Withdrawn))
             .map(|l| l.id.to_string())
             .collect(),
         Err(e) => {
@@ -350,8 +376,10 @@ fn acknowledge(broker: &Broker, caller: &Caller, requests: &[String]) {
             }
         }
         let mut acknowledged = broker.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        if acknowledged.len() < MAX_REMEMBERED {
-            acknowledged.insert(id, (caller.instance.clone(), now));
+        // Its own bound for each instance: nobody's made-up ids push out another's.
+        let mine = acknowledged.entry(caller.instance.clone()).or_default();
+        if mine.len() < MAX_REMEMBERED {
+            mine.insert(id, now);
         }
     }
 }

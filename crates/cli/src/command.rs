@@ -64,7 +64,7 @@ pub enum Command {
     /// Who may have it, and who must agree.
     #[command(subcommand)]
     Policy(crate::policy::Command),
-    /// Serve the Model Context Protocol to an agent (not in this build yet).
+    /// Serve the Model Context Protocol to an agent, over stdin and stdout.
     Mcp(crate::mcp::Args),
     /// Print completions for a shell.
     Completions(crate::generate::Completions),
@@ -85,7 +85,7 @@ impl Command {
             Self::Init(args) => crate::init::run(out, &args),
             Self::Authority(command) => crate::authority::run(out, &command),
             Self::Audit(command) => crate::audit::run(out, settings, &command),
-            Self::Mcp(args) => crate::mcp::run(&args),
+            Self::Mcp(args) => crate::mcp::run(settings, &args),
             Self::Completions(args) => crate::generate::completions(out, &args),
             Self::Man => crate::generate::man(out),
             Self::Demo(args) => wait(crate::demo::run(out, &args)),

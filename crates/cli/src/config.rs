@@ -19,6 +19,12 @@ pub struct Settings {
     pub vkey: Option<String>,
     /// `GRANTWRIGHT_CHECKPOINT`: file of the last checkpoint a sidecar saw.
     pub checkpoint: Option<PathBuf>,
+    /// `GRANTWRIGHT_SIDECAR`: the sidecar's TCP address.
+    pub sidecar: Option<String>,
+    /// `GRANTWRIGHT_SIDECAR_SOCKET`: the sidecar's unix socket.
+    pub sidecar_socket: Option<PathBuf>,
+    /// `GRANTWRIGHT_TOKEN_FILE`: the agent's token for the sidecar's TCP address.
+    pub sidecar_token_file: Option<PathBuf>,
     /// Whether colour is unwelcome (`NO_COLOR`, or a terminal without it).
     pub plain: bool,
 }
@@ -32,6 +38,9 @@ impl Settings {
             store: variable("GRANTWRIGHT_STORE"),
             vkey: variable("GRANTWRIGHT_LOG_VKEY"),
             checkpoint: variable("GRANTWRIGHT_CHECKPOINT").map(PathBuf::from),
+            sidecar: variable("GRANTWRIGHT_SIDECAR"),
+            sidecar_socket: variable("GRANTWRIGHT_SIDECAR_SOCKET").map(PathBuf::from),
+            sidecar_token_file: variable("GRANTWRIGHT_TOKEN_FILE").map(PathBuf::from),
             plain: variable("NO_COLOR").is_some() || variable("TERM").is_some_and(|t| t == "dumb"),
         }
     }

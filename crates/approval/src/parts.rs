@@ -305,6 +305,11 @@ fn sentence(m: &Material<'_>, have: usize) -> String {
         Phase::Granted => match &state.lease {
             Some(lease) => match lease.state {
                 LeaseState::Live => format!("issued as lease `{}`", lease.id),
+                LeaseState::Withdrawn => format!(
+                    "no longer served, lease `{}`, but valid until its end: {}",
+                    lease.id,
+                    plain(&lease.effect)
+                ),
                 LeaseState::Revoked => {
                     format!("ended early, lease `{}`: {}", lease.id, plain(&lease.effect))
                 }

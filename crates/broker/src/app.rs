@@ -1,6 +1,6 @@
 //! The composition root: the only file that names concrete backends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use grantwright_credential::Secret;
 use grantwright_domain::time::parse_ttl;
-use grantwright_domain::{Clock, Timestamp};
+use grantwright_domain::{Clock, Digest, Timestamp};
 use grantwright_mint::jwt::{JwtIssuer, SigningKey};
 use grantwright_mint::sts::{StsConfig, StsMinter};
 use grantwright_mint::{Minter, Unconfigured};
@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ca::Ca;
-use crate::clock::SystemClock;
+use crate::clock::{SteadyClock, SystemClock};
 use crate::config::{Config, MinterSection};
 use crate::core::{Broker, Counts, Random};
 use crate::error::StartError;
@@ -78,7 +78,7 @@ pub fn ca_step(config: &Path, step: CaStep) -> Result<(), StartError> {
 
 async fn serve(config: Config) -> Result<(), StartError> {
     let keys = KeyDir::new(config.keys.dir.clone());
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SteadyClock::default());
     let store = open_store(&config, &keys).await?;
     let authority = store.authority();
     if authority.origin.is_empty() {
@@ -101,6 +101,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let jwks = grantwright_mint::jwt::jwks(published.iter().copied());
     let discovery = grantwright_mint::jwt::discovery(&public_url, published.iter().copied());
     let policy = policies::restore(&store).await?.map(Arc::new);
+    let mac = keys.read("mac.key")?;
+    let salt_key = Digest::of("salt-key", mac.expose_secret().trim().as_bytes()).0;
     let broker = Arc::new(Broker {
         store,
         policy: RwLock::new(policy),
@@ -112,7 +114,10 @@ async fn serve(config: Config) -> Result<(), StartError> {
         denies: Mutex::default(),
         rates: Mutex::default(),
         parking: Mutex::default(),
-        acknowledged: Mutex::new(HashMap::new()),
+        acknowledged: Mutex::default(),
+        waits: Mutex::default(),
+        loading: tokio::sync::Mutex::default(),
+        salt_key,
         sealed: Mutex::default(),
         inconsistent: AtomicBool::new(false),
         counts: Counts::default(),

@@ -10,7 +10,7 @@ use grantwright_domain::{
 };
 use grantwright_mint::Minter;
 use grantwright_policy::PolicySet;
-use grantwright_store::Store;
+use grantwright_store::{Committed, Store, StoreError, Transition};
 use grantwright_wire::Refusal;
 
 use crate::config::Config;
@@ -54,8 +54,14 @@ pub struct Broker {
     pub rates: Mutex<HashMap<AgentId, Bucket>>,
     /// One park at a time per agent, so that its bound of open requests holds.
     pub parking: Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>,
-    /// Credentials whose arrival was acknowledged, by whom and when: never delivered again.
-    pub acknowledged: Mutex<HashMap<RequestId, (InstanceId, Timestamp)>>,
+    /// Credentials whose arrival was acknowledged, by instance: never delivered again.
+    pub acknowledged: Mutex<HashMap<InstanceId, HashMap<RequestId, Timestamp>>>,
+    /// Calls that wait, by agent.
+    pub waits: Mutex<HashMap<AgentId, u32>>,
+    /// One policy set is put into force at a time.
+    pub loading: tokio::sync::Mutex<()>,
+    /// Key of the salts of sensitive parameters: equal values of one agent commit alike.
+    pub salt_key: [u8; 32],
     /// Sealed copies that are kept, to whom and since when.
     pub sealed: Mutex<HashMap<RequestId, (InstanceId, Timestamp)>>,
     /// A sidecar showed a checkpoint that this log signed and does not extend: nothing is appended.
@@ -68,6 +74,27 @@ pub struct Broker {
     pub jwks: serde_json::Value,
     /// The certificate authority, replaced when it rolls over.
     pub ca: RwLock<Arc<crate::ca::Ca>>,
+}
+
+/// Most waiting calls of one agent.
+const MAX_WAITS: u32 = 512;
+
+/// A place among an agent's waiting calls; dropping it gives it back.
+pub struct Wait {
+    broker: Arc<Broker>,
+    agent: AgentId,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let mut waits = self.broker.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        match waits.get_mut(&self.agent) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                waits.remove(&self.agent);
+            }
+        }
+    }
 }
 
 /// Counters for `/metrics`.
@@ -160,6 +187,18 @@ impl Broker {
         })
     }
 
+    /// Appends: the only way in which the running broker writes to the log.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; [`StoreError::Ahead`] while the log is known to be inconsistent.
+    pub async fn commit(&self, transition: Transition) -> Result<Committed, StoreError> {
+        if self.inconsistent.load(std::sync::atomic::Ordering::Relaxed) {
+            let size = self.store.head().size;
+            return Err(StoreError::Ahead { known: size.saturating_add(1), size });
+        }
+        self.store.commit(transition).await
+    }
+
     /// Refuses everything that would append while the log is known to be inconsistent.
     ///
     /// # Errors
@@ -202,6 +241,26 @@ impl Broker {
         }
         bucket.millitokens -= 1000;
         Ok(())
+    }
+
+    /// A place among the agent's waiting calls.
+    ///
+    /// # Errors
+    /// 429 when it has its bound of them.
+    pub fn wait(self: &Arc<Self>, agent: &AgentId) -> Result<Wait, Refusal> {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waits.entry(agent.clone()).or_insert(0);
+        if *count >= MAX_WAITS {
+            return Err(refuse(
+                429,
+                "too_many_waits",
+                format!("{MAX_WAITS} calls of this agent wait already"),
+                "wait for one of them",
+            )
+            .retry_after_ms(1000));
+        }
+        *count += 1;
+        Ok(Wait { broker: Arc::clone(self), agent: agent.clone() })
     }
 
     /// The lock under which one agent's requests are parked.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use grantwright_domain::event::{Cancelled, Expired, Revoked, Unknown};
 use grantwright_domain::request::LeaseState;
-use grantwright_domain::{AgentId, Event, LeaseId, RequestId, RequestState, Timestamp};
+use grantwright_domain::{AgentId, Event, InstanceId, LeaseId, RequestId, RequestState, Timestamp};
 use grantwright_mint::Ended;
 use grantwright_store::{LeaseFilter, RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
@@ -16,6 +16,8 @@ use crate::issue::{approve, deliver};
 use crate::wake::Tidings;
 
 const SWEEP: Duration = Duration::from_millis(500);
+/// How often a step is tried again when others change the same request.
+const RETRIES: usize = 8;
 const SWEEP_MOST: u32 = 500;
 
 /// Ends what is due, again and again, until the process ends.
@@ -45,7 +47,9 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
         let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
         let state = loaded.state;
         let Some(lease) = state.lease.clone() else { continue };
-        if lease.state != LeaseState::Live || lease.expires_at > now {
+        if !matches!(lease.state, LeaseState::Live | LeaseState::Withdrawn)
+            || lease.expires_at > now
+        {
             continue;
         }
         let event = Event::Expired(Expired {
@@ -54,12 +58,15 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
             request_id: id.clone(),
             lease_id: Some(lease.id),
         });
-        ignore_conflict(broker.store.commit(Transition::at(state, vec![event])).await)?;
+        ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)?;
     }
     unacknowledged(broker, due.sealed, now).await?;
     let mut acknowledged =
         broker.acknowledged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    acknowledged.retain(|_, (_, at)| now.since(*at) < 2 * deliver::REDELIVER_MS);
+    acknowledged.retain(|_, mine| {
+        mine.retain(|_, at| now.since(*at) < 2 * deliver::REDELIVER_MS);
+        !mine.is_empty()
+    });
     drop(acknowledged);
     let mut sealed = broker.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     sealed.retain(|_, (_, at)| now.since(*at) < 2 * deliver::REDELIVER_MS);
@@ -107,7 +114,7 @@ pub async fn resolve_unfinished(broker: &Broker) -> Result<usize, Refusal> {
             detail: "the broker stopped between the intent and its outcome".into(),
         });
         tracing::error!(request = %id, "the outcome of a mint is unknown: the broker stopped meanwhile");
-        ignore_conflict(broker.store.commit(Transition::at(state, vec![event])).await)?;
+        ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)?;
         resolved += 1;
     }
     Ok(resolved)
@@ -135,7 +142,8 @@ pub async fn restore_denies(broker: &Broker) -> Result<(), Refusal> {
             .rev()
             .find(|v| v.decision == grantwright_domain::Decision::Deny);
         if let Some(vote) = last.filter(|v| now.since(v.at) < broker.config.deny_sticky_ms()) {
-            crate::people::remember_deny(broker, &loaded.state.terms, vote.at);
+            let terms = loaded.state.original.iter().chain([&loaded.state.terms]);
+            terms.for_each(|t| crate::people::remember_deny(broker, t, vote.at));
         }
     }
     Ok(())
@@ -147,7 +155,9 @@ pub async fn restore_denies(broker: &Broker) -> Result<(), Refusal> {
 /// 409 when it is not live; the log cannot be written.
 pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result<Ended, Refusal> {
     broker.consistent()?;
-    let Some(lease) = state.lease.clone().filter(|l| l.state == LeaseState::Live) else {
+    let Some(lease) =
+        state.lease.clone().filter(|l| matches!(l.state, LeaseState::Live | LeaseState::Withdrawn))
+    else {
         return Err(refuse(409, "not_live", "the lease has ended already", "nothing to do"));
     };
     let id = state.terms.request_id.clone();
@@ -174,10 +184,11 @@ pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result
         lease_id: lease.id.clone(),
         by: by.to_owned(),
         effect: effect.effect.clone(),
+        still_valid: !effect.ended,
     });
     let mut transition = Transition::at(state, vec![event]);
     transition.side.delete_sealed = true;
-    broker.store.commit(transition).await.map_err(of_store)?;
+    broker.commit(transition).await.map_err(of_store)?;
     broker.wake.tell(Tidings::Ended(agent, lease.id));
     broker.wake.changed(&id);
     Ok(effect)
@@ -192,53 +203,115 @@ pub struct AgentEnd {
     pub leases: Vec<(LeaseId, Timestamp, Ended)>,
 }
 
-/// Ends an agent's pending requests and its live leases. Its calls are refused already.
+/// Ends the open requests and live leases of an agent, or of one of its instances. Their calls are
+/// refused already. It goes on when its caller hangs up.
 ///
 /// # Errors
-/// When the log cannot be read or written.
-pub async fn end_agent(broker: &Broker, agent: &AgentId, by: &str) -> Result<AgentEnd, Refusal> {
-    broker.wake.tell(Tidings::Revoked(agent.clone()));
-    let mut done = AgentEnd::default();
-    let filter = RequestFilter {
-        open: true,
-        agent: Some(agent.clone()),
-        limit: 1000,
-        ..RequestFilter::default()
-    };
-    for summary in broker.store.list(filter).await.map_err(of_store)? {
-        let Some(loaded) = broker.store.load(&summary.id).await.map_err(of_store)? else {
-            continue;
-        };
-        let state = loaded.state;
-        if !state.phase.is_open() {
-            continue;
-        }
-        let event = Event::Cancelled(Cancelled {
-            at: broker.now().max(state.last_at),
-            digest: state.digest,
-            request_id: summary.id.clone(),
-            by: "revocation".into(),
-        });
-        ignore_conflict(broker.store.commit(Transition::at(state, vec![event])).await)?;
-        broker.wake.changed(&summary.id);
-        done.requests.push(summary.id.to_string());
+/// When the log cannot be read or written; what ended until then has ended.
+pub async fn end_agent(
+    broker: &Arc<Broker>,
+    agent: &AgentId,
+    instance: Option<&InstanceId>,
+    by: &str,
+) -> Result<AgentEnd, Refusal> {
+    let (broker, agent, instance, by) =
+        (Arc::clone(broker), agent.clone(), instance.cloned(), by.to_owned());
+    if instance.is_none() {
+        broker.wake.tell(Tidings::Revoked(agent.clone()));
     }
-    let filter = LeaseFilter {
-        live: true,
-        agent: Some(agent.clone()),
-        limit: 1000,
-        ..LeaseFilter::default()
+    let work = async move {
+        let mut done = AgentEnd::default();
+        end_requests(&broker, &agent, instance.as_ref(), &mut done).await?;
+        end_leases(&broker, &agent, instance.as_ref(), &by, &mut done).await?;
+        Ok(done)
     };
-    for summary in broker.store.leases(filter).await.map_err(of_store)? {
-        let Some(loaded) = broker.store.load(&summary.request).await.map_err(of_store)? else {
-            continue;
-        };
-        let Some(expires_at) = loaded.state.lease.as_ref().map(|l| l.expires_at) else { continue };
-        match end_lease(broker, loaded.state, by).await {
-            Ok(ended) => done.leases.push((summary.id, expires_at, ended)),
-            Err(refusal) if refusal.code == "not_live" => {}
-            Err(refusal) => return Err(refusal),
+    tokio::spawn(work).await.unwrap_or_else(|_| {
+        Err(refuse(
+            503,
+            "internal",
+            "the broker failed within",
+            "revoke again: what ended stays ended",
+        ))
+    })
+}
+
+async fn end_requests(
+    broker: &Broker,
+    agent: &AgentId,
+    instance: Option<&InstanceId>,
+    done: &mut AgentEnd,
+) -> Result<(), Refusal> {
+    let mut filter =
+        RequestFilter { open: true, agent: Some(agent.clone()), ..RequestFilter::default() };
+    loop {
+        let page = broker.store.list(filter.clone()).await.map_err(of_store)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        filter.before = Some(last.first_index);
+        for summary in page {
+            if instance.is_some_and(|i| *i != summary.instance) {
+                continue;
+            }
+            for _ in 0..RETRIES {
+                let Some(loaded) = broker.store.load(&summary.id).await.map_err(of_store)? else {
+                    break;
+                };
+                let state = loaded.state;
+                if !state.phase.is_open() {
+                    break;
+                }
+                let event = Event::Cancelled(Cancelled {
+                    at: broker.now().max(state.last_at),
+                    digest: state.digest,
+                    request_id: summary.id.clone(),
+                    by: "revocation".into(),
+                });
+                match broker.commit(Transition::at(state, vec![event])).await {
+                    Err(StoreError::Conflict) => {}
+                    Err(e) => return Err(of_store(e)),
+                    Ok(_) => {
+                        broker.wake.changed(&summary.id);
+                        done.requests.push(summary.id.to_string());
+                        break;
+                    }
+                }
+            }
         }
     }
-    Ok(done)
+}
+
+async fn end_leases(
+    broker: &Broker,
+    agent: &AgentId,
+    instance: Option<&InstanceId>,
+    by: &str,
+    done: &mut AgentEnd,
+) -> Result<(), Refusal> {
+    let now = broker.now();
+    let mut filter =
+        LeaseFilter { live: true, agent: Some(agent.clone()), ..LeaseFilter::default() };
+    loop {
+        let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        filter.before = Some(last.first_index);
+        for summary in page {
+            if instance.is_some_and(|i| *i != summary.instance) || summary.expires_at <= now {
+                continue;
+            }
+            for _ in 0..RETRIES {
+                let Some(loaded) = broker.store.load(&summary.request).await.map_err(of_store)?
+                else {
+                    break;
+                };
+                match end_lease(broker, loaded.state, by).await {
+                    Ok(ended) => {
+                        done.leases.push((summary.id.clone(), summary.expires_at, ended));
+                        break;
+                    }
+                    Err(refusal) if refusal.code == "changed_meanwhile" => {}
+                    Err(refusal) if refusal.code == "not_live" => break,
+                    Err(refusal) => return Err(refusal),
+                }
+            }
+        }
+    }
 }

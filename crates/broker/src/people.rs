@@ -104,14 +104,15 @@ pub async fn act(
         step.dry_run(&loaded.state, &events).map_err(|r| r.request_id(id.as_str()))?;
         let denied =
             events.iter().any(|e| matches!(e, Event::Voted(v) if v.decision == Decision::Deny));
-        let terms = loaded.state.terms.clone();
+        let mut terms = vec![loaded.state.terms.clone()];
+        terms.extend(loaded.state.original.clone());
         let mut transition = Transition::at(loaded.state, events);
         transition.side.texts = texts;
-        match broker.store.commit(transition).await {
+        match broker.commit(transition).await {
             Ok(_) => {
                 if denied {
                     broker.counts.denied.fetch_add(1, Ordering::Relaxed);
-                    remember_deny(broker, &terms, now);
+                    terms.iter().for_each(|t| remember_deny(broker, t, now));
                 }
                 broker.wake.changed(id);
                 return broker.store.load(id).await.map_err(of_store)?.ok_or_else(no_such_request);
@@ -225,7 +226,12 @@ impl Step<'_> {
             }
             _ => None,
         };
-        let seen = seen.or(state.last_seen);
+        let seen = match seen {
+            // Nothing but the ask itself was shown.
+            Some(0) => None,
+            Some(ordinal) => Some(ordinal),
+            None => state.last_seen,
+        };
         let vote = self.voted(
             state,
             &state.terms,
@@ -504,7 +510,7 @@ async fn step_of_agent(
         let (event, texts) = make(&loaded.state, now)?;
         let mut transition = Transition::at(loaded.state, vec![event]);
         transition.side.texts = texts;
-        match broker.store.commit(transition).await {
+        match broker.commit(transition).await {
             Ok(_) => {
                 broker.wake.changed(id);
                 return approve::load(broker, caller, id).await;

@@ -34,7 +34,17 @@ pub fn check(broker: &Broker, sources: &Sources) -> Result<PolicySet, Vec<Fault>
 ///
 /// # Errors
 /// 403 when `by` is no operator, 503 when the log cannot be written; the old set then stays.
-pub async fn load(broker: &Broker, by: &HumanId, set: PolicySet) -> Result<(), Refusal> {
+pub async fn load(broker: &Arc<Broker>, by: &HumanId, set: PolicySet) -> Result<(), Refusal> {
+    let (broker, by) = (Arc::clone(broker), by.clone());
+    // Detached: between the leaf and the swap nothing may stop half way.
+    let work = async move { swap(&broker, &by, set).await };
+    tokio::spawn(work).await.unwrap_or_else(|_| {
+        Err(refuse(503, "internal", "the broker failed within", "look at the policy in force"))
+    })
+}
+
+async fn swap(broker: &Broker, by: &HumanId, set: PolicySet) -> Result<(), Refusal> {
+    let _one_at_a_time = broker.loading.lock().await;
     let mut blobs = vec![(set.digest(), set.blob().to_vec())];
     let mut scopes = std::collections::BTreeMap::new();
     for scope in set.scopes().values() {
@@ -55,7 +65,7 @@ pub async fn load(broker: &Broker, by: &HumanId, set: PolicySet) -> Result<(), R
     let mut transition = Transition::authority(vec![event]);
     transition.side = Side { blobs, ..Side::default() };
     // Asks between the commit and the swap see the digests differ and are told to ask again.
-    broker.store.commit(transition).await.map_err(of_store)?;
+    broker.commit(transition).await.map_err(of_store)?;
     *broker.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
     Ok(())
 }

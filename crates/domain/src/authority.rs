@@ -91,6 +91,8 @@ pub struct Bearer<S> {
     pub spent: bool,
     /// What it is for; empty where there is one purpose only.
     pub purpose: String,
+    /// Who had it made; none for join tokens, which only operators make.
+    pub made_by: Option<HumanId>,
 }
 
 /// What an operator changed, for the separation of duties.
@@ -200,6 +202,20 @@ impl Authority {
         })
     }
 
+    /// People who made a token or link of `human` for them that still works at `now`: they could act
+    /// as that person.
+    pub fn stand_ins<'a>(
+        &'a self,
+        human: &'a HumanId,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &'a HumanId> {
+        self.tokens
+            .values()
+            .filter(move |t| t.subject == *human && !t.spent && t.expires_at > now)
+            .filter_map(|t| t.made_by.as_ref())
+            .filter(move |by| *by != human)
+    }
+
     fn operator(&self, by: &HumanId) -> Result<(), Violation> {
         if self.is_operator(by) {
             Ok(())
@@ -252,6 +268,13 @@ impl Authority {
                 let first = self.humans.is_empty() && e.by == e.human && e.operator && e.active;
                 if !first {
                     self.operator(&e.by)?;
+                }
+                let others = |h: &(&HumanId, &Human)| *h.0 != e.human && h.1.active && h.1.operator;
+                if !(e.active && e.operator) && !self.humans.iter().any(|h| others(&h)) {
+                    return refuse(
+                        "last-operator",
+                        "a log without an operator could never change again".into(),
+                    );
                 }
                 let human = Human { active: e.active, operator: e.operator };
                 self.humans.insert(e.human.clone(), human);
@@ -333,6 +356,7 @@ impl Authority {
                         expires_at: e.expires_at,
                         spent: false,
                         purpose: String::new(),
+                        made_by: None,
                     },
                 );
             }
@@ -412,6 +436,7 @@ impl Authority {
                         expires_at: e.expires_at,
                         spent: false,
                         purpose: e.purpose.clone(),
+                        made_by: Some(e.by.clone()),
                     },
                 );
             }
@@ -425,9 +450,7 @@ impl Authority {
                 }
             },
             Event::TokenIssued(e) => {
-                if e.by != e.human {
-                    self.operator(&e.by)?;
-                }
+                self.operator(&e.by)?;
                 if !self.humans.get(&e.human).is_some_and(|h| h.active) {
                     return refuse("human-known", format!("no active person `{}`", e.human));
                 }
@@ -443,6 +466,7 @@ impl Authority {
                         expires_at: e.expires_at,
                         spent: false,
                         purpose: String::new(),
+                        made_by: Some(e.by.clone()),
                     },
                 );
             }

@@ -22,6 +22,9 @@ pub enum Ineligible {
     /// Owns an agent in the delegation chain.
     #[error("owns an agent that passed the right on")]
     Delegate,
+    /// The agent's owner made a token for this person, and could vote with it.
+    #[error("their token was made by the agent's owner, who could vote with it")]
+    OwnersToken,
     /// Not in every group the verdict names.
     #[error("not in the group that policy names")]
     NotInGroup,
@@ -45,6 +48,7 @@ impl Ineligible {
             Self::SelfApproval => "self_approval",
             Self::OnBehalfOf => "on_behalf_of",
             Self::Delegate => "delegate_approval",
+            Self::OwnersToken => "owners_token",
             Self::NotInGroup => "not_in_group",
             Self::RecentChange => "recent_change",
             Self::Channel => "channel_not_allowed",
@@ -75,6 +79,9 @@ pub fn check(
     }
     if request.terms.on_behalf_of.as_ref() == Some(human) {
         return Err(Ineligible::OnBehalfOf);
+    }
+    if authority.stand_ins(human, now).any(|by| agent.owned_since(by, request.requested_at)) {
+        return Err(Ineligible::OwnersToken);
     }
     for delegate in &request.terms.delegation {
         let owned = authority

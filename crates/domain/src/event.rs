@@ -368,6 +368,9 @@ pub struct Revoked {
     pub by: String,
     /// What ending it did at the backend, as seen.
     pub effect: String,
+    /// True when the backend could not end it: it is no longer served, and valid until its own end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub still_valid: bool,
 }
 
 /// See [`Event::AgentRevoked`].
@@ -601,7 +604,7 @@ pub struct PolicyLoaded {
 pub struct TokenIssued {
     /// When.
     pub at: Timestamp,
-    /// The operator, or the person.
+    /// The operator who made it, or who made the link that was redeemed for it.
     pub by: HumanId,
     /// Names the token without revealing it.
     pub token_id: String,

@@ -230,7 +230,7 @@ pub struct Lease {
     pub expires_at: Timestamp,
     /// It can be ended early.
     pub revocable: bool,
-    /// `live`, `revoked` or `expired`.
+    /// `live`, `withdrawn`, `revoked` or `expired`.
     pub state: LeaseState,
     /// What ending it did.
     pub effect: String,
@@ -244,6 +244,8 @@ pub struct Lease {
 pub enum LeaseState {
     /// Valid until its end.
     Live,
+    /// No longer served, but its backend could not end it: valid until its own end.
+    Withdrawn,
     /// Ended early.
     Revoked,
     /// Ended by itself.
@@ -804,6 +806,12 @@ impl RequestState {
                 self.bound(e.digest)?;
                 let ttl = i64::from(self.terms.ttl_s);
                 let lease = self.live_lease(Some(&e.lease_id))?;
+                if lease.state != LeaseState::Live {
+                    return Err(Violation::rule(
+                        "lease",
+                        "a withdrawn lease is not extended".into(),
+                    ));
+                }
                 if e.expires_at > lease.issued_at.plus_seconds(ttl) {
                     return Err(Violation::rule(
                         "lifetime",
@@ -822,7 +830,8 @@ impl RequestState {
                 self.bound(e.digest)?;
                 let effect = e.effect.clone();
                 let lease = self.live_lease(Some(&e.lease_id))?;
-                lease.state = LeaseState::Revoked;
+                lease.state =
+                    if e.still_valid { LeaseState::Withdrawn } else { LeaseState::Revoked };
                 lease.effect = effect;
             }
             _ => {
@@ -852,7 +861,12 @@ impl RequestState {
 
     fn live_lease(&mut self, id: Option<&LeaseId>) -> Result<&mut Lease, Violation> {
         match &mut self.lease {
-            Some(lease) if Some(&lease.id) == id && lease.state == LeaseState::Live => Ok(lease),
+            Some(lease)
+                if Some(&lease.id) == id
+                    && matches!(lease.state, LeaseState::Live | LeaseState::Withdrawn) =>
+            {
+                Ok(lease)
+            }
             _ => Err(Violation::rule("lease", "no live lease of that id".into())),
         }
     }

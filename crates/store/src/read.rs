@@ -322,6 +322,7 @@ const LEASE: &str = "SELECT lease_id, id, agent, instance, scope, lease_state, l
 fn lease_row(mut r: Row) -> Result<LeaseSummary, StoreError> {
     let state = match r.text(5)?.as_str() {
         "live" => LeaseState::Live,
+        "withdrawn" => LeaseState::Withdrawn,
         "revoked" => LeaseState::Revoked,
         "expired" => LeaseState::Expired,
         _ => return Err(StoreError::tampered("a lease's state")),
@@ -352,7 +353,7 @@ pub(crate) fn leases(
     let mut select = Select::new(LEASE);
     select.and("lease_id IS NOT NULL");
     if filter.live {
-        select.and("lease_state = 'live'");
+        select.and("lease_state IN ('live', 'withdrawn')");
     }
     if let Some(agent) = &filter.agent {
         select.and_value("agent =", Value::from(agent.as_str()));

@@ -469,6 +469,7 @@ impl Writer {
                 lease_id,
                 by: "bob".into(),
                 effect: "gone".into(),
+                still_valid: false,
             }),
             other => panic!("{other}"),
         });

@@ -48,6 +48,8 @@ pub(crate) fn shown_state(
     match state {
         LeaseState::Live if expires_at <= now => "expired",
         LeaseState::Live => "live",
+        LeaseState::Withdrawn if expires_at <= now => "expired",
+        LeaseState::Withdrawn => "withdrawn",
         LeaseState::Revoked => "revoked",
         LeaseState::Expired => "expired",
     }
@@ -74,7 +76,7 @@ pub async fn revoke(
     }
     let ended = end::end_lease(&broker, loaded.state, human.as_str()).await?;
     Ok(Json(
-        json!({ "lease_id": id, "state": "revoked", "ended": ended.ended, "effect": ended.effect }),
+        json!({ "lease_id": id, "state": if ended.ended { "revoked" } else { "withdrawn" }, "ended": ended.ended, "effect": ended.effect }),
     ))
 }
 

@@ -28,7 +28,7 @@ fn malformed(detail: impl ToString) -> Refusal {
 
 async fn commit(broker: &Broker, event: Event) -> Result<(), Refusal> {
     broker.consistent()?;
-    match broker.store.commit(Transition::authority(vec![event])).await {
+    match broker.commit(Transition::authority(vec![event])).await {
         Ok(_) => Ok(()),
         Err(StoreError::Violation(v)) if v.rule != "operator" => {
             Err(refuse(400, v.code, v.detail, "correct it and try again"))
@@ -161,7 +161,7 @@ pub async fn revoke_agent(
         }),
     )
     .await?;
-    let done = end::end_agent(&broker, &agent, by.as_str()).await?;
+    let done = end::end_agent(&broker, &agent, None, by.as_str()).await?;
     let leases: Vec<Value> = done.leases.iter().map(|(id, expires_at, ended)| json!({
         "lease_id": id, "ended": ended.ended, "effect": ended.effect, "expires_at": expires_at,
     })).collect();

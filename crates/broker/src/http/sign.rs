@@ -39,10 +39,10 @@ pub async fn login(State(broker): Shared, bytes: Bytes) -> Answer {
         .get(&Digest::of("one-time-link", login.code.as_bytes()))
         .filter(|l| !l.spent && l.expires_at > now && l.purpose == "api")
         .ok_or_else(refused)?;
-    let made = new_token(&broker, &link.subject, &link.subject, now, TOKEN_LIFE_MS);
+    let by = link.made_by.as_ref().unwrap_or(&link.subject);
+    let made = new_token(&broker, by, &link.subject, now, TOKEN_LIFE_MS);
     let spent = Event::LinkSpent(LinkSpent { at: now, link_id: link.id.clone() });
     match broker
-        .store
         .commit(Transition::authority(vec![spent, Event::TokenIssued(made.event.clone())]))
         .await
     {

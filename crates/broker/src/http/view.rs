@@ -75,6 +75,7 @@ pub fn request(broker: &Broker, loaded: &Loaded) -> Value {
         "votes": votes,
         "questions": questions,
         "requested_at": state.requested_at,
+        "seen": state.last_seen.unwrap_or(0),
         "expires_at": state.expires_at(),
         "link": broker.link(&terms.request_id),
     });

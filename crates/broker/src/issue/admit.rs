@@ -181,9 +181,12 @@ pub(super) fn not_denied_lately(
     terms: &Terms,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    let Ok(key) = terms.deny_key() else { return Ok(()) };
     let mut denies = broker.denies.lock().unwrap_or_else(PoisonError::into_inner);
     denies.retain(|_, until| *until > now);
+    if denies.is_empty() {
+        return Ok(());
+    }
+    let Ok(key) = terms.deny_key() else { return Ok(()) };
     match denies.get(&key) {
         Some(until) => Err(refuse(
             403,
@@ -220,9 +223,6 @@ fn bounded(field: &str, value: &str, most: usize) -> Result<(), Refusal> {
 fn lifetime(broker: &Broker, scope: &Scope, asked_s: u32) -> Result<u32, Refusal> {
     let ttl_s = if asked_s == 0 { scope.ttl.default_s } else { asked_s };
     let made = broker.minter(scope)?;
-    made.ready().map_err(|e| {
-        refuse(503, "backend_unconfigured", e.to_string(), "an operator configures the backend")
-    })?;
     let bounds = made.declaration();
     let most = scope.ttl.max_s.min(bounds.ttl_ceiling_s);
     if ttl_s > most {
@@ -241,5 +241,8 @@ fn lifetime(broker: &Broker, scope: &Scope, asked_s: u32) -> Result<u32, Refusal
             format!("ask for at least {}s", bounds.ttl_floor_s),
         ));
     }
+    made.ready().map_err(|e| {
+        refuse(503, "backend_unconfigured", e.to_string(), "an operator configures the backend")
+    })?;
     Ok(ttl_s)
 }

@@ -133,17 +133,21 @@ async fn join(
     key: Option<grantwright_store::KeyClaim>,
     request: RequestId,
 ) -> Result<Standing, Refusal> {
-    if let Some(key) = key {
+    let Some(key) = key else { return Ok(Standing::Joined(request)) };
+    for _ in 0..8 {
         let loaded = load(broker, caller, &request).await?;
         let mut claim = Transition::at(loaded.state, Vec::new());
-        claim.key = Some(key);
-        match broker.store.commit(claim).await {
-            Ok(_) | Err(StoreError::Conflict) => {}
-            Err(StoreError::KeyTaken { request: other, .. }) if other == request => {}
+        claim.key = Some(key.clone());
+        match broker.commit(claim).await {
+            Err(StoreError::Conflict) => {}
+            Ok(_) => return Ok(Standing::Joined(request)),
+            Err(StoreError::KeyTaken { request: other, .. }) if other == request => {
+                return Ok(Standing::Joined(request));
+            }
             Err(e) => return Err(of_store(e)),
         }
     }
-    Ok(Standing::Joined(request))
+    Err(refuse(503, "busy", "the request changes at this moment", "ask again with the same key"))
 }
 
 /// Returns an approved request to the people: what was met is no longer enough.
@@ -186,12 +190,13 @@ pub(crate) async fn load(
 /// # Errors
 /// 404, 409 `other_instance`, 410 once it cannot be delivered again.
 pub async fn meet(
-    broker: &Broker,
+    broker: &Arc<Broker>,
     caller: &Caller,
     id: &RequestId,
     wait_ms: u32,
     known_size: u64,
 ) -> Result<Met, Refusal> {
+    let _place = if wait_ms > 0 { Some(broker.wait(&caller.agent)?) } else { None };
     let begun = tokio::time::Instant::now();
     let patience = begun + Duration::from_millis(u64::from(wait_ms.min(MAX_WAIT_MS)));
     loop {
@@ -209,10 +214,12 @@ pub async fn meet(
                 expire(broker, loaded.state, now).await?;
                 continue;
             }
-            // Also one approved under rights that have changed since: it is decided again.
-            Phase::Approved => {
+            // Approved, or approved before policy changed: it is decided again. When it is only a right
+            // that went away, it waits for another person.
+            Phase::Approved if is_collectable(broker, state, now) => {
                 return Ok(Met::Approved(approved(broker, caller, loaded, now, known_size)?));
             }
+            Phase::Approved => patience,
             Phase::Pending | Phase::Recorded => patience,
             Phase::Intended => begun + Duration::from_millis(SHARE_MS),
             _ => return Ok(Met::Ended(Box::new(loaded))),
@@ -238,6 +245,11 @@ pub async fn meet(
             () = tokio::time::sleep_until(until.min(ends)) => {}
         }
     }
+}
+
+fn is_collectable(broker: &Broker, state: &RequestState, now: Timestamp) -> bool {
+    let authority = broker.authority();
+    state.decided_under != authority.policy_set || state.is_met(Rights::Now(&authority), now)
 }
 
 fn approved(
@@ -347,7 +359,7 @@ pub async fn expire(broker: &Broker, state: RequestState, now: Timestamp) -> Res
         request_id: id.clone(),
         lease_id: None,
     });
-    match broker.store.commit(Transition::at(state, vec![event])).await {
+    match broker.commit(Transition::at(state, vec![event])).await {
         Ok(_) | Err(StoreError::Conflict) => {
             broker.wake.changed(&id);
             Ok(())
@@ -383,7 +395,7 @@ pub(crate) fn pending(
                 .map(|v| v.approvers.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
             channels: verdict.map(|v| v.channels.iter().cloned().collect()).unwrap_or_default(),
-            approved: state.phase == Phase::Approved,
+            approved: state.phase == Phase::Approved && is_collectable(broker, state, broker.now()),
             question,
             expires_at_ms: state.expires_at().millis(),
             link: broker.link(&state.terms.request_id),

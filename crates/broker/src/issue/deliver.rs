@@ -19,7 +19,7 @@ use crate::error::{of_store, refuse};
 /// How long an unacknowledged credential is delivered again: two minutes.
 pub const REDELIVER_MS: i64 = 120_000;
 /// Most deliveries remembered at a time.
-pub const MAX_REMEMBERED: usize = 200_000;
+pub const MAX_REMEMBERED: usize = 50_000;
 
 /// Delivers a minted credential.
 ///
@@ -28,7 +28,7 @@ pub const MAX_REMEMBERED: usize = 200_000;
 pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result<Outcome, Refusal> {
     let (mut staged, lease_id, made, minter) = minted.into_parts();
     let built_in = minter.signer().is_some();
-    let at = if built_in { staged.at } else { broker.now() };
+    let at = if built_in { staged.at } else { broker.now().max(staged.state.last_at) };
     let id = staged.state.terms.request_id.clone();
     let issued = Issued {
         at,
@@ -91,6 +91,11 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
                     "ask again with the same key",
                 )
             })?;
+            // Revoked while the backend was at work: recorded, ended, and not delivered.
+            if let Err(refusal) = still_lives(broker, &state) {
+                crate::end::end_lease(broker, state, "broker").await?;
+                return Err(refusal);
+            }
             Ok(granted(&state, delivery, committed.evidence.map(evidence)))
         }
         Err(refusal) => {
@@ -132,6 +137,19 @@ fn delivery(
     Ok(Delivery::Sealed(sealed.into_bytes()))
 }
 
+/// Whether agent and instance may still be given a credential, at this moment.
+fn still_lives(broker: &Broker, state: &RequestState) -> Result<(), Refusal> {
+    let authority = broker.authority();
+    let terms = &state.terms;
+    let lives = authority.agents.get(&terms.agent).is_some_and(|a| !a.revoked)
+        && authority.instances.get(&terms.instance).is_some_and(|i| !i.revoked);
+    if lives {
+        return Ok(());
+    }
+    Err(refuse(403, "revoked", "this sidecar's right has ended", "an operator enrols it anew")
+        .request_id(terms.request_id.as_str()))
+}
+
 /// Delivers an issued credential again to the sidecar that asked for it.
 ///
 /// # Errors
@@ -163,8 +181,8 @@ pub async fn redeliver(
         .acknowledged
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .get(id)
-        .is_some_and(|(instance, _)| *instance == state.terms.instance);
+        .get(&state.terms.instance)
+        .is_some_and(|mine| mine.contains_key(id));
     if !live || acknowledged || now.since(lease.issued_at) > REDELIVER_MS {
         return Err(gone(lease));
     }

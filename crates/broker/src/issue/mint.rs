@@ -132,7 +132,7 @@ pub async fn mint(broker: &Broker, intended: Intended) -> Result<Minted, Refusal
 }
 
 async fn record_failure(broker: &Broker, mut staged: Staged, error: MintError) -> Refusal {
-    let at = broker.now();
+    let at = broker.now().max(staged.state.last_at);
     let id = staged.state.terms.request_id.clone();
     let (digest, request_id) = (staged.state.digest, id.clone());
     let (event, refusal) = match error {
@@ -194,7 +194,6 @@ pub(super) async fn commit_staged(
         None => Base::New,
     };
     broker
-        .store
         .commit(Transition {
             base,
             events: staged.events,

@@ -53,6 +53,26 @@ impl Staged {
     }
 }
 
+fn param_salt(
+    broker: &Broker,
+    caller: &Caller,
+    template: &Digest,
+    name: &str,
+    text: &str,
+) -> [u8; 16] {
+    let mut bytes = Vec::with_capacity(160 + text.len());
+    bytes.extend_from_slice(&broker.salt_key);
+    bytes.extend_from_slice(&template.0);
+    for part in [caller.agent.as_str(), name, text] {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    let digest = Digest::of("param-salt", &bytes).0;
+    let mut salt = [0; 16];
+    salt.iter_mut().zip(digest).for_each(|(s, d)| *s = d);
+    salt
+}
+
 /// Records an admitted ask.
 ///
 /// # Errors
@@ -64,7 +84,12 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         .ok_or_else(|| refuse(503, "internal", "no request id could be made", "ask again"))?;
     let mut texts = Vec::new();
     let mut commit = |name: String, text: &str| -> Digest {
-        let salt = broker.random.bytes::<16>();
+        let salt = match name.strip_prefix("param:") {
+            // Equal values of one agent commit alike, so that identical asks are known as such; the key
+            // keeps everybody else from guessing.
+            Some(_) => param_salt(broker, &ask.caller, &ask.template, &name, text),
+            None => broker.random.bytes::<16>(),
+        };
         let digest = Digest::commitment(&salt, text);
         texts.push(Text { name, salt, text: text.to_owned() });
         digest

@@ -273,6 +273,7 @@ impl Rig {
                 *b = digest[i % 32];
             }
         }));
+        let salt_key = [3; 32];
         let broker = Arc::new(Broker {
             store,
             policy: policy.into(),
@@ -285,6 +286,9 @@ impl Rig {
             rates: Mutex::default(),
             parking: Mutex::default(),
             acknowledged: Mutex::default(),
+            waits: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            salt_key,
             sealed: Mutex::default(),
             inconsistent: false.into(),
             counts: Counts::default(),

@@ -387,7 +387,7 @@ async fn invariant_24_a_revoked_agent_has_no_open_request_and_no_live_lease() {
         agent: rig.caller.agent.clone(),
     });
     rig.broker.store.commit(grantwright_store::Transition::authority(vec![revoked])).await.unwrap();
-    let done = end::end_agent(&rig.broker, &rig.caller.agent, "olivia").await.expect("ended");
+    let done = end::end_agent(&rig.broker, &rig.caller.agent, None, "olivia").await.expect("ended");
     assert_eq!(done.requests, vec![pending]);
     assert!(done.leases.iter().all(|(_, _, ended)| ended.ended) && done.leases.len() == 1);
     assert!(rig.issue(rig.ask("read", CUSTOMERS, "")).await.is_err());

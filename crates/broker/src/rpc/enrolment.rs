@@ -67,7 +67,7 @@ async fn enrol(broker: &Broker, ask: EnrolRequest) -> Result<EnrolReply, Refusal
         seal_key: hex::encode(seal_key.to_bytes()),
         not_after: signed.not_after,
     });
-    match broker.store.commit(Transition::authority(vec![event])).await {
+    match broker.commit(Transition::authority(vec![event])).await {
         Ok(_) => {}
         // Another enrolment spent the token first.
         Err(StoreError::Violation(_)) => return Err(refused()),

@@ -306,6 +306,7 @@ fn event(step: Step, now: Timestamp, state: &State, history: &[Event]) -> Option
                 lease_id,
                 by: "broker".into(),
                 effect: "gone".into(),
+                still_valid: false,
             }),
             _ => Event::Renewed(Renewed {
                 at: now,

@@ -366,6 +366,7 @@ impl World {
             lease_id: state.lease.as_ref().expect("a lease").id.clone(),
             by: "agent".into(),
             effect: "listed".into(),
+            still_valid: false,
         };
         Transition::at(state.clone(), vec![Event::Revoked(revoked)])
     }

@@ -372,7 +372,10 @@ fn request_row(
     indexes: std::ops::Range<u64>,
 ) -> RequestRow {
     let terms = &state.terms;
-    let live = state.lease.as_ref().filter(|l| l.state == LeaseState::Live);
+    let live = state
+        .lease
+        .as_ref()
+        .filter(|l| matches!(l.state, LeaseState::Live | LeaseState::Withdrawn));
     let due = match state.phase {
         phase if phase.is_open() => Some(state.expires_at()),
         _ => live.map(|l| l.expires_at),
@@ -403,6 +406,7 @@ fn request_row(
 fn lease_row(lease: &Lease) -> LeaseRow {
     let state = match lease.state {
         LeaseState::Live => "live",
+        LeaseState::Withdrawn => "withdrawn",
         LeaseState::Revoked => "revoked",
         LeaseState::Expired => "expired",
     };

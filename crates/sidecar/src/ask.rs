@@ -106,16 +106,16 @@ impl Ask {
     /// What an unmodified AWS SDK asks for by its address.
     ///
     /// # Errors
-    /// 400 `malformed`, 404 `unknown_scope`.
+    /// 400 `malformed`.
     pub fn from_aws(
-        scope: &str,
+        scope: ScopeName,
         params: &Map<String, Value>,
         workload: &str,
     ) -> Result<Self, Box<Refusal>> {
         let body_digest = canonical::digest("body", params).map_err(|e| malformed(e.0))?;
         Self {
             idempotency_key: None,
-            scope: scope_name(scope)?,
+            scope,
             params_jcs: canonical::to_bytes(params).map_err(|e| malformed(e.0))?,
             ttl_s: 0,
             reason: format!("AWS SDK on {workload}"),
@@ -192,15 +192,21 @@ pub(crate) fn malformed(detail: impl Into<String>) -> Box<Refusal> {
     )
 }
 
+/// The name of a scope.
+///
+/// # Errors
 /// 404 `unknown_scope`.
-fn scope_name(text: &str) -> Result<ScopeName, Box<Refusal>> {
-    ScopeName::parse(text).map_err(|_| {
-        Box::new(
-            Refusal::new(404, "unknown_scope", "There is no such scope.")
-                .detail(format!("`{}` is not a scope this agent may ask for", shown(text)))
-                .next("GET /v1/scopes lists the scopes."),
-        )
-    })
+pub(crate) fn scope_name(text: &str) -> Result<ScopeName, Box<Refusal>> {
+    ScopeName::parse(text).map_err(|_| unknown_scope(text))
+}
+
+/// 404 `unknown_scope`.
+pub(crate) fn unknown_scope(text: &str) -> Box<Refusal> {
+    Box::new(
+        Refusal::new(404, "unknown_scope", "There is no such scope.")
+            .detail(format!("`{}` is not a scope this agent may ask for", shown(text)))
+            .next("GET /v1/scopes lists the scopes."),
+    )
 }
 
 fn shown(text: &str) -> String {

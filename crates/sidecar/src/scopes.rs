@@ -2,14 +2,18 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use grantwright_domain::{Timestamp, canonical};
+use grantwright_credential::Kind;
+use grantwright_domain::{ScopeName, Timestamp, canonical};
 use grantwright_wire::Refusal;
 use serde_json::{Map, Value};
 
 use crate::Sidecar;
+use crate::ask::unknown_scope;
 
-/// How long a list is good for.
+/// How long a list is good for, to read by.
 const GOOD_FOR_MS: i64 = 60_000;
+/// How long it is good for where it decides whether the broker is asked for a credential.
+const CERTAIN_FOR_MS: i64 = 1_000;
 
 /// See the module.
 #[derive(Default)]
@@ -27,9 +31,16 @@ impl Sidecar {
     /// # Errors
     /// The broker's refusal when none were ever listed.
     pub(crate) async fn scopes(&self) -> Result<Arc<Vec<Map<String, Value>>>, Box<Refusal>> {
+        self.scopes_within(GOOD_FOR_MS).await
+    }
+
+    async fn scopes_within(
+        &self,
+        age_ms: i64,
+    ) -> Result<Arc<Vec<Map<String, Value>>>, Box<Refusal>> {
         let listed = self.listed();
         match &listed {
-            Some(listed) if self.now().since(listed.at) < GOOD_FOR_MS => {
+            Some(listed) if self.now().since(listed.at) < age_ms => {
                 return Ok(Arc::clone(&listed.scopes));
             }
             _ => {}
@@ -68,6 +79,25 @@ impl Sidecar {
         Ok(scopes)
     }
 
+    /// Whether the scope gives AWS credentials. `certain`: by a list that is hardly a second old.
+    ///
+    /// # Errors
+    /// 404 `unknown_scope` or `NotAnAwsScope`; the broker's refusal when none were ever listed.
+    pub(crate) async fn gives_aws(
+        &self,
+        scope: &ScopeName,
+        certain: bool,
+    ) -> Result<(), Box<Refusal>> {
+        let age_ms = if certain { CERTAIN_FOR_MS } else { GOOD_FOR_MS };
+        let scopes = self.scopes_within(age_ms).await?;
+        let named = named(&scopes, scope.as_str()).ok_or_else(|| unknown_scope(scope.as_str()))?;
+        match named.get("credential").and_then(Value::as_str) {
+            Some(kind) if kind == Kind::Sts.as_str() => Ok(()),
+            // Also where the broker says nothing: it cannot mint for that scope.
+            _ => Err(Box::new(not_an_aws_scope(scope.as_str()))),
+        }
+    }
+
     fn listed(&self) -> Option<Listed> {
         self.scopes.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -80,11 +110,8 @@ impl Sidecar {
         params: Vec<(String, String)>,
     ) -> Map<String, Value> {
         let scopes = if params.is_empty() { None } else { self.scopes().await.ok() };
-        let declared = scopes.as_ref().and_then(|scopes| {
-            let named =
-                scopes.iter().find(|it| it.get("name").and_then(Value::as_str) == Some(scope));
-            named?.get("params")?.as_object()
-        });
+        let declared =
+            scopes.as_ref().and_then(|scopes| named(scopes, scope)?.get("params")?.as_object());
         params
             .into_iter()
             .map(|(name, text)| {
@@ -94,6 +121,17 @@ impl Sidecar {
             })
             .collect()
     }
+}
+
+fn named<'a>(scopes: &'a [Map<String, Value>], name: &str) -> Option<&'a Map<String, Value>> {
+    scopes.iter().find(|it| it.get("name").and_then(Value::as_str) == Some(name))
+}
+
+/// 404 `NotAnAwsScope`: said of a scope, so that the token of AWS SDKs moves nothing else.
+pub(crate) fn not_an_aws_scope(scope: &str) -> Refusal {
+    Refusal::new(404, "NotAnAwsScope", "This scope gives no AWS credentials.")
+        .detail(format!("`{scope}` gives another kind, and this address nothing else"))
+        .next("Ask for it with POST /v1/credentials.")
 }
 
 fn typed(kind: Option<&str>, text: String) -> Value {

@@ -247,7 +247,7 @@ async fn aws_sdks_get_their_shape_from_memory_and_quick_errors() {
     assert_eq!(broker.script().asks[0].reason, "AWS SDK on test");
     assert_eq!(broker.script().asks[0].params_jcs, br#"{"bucket":"demo","prefix":"public/"}"#);
 
-    sidecar.aws("/aws/demo.count?rows=5").await;
+    sidecar.aws("/aws/aws.count?rows=5").await;
     assert_eq!(broker.script().asks[1].params_jcs, br#"{"rows":5}"#);
 
     let began = Instant::now();
@@ -265,12 +265,12 @@ async fn aws_sdks_get_their_shape_from_memory_and_quick_errors() {
     broker.script().delay = Duration::ZERO;
 
     for (path, status) in [
-        ("/aws/demo.deny", 403),
+        ("/aws/aws.deny", 403),
         ("/aws/UPPER", 404),
         ("/aws/a/b", 404),
         ("/aws/aws.s3-read?bucket=a&bucket=b", 400),
         ("/aws/aws.s3-read?bucket=%zz", 400),
-        ("/aws/demo.read", 400),
+        ("/aws/demo.read", 404),
     ] {
         let refused = sidecar.aws(path).await;
         assert_eq!(refused.status, status, "{path}");
@@ -278,6 +278,43 @@ async fn aws_sdks_get_their_shape_from_memory_and_quick_errors() {
         assert_eq!(members, ["code", "message"], "{path}");
     }
     assert_eq!(sidecar.call("POST", path, "", "").await.status, 405);
+}
+
+/// The token of AWS SDKs opens AWS credentials only: it mints nothing else, asks no people for
+/// anything else, and keeps nothing else renewed.
+#[tokio::test]
+async fn the_aws_token_moves_nothing_but_aws_credentials() {
+    begin!(broker, sidecar, _dir);
+    let refused = |path: String, code: &'static str| {
+        let sidecar = &sidecar;
+        async move {
+            let answer = sidecar.aws(&path).await;
+            assert_eq!((answer.status, &answer.body["code"]), (404, &code.into()), "{path}");
+            answer.body["message"].as_str().unwrap().to_owned()
+        }
+    };
+    // By what the broker says of the scope, never by its name; silence is a no.
+    for scope in ["demo.read", "demo.export", "demo.bare"] {
+        for query in ["", "?dataset=a"] {
+            let said = refused(format!("/aws/{scope}{query}"), "NotAnAwsScope").await;
+            assert!(said.contains(scope) && said.contains("POST /v1/credentials"), "{said}");
+        }
+    }
+    refused("/aws/aws.nothing".into(), "UnknownScope").await;
+    assert_eq!(broker.script().asks.len(), 0);
+    // What the agent's token got is not given, either; nor counted as used, which would renew it.
+    assert_eq!(sidecar.ask("demo.read").await.status, 200);
+    refused("/aws/demo.read".into(), "NotAnAwsScope").await;
+    assert_eq!(broker.script().asks.len(), 1);
+    // A scope that gives something else now is known within a second, a new one as well.
+    broker.script().scopes[2]["credential"] = "userpass".into();
+    broker.script().scopes.push(serde_json::json!({
+        "name": "aws.new", "params": {}, "credential": "sts"
+    }));
+    broker.clock.advance(1);
+    refused("/aws/aws.s3-read".into(), "NotAnAwsScope").await;
+    assert_eq!(sidecar.aws("/aws/aws.new").await.status, 200);
+    assert_eq!(broker.asks_for("aws.s3-read"), 0);
 }
 
 #[tokio::test]
@@ -468,7 +505,7 @@ async fn a_log_that_shrank_or_forked_is_refused_until_the_true_one_is_back() {
             let code = answer.body["code"].as_str().map(ToOwned::to_owned);
             assert_eq!((answer.status, code.as_deref()), (503, Some("log_inconsistent")));
         }
-        assert_eq!(sidecar.aws("/aws/demo.a").await.body["code"], "log_inconsistent");
+        assert_eq!(sidecar.aws("/aws/demo.a").await.body["code"], "LogInconsistent");
         assert_eq!(std::fs::read(&checkpoint).unwrap(), kept);
         broker.kill();
         broker.script().log = truth.clone();

@@ -154,8 +154,15 @@ impl Scripted {
             delay: Duration::ZERO,
             certificate_life_s: 3600,
             scopes: vec![
-                json!({"name": "demo.count", "params": {"rows": {"type": "integer"}}}),
-                json!({"name": "demo.read", "params": {"dataset": {"type": "string"}}}),
+                json!({"name": "aws.count", "params": {"rows": {"type": "integer"}},
+                       "credential": "sts"}),
+                json!({"name": "demo.read", "params": {"dataset": {"type": "string"}},
+                       "credential": "jwt"}),
+                json!({"name": "aws.s3-read", "params": {}, "credential": "sts"}),
+                json!({"name": "aws.s3-export", "params": {}, "credential": "sts"}),
+                json!({"name": "aws.deny", "params": {}, "credential": "sts"}),
+                json!({"name": "demo.export", "params": {}, "credential": "userpass"}),
+                json!({"name": "demo.bare", "params": {}}),
             ],
             requests: HashMap::new(),
             keys: HashMap::new(),
@@ -405,7 +412,7 @@ impl Broker for Service {
             script.asks.push(ask.clone());
             script.seen_serials.push(serial);
             match ask.scope.as_str() {
-                "demo.deny" => return refuse(403, "denied"),
+                "demo.deny" | "aws.deny" => return refuse(403, "denied"),
                 "demo.nothing" => return refuse(404, "unknown_scope"),
                 _ => {}
             }

@@ -146,7 +146,7 @@ fn fields<const N: usize>(pairs: [(&str, Option<String>); N]) -> Map<String, Val
 }
 
 /// Shows the request as it is, then sends the decision on the digest that was shown (or given).
-async fn decide(out: &Out, api: &Api, on: On, verb: &str, more: Map<String, Value>) -> Outcome {
+async fn decide(out: &Out, api: &Api, on: On, verb: &str, mut more: Map<String, Value>) -> Outcome {
     let id = parse(&on.id)?;
     let digest = match on.digest {
         Some(digest) => Digest::parse(&digest).map_err(Failure::unable)?.hex(),
@@ -155,6 +155,10 @@ async fn decide(out: &Out, api: &Api, on: On, verb: &str, more: Map<String, Valu
             if !out.json {
                 card::print(out, &shown, now());
                 out.line("");
+            }
+            // An approval names the last question, answer or change that was on this screen.
+            if let (true, Some(seen)) = (verb == "approve", shown.get("seen")) {
+                more.insert("seen".into(), seen.clone());
             }
             text(&shown, "digest").to_owned()
         }

@@ -101,8 +101,9 @@ pub fn leases(url: &str, all: bool, now: Timestamp) -> Result<Value, Failure> {
             }
             let state = match lease.state {
                 LeaseState::Live if !ended => "live",
+                LeaseState::Withdrawn if !ended => "withdrawn",
                 LeaseState::Revoked => "revoked",
-                LeaseState::Live | LeaseState::Expired => "expired",
+                LeaseState::Live | LeaseState::Withdrawn | LeaseState::Expired => "expired",
             };
             shown.push(json!({
                 "lease_id": lease.id, "request_id": lease.request, "agent": lease.agent,

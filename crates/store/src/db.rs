@@ -14,7 +14,7 @@ pub(crate) mod sqlite;
 use grantwright_domain::{
     AgentId, Digest, IdempotencyKey, InstanceId, LeaseId, RequestId, ScopeName,
 };
-use grantwright_proof::Frontier;
+use grantwright_proof::{Frontier, Hash};
 
 use crate::head::HeadRow;
 
@@ -177,6 +177,8 @@ pub(crate) struct LeafRow {
     pub request: Option<RequestId>,
     pub kind: &'static str,
     pub body: Vec<u8>,
+    /// The leaf hash of `body`: for the verifier, to name a changed leaf. No broker reads it.
+    pub hash: Hash,
 }
 
 /// A request's row, or the change of one.

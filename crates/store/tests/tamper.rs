@@ -68,7 +68,7 @@ async fn a_changed_database_is_refused_at_open() {
         ),
         (
             "an added leaf",
-            "INSERT INTO leaves SELECT 16, NULL, kind, body FROM leaves WHERE idx = 4",
+            "INSERT INTO leaves SELECT 16, NULL, kind, body, hash FROM leaves WHERE idx = 4",
         ),
         ("a deleted last leaf", "DELETE FROM leaves WHERE idx = 15"),
         (

@@ -160,8 +160,8 @@ const CHANGE: &str = "UPDATE requests r SET phase = u.phase, version = u.version
     $13::text[]) AS u(phase, version, last_index, leaves, due_ms, identity, lease_id, \
     lease_state, lease_expires_ms, revocable, first_index, was, id) \
     WHERE r.first_index = u.first_index AND r.version = u.was AND r.id = u.id";
-const LEAVES: &str = "INSERT INTO leaves (idx, request_id, kind, body) \
-    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[])";
+const LEAVES: &str = "INSERT INTO leaves (idx, request_id, kind, body, hash) \
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])";
 const REQUESTS: &str = "INSERT INTO requests (phase, version, last_index, leaf_list, due_ms, \
     identity, lease_id, lease_state, lease_expires_ms, revocable, first_index, id, agent, \
     instance, scope, created_ms) SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], \
@@ -355,6 +355,7 @@ impl Db for Postgres {
             rows.leaves.iter().map(|l| l.request.as_ref().map(|r| r.as_str())).collect();
         let kind: Vec<&str> = rows.leaves.iter().map(|l| l.kind).collect();
         let body: Vec<&[u8]> = rows.leaves.iter().map(|l| l.body.as_slice()).collect();
+        let hash: Vec<&[u8]> = rows.leaves.iter().map(|l| l.hash.0.as_slice()).collect();
         let key_agent: Vec<&str> = rows.keys.iter().map(|k| k.agent.as_str()).collect();
         let key_name: Vec<&str> = rows.keys.iter().map(|k| k.key.as_str()).collect();
         let key_request: Vec<&str> = rows.keys.iter().map(|k| k.request.as_str()).collect();
@@ -389,7 +390,7 @@ impl Db for Postgres {
             work.push((CHANGE, params));
         }
         if !rows.leaves.is_empty() {
-            work.push((LEAVES, vec![&index, &request, &kind, &body]));
+            work.push((LEAVES, vec![&index, &request, &kind, &body, &hash]));
         }
         if !rows.new.is_empty() {
             let mut params = new.shared();

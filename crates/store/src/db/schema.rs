@@ -7,7 +7,8 @@ CREATE TABLE leaves (
     idx {int} PRIMARY KEY,
     request_id TEXT,
     kind TEXT NOT NULL,
-    body {blob} NOT NULL
+    body {blob} NOT NULL,
+    hash {blob} NOT NULL
 );
 CREATE INDEX leaves_authority ON leaves (idx) WHERE request_id IS NULL;
 CREATE TABLE head (

@@ -97,11 +97,11 @@ impl Sqlite {
     fn insert(&mut self, rows: &Rows) -> rusqlite::Result<()> {
         let c = &self.connection;
         let mut leaf = c.prepare_cached(
-            "INSERT INTO leaves (idx, request_id, kind, body) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO leaves (idx, request_id, kind, body, hash) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
         for l in &rows.leaves {
             let request = l.request.as_ref().map(|r| r.as_str());
-            leaf.execute(params![int(l.index), request, l.kind, l.body])?;
+            leaf.execute(params![int(l.index), request, l.kind, l.body, l.hash.as_bytes()])?;
         }
         let mut request = c.prepare_cached(
             "INSERT INTO requests (first_index, id, agent, instance, scope, phase, version, \

@@ -53,12 +53,29 @@ impl Snapshot {
         rows.into_iter().map(|mut row| Ok((row.int(0)?, text(&mut row, 1)))).collect()
     }
 
-    /// Leaf hashes of the stored full tiles, from index `from` on, at most `most`; ends where a tile
-    /// is missing or has another width.
+    /// Stored leaf hashes from index `from` on, at most `most`: those of full tiles, and after the
+    /// last of them those in the leaves' own rows. Ends where one is missing or has another length.
     ///
     /// # Errors
     /// See [`Snapshot::size`].
     pub fn leaf_hashes(&mut self, from: u64, most: usize) -> Result<Vec<Hash>, StoreError> {
+        let mut hashes = self.tile_hashes(from, most)?;
+        let next = from.saturating_add(hashes.len() as u64);
+        let rest = most.saturating_sub(hashes.len());
+        if rest > 0 {
+            let sql = "SELECT idx, hash FROM leaves WHERE idx >= $1 ORDER BY idx LIMIT $2";
+            let rows = self.db.query(sql, &[Value::from(next), Value::from(rest as u64)])?;
+            for (want, mut row) in (next..).zip(rows) {
+                match Hash::from_slice(&bytes(&mut row, 1)) {
+                    Ok(hash) if row.int(0)? == want => hashes.push(hash),
+                    _ => break,
+                }
+            }
+        }
+        Ok(hashes)
+    }
+
+    fn tile_hashes(&mut self, from: u64, most: usize) -> Result<Vec<Hash>, StoreError> {
         let sql =
             "SELECT idx, hashes FROM tiles WHERE level = $1 AND idx >= $2 ORDER BY idx LIMIT $3";
         let tiles = (most as u64).div_ceil(TILE) + 1;

@@ -358,7 +358,8 @@ impl<'a> Stage<'a> {
                 wanted = known.map(|known| (leaf.body.clone(), index, known));
             }
             let (request, kind) = (request.cloned(), leaf.event.kind());
-            self.rows.leaves.push(LeafRow { index, request, kind, body: leaf.body });
+            let Encoded { body, hash, .. } = leaf;
+            self.rows.leaves.push(LeafRow { index, request, kind, body, hash });
         }
         wanted
     }

@@ -341,14 +341,8 @@ async fn serve_http(
     v6: Option<TcpListener>,
     broker: Arc<Broker>,
 ) -> Result<(), StartError> {
-    let router = http::router(broker);
-    if let Some(v6) = v6 {
-        let router = router.clone();
-        tokio::spawn(async move { axum::serve(v6, router).await });
-    }
-    axum::serve(v4, router)
-        .await
-        .map_err(|e| StartError::new(format!("the HTTP listener ended: {e}")))
+    let bounds = http::listen::Bounds::of_this_process();
+    match http::listen::serve(v4, v6, http::router(broker), bounds).await {}
 }
 
 fn write_ready(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Result<(), StartError> {

@@ -1,6 +1,10 @@
 //! The HTTP doors: people and operators (with a person's token), the log, discovery and health.
 
+mod guard;
 pub mod leases;
+pub mod listen;
+#[cfg(test)]
+mod listen_tests;
 pub mod log;
 pub mod open;
 pub mod operators;
@@ -12,9 +16,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use grantwright_domain::{Digest, HumanId, canonical};
@@ -24,9 +27,6 @@ use serde_json::Value;
 
 use crate::core::Broker;
 use crate::error::refuse;
-
-/// Largest body: a policy set with its scopes.
-const MAX_BODY: usize = 4 << 20;
 
 /// What a route demands of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,12 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/api/v1/people/{id}/link", post(operators::link))
         .route("/api/v1/groups", get(operators::groups).post(operators::set_group))
         .route("/api/v1/models", get(operators::models).post(operators::set_model))
-        .route("/api/v1/policy", get(operators::policy).post(operators::set_policy))
+        .route(
+            "/api/v1/policy",
+            get(operators::policy)
+                .post(operators::set_policy)
+                .layer(DefaultBodyLimit::max(guard::MOST_POLICY)),
+        )
         .route("/api/v1/scopes", get(operators::scopes))
         .fallback(async || {
             problem(refuse(404, "no_such_door", "there is nothing here", "see docs/api.md"))
@@ -124,36 +129,9 @@ pub fn router(broker: Arc<Broker>) -> Router {
                 "see docs/api.md",
             ))
         })
-        .layer(axum::middleware::from_fn(guard))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(guard::MOST_BODY))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&broker), guard::guard))
         .with_state(broker)
-}
-
-/// Browsers of other origins get nothing, and no answer is cached or sniffed.
-async fn guard(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let host =
-        headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned();
-    if let Some(origin) = headers.get(header::ORIGIN) {
-        let own =
-            origin.to_str().is_ok_and(|o| o.split_once("://").is_some_and(|(_, h)| h == host));
-        if !own {
-            return problem(refuse(
-                403,
-                "foreign_origin",
-                "the console takes its own origin only",
-                "open the console itself",
-            ));
-        }
-    }
-    let cached = *request.method() == Method::GET && request.uri().path().starts_with("/log/tile/");
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if !cached {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
-    response
 }
 
 /// A refusal as an RFC 9457 problem.

@@ -1,0 +1,149 @@
+//! The sockets of the HTTP doors, and the connections on them. Both are bounded, in number, in the
+//! size of a head and in time: strangers may fill these doors, never the process.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tower_service::Service as _;
+
+/// Largest head of a call, in bytes; more is 431.
+const MOST_HEAD: usize = 16 << 10;
+/// So much of what a client sends after its last answer is read and thrown away.
+const MOST_UNREAD: usize = 8 << 20;
+/// For so long.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long the loop rests when the system gives no connection, for want of descriptors.
+const REST: Duration = Duration::from_millis(50);
+
+/// Bounds of the doors; a connection beyond them is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Connections at the same time, over all listeners.
+    pub connections: usize,
+    /// How long a head may take to arrive; a connection may idle as long.
+    pub head: Duration,
+    /// How long a connection may last from a call's head to the next call's head.
+    pub call: Duration,
+}
+
+impl Bounds {
+    /// What this process can afford: a quarter of its descriptors at most, for the other listener
+    /// and the store live on the rest.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self {
+            connections: usize::try_from(descriptors / 4).unwrap_or(1024).clamp(16, 1024),
+            head: Duration::from_secs(10),
+            call: 2 * super::guard::CALL_TIME,
+        }
+    }
+}
+
+/// The address of ours that a call came to; in the extensions of each call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrived(pub IpAddr);
+
+/// Serves both listeners. Whatever a peer or the system does, accepting goes on.
+pub async fn serve(
+    first: TcpListener,
+    second: Option<TcpListener>,
+    router: Router,
+    bounds: Bounds,
+) -> Infallible {
+    let places = Arc::new(Semaphore::new(bounds.connections));
+    let second = async {
+        match &second {
+            Some(listener) => accept(listener, &router, &places, bounds).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        never = accept(&first, &router, &places, bounds) => never,
+        never = second => never,
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    router: &Router,
+    places: &Arc<Semaphore>,
+    bounds: Bounds,
+) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+                    tracing::debug!(%peer, "too many connections; this one is closed");
+                    continue;
+                };
+                let serving = connection(stream, router.clone(), bounds);
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, bounds: Bounds) {
+    let _ = stream.set_nodelay(true);
+    let Ok(here) = stream.local_addr() else { return };
+    let arrived = Arrived(here.ip().to_canonical());
+    let (begun, latest) = watch::channel(Instant::now());
+    let service = service_fn(move |mut call: Request<Incoming>| {
+        begun.send_replace(Instant::now());
+        call.extensions_mut().insert(arrived);
+        router.clone().call(call)
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.head).max_buf_size(MOST_HEAD);
+    let mut serving = http.serve_connection(TokioIo::new(stream), service);
+    loop {
+        let end = *latest.borrow() + bounds.call;
+        match timeout_at(end, poll_fn(|cx| serving.poll_without_shutdown(cx))).await {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a connection ended badly");
+                break;
+            }
+            // Another call began meanwhile.
+            Err(_) if *latest.borrow() + bounds.call > Instant::now() => {}
+            // It does not take its answer.
+            Err(_) => return,
+        }
+    }
+    let _ = timeout(LINGER, linger(serving.into_parts().io.into_inner())).await;
+}
+
+/// Closing with bytes unread makes the system drop the answer (a 413 or 431) before the client has
+/// seen it.
+async fn linger(mut stream: TcpStream) {
+    let _ = stream.shutdown().await;
+    let (mut unread, mut left) = ([0; 2048], MOST_UNREAD);
+    while let Ok(read @ 1..) = stream.read(&mut unread).await {
+        left = left.saturating_sub(read);
+        if left == 0 {
+            return;
+        }
+    }
+}

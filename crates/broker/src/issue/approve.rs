@@ -198,6 +198,8 @@ pub async fn meet(
 ) -> Result<Met, Refusal> {
     let _place = if wait_ms > 0 { Some(broker.wait(&caller.agent)?) } else { None };
     let begun = tokio::time::Instant::now();
+    // A question that opens while the call waits ends the wait: the agent can answer it.
+    let mut asked_before = None;
     let patience = begun + Duration::from_millis(u64::from(wait_ms.min(MAX_WAIT_MS)));
     loop {
         let waiting = broker.wake.enter(id);
@@ -219,8 +221,11 @@ pub async fn meet(
             Phase::Approved if is_collectable(broker, state, now) => {
                 return Ok(Met::Approved(approved(broker, caller, loaded, now, known_size)?));
             }
-            Phase::Approved => patience,
-            Phase::Pending | Phase::Recorded => patience,
+            Phase::Approved | Phase::Pending | Phase::Recorded => {
+                let open = state.open_question().map(|q| q.ordinal);
+                let before = *asked_before.get_or_insert(open);
+                if open.is_some() && open != before { begun } else { patience }
+            }
             Phase::Intended => begun + Duration::from_millis(SHARE_MS),
             _ => return Ok(Met::Ended(Box::new(loaded))),
         };

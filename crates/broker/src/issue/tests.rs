@@ -216,6 +216,90 @@ async fn invariant_10_an_owner_who_hands_the_agent_over_still_may_not_approve() 
 }
 
 #[tokio::test]
+async fn invariant_10_a_person_whose_token_the_owner_made_may_not_approve() {
+    use grantwright_domain::event::HumanSet;
+    let rig = Rig::new().await;
+    let at = rig.broker.now();
+    let by = human("alice");
+    let promote = Event::HumanSet(HumanSet {
+        at,
+        by: human("olivia"),
+        human: by.clone(),
+        active: true,
+        operator: true,
+    });
+    let made = crate::http::sign::new_token(&rig.broker, &by, &human("bob"), at, 60_000);
+    let events = vec![promote, Event::TokenIssued(made.event)];
+    rig.broker.commit(grantwright_store::Transition::authority(events)).await.unwrap();
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    assert_eq!(rig.approve("bob", &id).await.expect_err("alice could be bob").code, "owners_token");
+    rig.approve("carol", &id).await.expect("carol may");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn a_credential_that_cannot_be_recalled_is_withdrawn_and_said_to_live_on() {
+    use grantwright_domain::request::LeaseState;
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("read", CUSTOMERS, "k1")).await.expect("granted"));
+    let parsed = RequestId::parse(&id).unwrap();
+    let load = async || rig.broker.store.load(&parsed).await.unwrap().unwrap().state;
+    let ended = end::end_lease(&rig.broker, load().await, "olivia").await.expect("withdrawn");
+    assert!(!ended.ended);
+    assert_eq!(load().await.lease.map(|l| l.state), Some(LeaseState::Withdrawn));
+    assert_eq!(rig.collect(&id).await.expect_err("no longer served").code, "already_issued");
+    let live = grantwright_store::LeaseFilter { live: true, ..Default::default() };
+    assert_eq!(rig.broker.store.leases(live.clone()).await.unwrap().len(), 1, "still listed");
+    rig.clock.advance(900_001);
+    end::sweep_once(&rig.broker).await.expect("swept");
+    assert!(rig.broker.store.leases(live).await.unwrap().is_empty(), "it ended by itself");
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn a_deny_of_narrowed_terms_sticks_to_the_ask_as_first_made() {
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("escalate", CUSTOMERS, "")).await.expect("pending"));
+    rig.act("bob", &id, narrow(Some(60), None)).await.expect("narrowed");
+    rig.act("carol", &id, deny()).await.expect("denied");
+    let again = rig.issue(rig.ask("escalate", CUSTOMERS, "")).await.expect_err("sticky");
+    assert_eq!(again.code, "denied");
+    let export = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    rig.act("bob", &export, narrow(None, Some(serde_json::json!({"rows": 5}))))
+        .await
+        .expect("narrowed");
+    rig.act("carol", &export, deny()).await.expect("denied");
+    for rows in [100, 5] {
+        let params = format!(r#"{{"dataset":"customers","rows":{rows}}}"#);
+        assert_eq!(
+            rig.issue(rig.ask("export", &params, "")).await.expect_err("sticky").code,
+            "denied"
+        );
+    }
+}
+
+#[tokio::test]
+async fn looking_at_an_approval_that_lost_its_voter_writes_nothing() {
+    use grantwright_domain::event::GroupSet;
+    let rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    rig.approve("bob", &id).await.expect("approved");
+    rig.clock.advance(10);
+    let group = Event::GroupSet(GroupSet {
+        at: rig.broker.now(),
+        by: human("olivia"),
+        group: grantwright_domain::GroupName::parse("reviewers").unwrap(),
+        members: [human("carol")].into(),
+    });
+    rig.broker.commit(grantwright_store::Transition::authority(vec![group])).await.unwrap();
+    let before = rig.broker.store.head().size;
+    for _ in 0..5 {
+        assert_eq!(word(&rig.collect(&id).await.expect("pending")), "pending");
+    }
+    assert_eq!(rig.broker.store.head().size, before);
+}
+
+#[tokio::test]
 async fn invariant_11_rights_hold_at_the_mint_as_well() {
     use grantwright_domain::event::GroupSet;
     let rig = Rig::new().await;
@@ -445,6 +529,30 @@ async fn a_question_pauses_the_clock_and_voids_votes() {
     rig.approve("carol", &id).await.expect("and carol");
     assert_eq!(word(&rig.collect(&id).await.expect("granted")), "granted");
     check(&rig).await;
+}
+
+#[tokio::test]
+async fn a_question_and_a_vote_end_the_wait_of_a_call() {
+    let rig = std::sync::Arc::new(Rig::new().await);
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    let waits = |id: String| {
+        let rig = std::sync::Arc::clone(&rig);
+        tokio::spawn(async move {
+            let id = RequestId::parse(&id).unwrap();
+            super::collect(&rig.broker, &rig.caller, &id, 60_000, 0, false).await
+        })
+    };
+    let waiting = waits(id.clone());
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    rig.act("bob", &id, Intention::Ask { text: "why?".into() }).await.expect("asked");
+    let Some(outcome::State::Pending(p)) = waiting.await.unwrap().expect("pending").state else {
+        panic!("not pending")
+    };
+    assert_eq!(p.question.map(|q| q.text).as_deref(), Some("why?"));
+    let waiting = waits(id.clone());
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    rig.approve("bob", &id).await.expect("its asker may");
+    assert_eq!(word(&waiting.await.unwrap().expect("collected")), "granted");
 }
 
 #[tokio::test]

@@ -204,10 +204,11 @@ fn a_link_signs_in_once_and_only_the_active() {
 #[test]
 fn a_token_lives_twelve_hours_at_most_and_dies_with_its_person() {
     let mut state = furnished();
-    refused(&mut state, &token("bob", "bob", 1, 1, TOKEN_LIFE_MS + 1), "token-life");
+    refused(&mut state, &token("root", "bob", 1, 1, TOKEN_LIFE_MS + 1), "token-life");
     refused(&mut state, &token("bob", "carol", 1, 1, 1000), "operator");
+    refused(&mut state, &token("bob", "bob", 1, 1, 1000), "operator");
     refused(&mut state, &token("root", "mallory", 1, 1, 1000), "human-known");
-    taken(&mut state, &token("bob", "bob", 1, 1, TOKEN_LIFE_MS));
+    taken(&mut state, &token("root", "bob", 1, 1, TOKEN_LIFE_MS));
     taken(&mut state, &token("root", "carol", 2, 1, 1000));
     let spent = |state: &State, hash: u8| {
         state.authority.tokens.get(&Digest([hash; 32])).is_none_or(|t: &Bearer<_>| t.spent)

@@ -42,6 +42,7 @@ const SERVER_RENEWAL: std::time::Duration = std::time::Duration::from_secs(12 * 
 /// owns the store; the text says what to do.
 pub fn run(config: &Path) -> Result<(), StartError> {
     let config = Config::load(config)?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -73,6 +74,15 @@ pub fn ca_step(config: &Path, step: CaStep) -> Result<(), StartError> {
         CaStep::Prepare => Ca::prepare(&keys, &trust_domain, SystemClock.now()),
         CaStep::Switch => Ca::switch(&keys),
         CaStep::Retire => Ca::retire(&keys, &trust_domain),
+    }
+}
+
+/// As many descriptors as the system lets this process have: each sidecar holds one.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(error = %e, "the limit of open files stays as it was");
     }
 }
 

@@ -246,10 +246,10 @@ impl Config {
                 }
                 _ => {}
             }
-            if let MinterSection::Jwt { algorithm, .. } = minter {
-                if !matches!(algorithm.as_str(), "EdDSA" | "ES256") {
-                    out.push(format!("minter algorithm `{algorithm}`: want EdDSA or ES256"));
-                }
+            if let MinterSection::Jwt { algorithm, .. } = minter
+                && !matches!(algorithm.as_str(), "EdDSA" | "ES256")
+            {
+                out.push(format!("minter algorithm `{algorithm}`: want EdDSA or ES256"));
             }
         }
         out

@@ -120,7 +120,10 @@ pub struct Bucket {
 }
 
 /// Where randomness comes from.
-pub struct Random(pub Box<dyn Fn(&mut [u8]) + Send + Sync>);
+pub struct Random(pub Box<Fill>);
+
+/// Fills its argument with random bytes.
+pub type Fill = dyn Fn(&mut [u8]) + Send + Sync;
 
 impl Random {
     /// `N` random bytes.

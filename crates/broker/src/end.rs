@@ -37,10 +37,11 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
     let now = broker.now();
     let due = broker.store.due(now, SWEEP_MOST).await.map_err(of_store)?;
     for id in due.requests {
-        if let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? {
-            if loaded.state.phase.is_open() && now >= loaded.state.expires_at() {
-                approve::expire(broker, loaded.state, now).await?;
-            }
+        if let Some(loaded) = broker.store.load(&id).await.map_err(of_store)?
+            && loaded.state.phase.is_open()
+            && now >= loaded.state.expires_at()
+        {
+            approve::expire(broker, loaded.state, now).await?;
         }
     }
     for (_, id) in due.leases {

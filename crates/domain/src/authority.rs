@@ -270,7 +270,8 @@ impl Authority {
                     self.operator(&e.by)?;
                 }
                 let others = |h: &(&HumanId, &Human)| *h.0 != e.human && h.1.active && h.1.operator;
-                if !(e.active && e.operator) && !self.humans.iter().any(|h| others(&h)) {
+                let remains = e.active && e.operator;
+                if !remains && !self.humans.iter().any(|h| others(&h)) {
                     return refuse(
                         "last-operator",
                         "a log without an operator could never change again".into(),

@@ -216,6 +216,9 @@ fn authority(terms: &Terms) -> Authority {
     let instance = Instance {
         agent: terms.agent.clone(),
         serials: Vec::new(),
+        join_id: String::new(),
+        key: grantwright_domain::Digest([0; 32]),
+        not_after: grantwright_domain::Timestamp::default(),
         seal_key: String::new(),
         revoked: false,
     };

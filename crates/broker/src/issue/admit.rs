@@ -20,6 +20,7 @@ pub const MAX_REASON: usize = 2000;
 pub const MAX_TASK: usize = 200;
 
 /// New, or the same as one asked before.
+#[expect(clippy::large_enum_variant, reason = "made once for an ask and taken apart at once")]
 pub enum Admission {
     /// A new request.
     New(Admitted),
@@ -78,10 +79,10 @@ pub async fn admit(
     let body = <[u8; 32]>::try_from(ask.body_digest.as_slice()).map(Digest).map_err(|_| {
         refuse(400, "malformed", "the body's digest is not 32 bytes", "update the sidecar")
     })?;
-    if let Some(key) = &key {
-        if let Some(known) = broker.store.key(&caller.agent, key).await.map_err(of_store)? {
-            return same(caller, &known, body).map(Admission::Same);
-        }
+    if let Some(key) = &key
+        && let Some(known) = broker.store.key(&caller.agent, key).await.map_err(of_store)?
+    {
+        return same(caller, &known, body).map(Admission::Same);
     }
     let name = ScopeName::parse(&ask.scope).map_err(|_| unknown_scope(&ask.scope))?;
     let (scope, template) = authority.scope(&name).ok_or_else(|| unknown_scope(&ask.scope))?;

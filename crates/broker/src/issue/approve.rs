@@ -28,6 +28,7 @@ const MAX_WAIT_MS: u32 = 60_000;
 const SHARE_MS: u64 = 15_000;
 
 /// Parked anew, or joined an identical open one.
+#[expect(clippy::large_enum_variant, reason = "made once for a call and taken apart at once")]
 pub enum Standing {
     /// Waits for people.
     Parked(Outcome),
@@ -47,6 +48,7 @@ impl Approved {
 }
 
 /// How a call found the request.
+#[expect(clippy::large_enum_variant, reason = "made once for a call and taken apart at once")]
 pub enum Met {
     /// Ready to collect.
     Approved(Approved),

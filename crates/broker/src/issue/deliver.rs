@@ -199,13 +199,11 @@ pub async fn redeliver(
                 .map_err(|_| gone(lease))?;
             Delivery::Plain(made.credential.expose_json().to_vec())
         }
-        None => match {
+        None => {
             remember_sealed(broker, id, &state.terms.instance);
-            broker.store.sealed(id, &state.terms.instance).await.map_err(of_store)?
-        } {
-            Some(copy) => Delivery::Sealed(copy.bytes),
-            None => return Err(gone(lease)),
-        },
+            let copy = broker.store.sealed(id, &state.terms.instance).await.map_err(of_store)?;
+            Delivery::Sealed(copy.ok_or_else(|| gone(lease))?.bytes)
+        }
     };
     let index = loaded.leaves.iter().rev().find(|(_, e)| matches!(e, Event::Issued(_)));
     let proof = match index {

@@ -218,7 +218,7 @@ impl Writer {
         w.push(Event::LinkSpent(LinkSpent { at: now, link_id: "k1".into() }));
         w.push(Event::TokenIssued(TokenIssued {
             at: now,
-            by: human("bob"),
+            by: op.clone(),
             token_id: "t1".into(),
             human: human("bob"),
             token_hash: Digest::of("test", b"token"),

@@ -11,5 +11,6 @@ mod clean;
 mod fixture;
 mod forbidden;
 mod source;
+mod store;
 mod story;
 mod tamper;

@@ -233,7 +233,8 @@ async fn aws_sdks_get_their_shape_from_memory_and_quick_errors() {
     let path = "/aws/aws.s3-read?bucket=demo&prefix=public/";
     let first = sidecar.aws(path).await;
     assert_eq!(first.status, 200, "{}", first.text);
-    let keys: Vec<_> = first.body.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut keys: Vec<_> = first.body.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
     assert_eq!(keys, ["AccessKeyId", "Expiration", "SecretAccessKey", "Token"]);
     assert_eq!(first.body["SecretAccessKey"], "secret-r-1");
     let expiration = first.body["Expiration"].as_str().unwrap();

@@ -65,6 +65,25 @@ pub fn digest(label: &str, value: &impl Serialize) -> Result<Digest, CanonicalEr
     Ok(Digest::of(label, &to_bytes(value)?))
 }
 
+/// How deep objects and arrays are nested in bytes that are JSON.
+pub(crate) fn depth(json: &[u8]) -> usize {
+    let (mut deepest, mut depth, mut in_text, mut escaped) = (0usize, 0usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,
@@ -142,6 +161,17 @@ impl<'de> Visitor<'de> for Strict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn depth_is_what_the_strict_reader_counts() {
+        for (json, deep) in [("1", 0), ("{}", 1), (r#"[{"a":"[[\"["},[[]],{}]"#, 3)] {
+            assert_eq!(depth(json.as_bytes()), deep, "{json}");
+        }
+        for n in [MAX_DEPTH, MAX_DEPTH + 1] {
+            let json = "[".repeat(n) + &"]".repeat(n);
+            assert_eq!(parse(json.as_bytes()).is_ok(), depth(json.as_bytes()) <= MAX_DEPTH);
+        }
+    }
 
     /// Holds in a build with `preserve_order` and in one without.
     #[test]

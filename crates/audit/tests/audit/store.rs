@@ -147,19 +147,18 @@ fn invariant_20_a_changed_leaf_of_a_real_store_is_named() {
     assert!(report.checkpoints < report.leaves, "some batches have several leaves");
     for leaf in 0..place.leaves {
         let body = place.body(leaf);
-        // A byte in the middle, and one that keeps the leaf parsing.
-        let at = body.iter().rposition(u8::is_ascii_digit).unwrap();
-        for at in [body.len() / 2, at] {
-            let mut edited = body.clone();
-            edited[at] ^= 1;
-            place.write(leaf, &edited);
-            let report = place.verify();
-            assert_eq!(report.first(), Some(leaf), "{at} of {leaf}: {:?}", report.findings);
-            assert!(report.names(leaf, "root"), "{at} of {leaf}: {:?}", report.findings);
-        }
+        // By turns a byte in the middle, and one that keeps the leaf parsing.
+        let digit = body.iter().rposition(u8::is_ascii_digit).unwrap();
+        let at = if leaf % 2 == 0 { digit } else { body.len() / 2 };
+        let mut edited = body.clone();
+        edited[at] ^= 1;
+        place.write(leaf, &edited);
+        let report = place.verify();
+        assert_eq!(report.first(), Some(leaf), "{at} of {leaf}: {:?}", report.findings);
+        assert!(report.names(leaf, "root"), "{at} of {leaf}: {:?}", report.findings);
         place.write(leaf, &body);
     }
-    for leaf in 1..place.leaves {
+    for leaf in (1..place.leaves).step_by(3) {
         let (one, two) = (place.body(leaf - 1), place.body(leaf));
         place.write(leaf - 1, &two);
         place.write(leaf, &one);
@@ -169,7 +168,7 @@ fn invariant_20_a_changed_leaf_of_a_real_store_is_named() {
         place.write(leaf - 1, &one);
         place.write(leaf, &two);
     }
-    for leaf in 0..place.leaves {
+    for leaf in (0..place.leaves).step_by(3) {
         let sql = place.sql();
         sql.execute_batch("BEGIN; CREATE TEMP TABLE kept AS SELECT * FROM leaves").unwrap();
         sql.execute("DELETE FROM leaves WHERE idx = ?1", [leaf.cast_signed()]).unwrap();
@@ -199,32 +198,4 @@ fn stored_hashes_are_believed_only_where_the_root_proves_them() {
     assert!(report.first().is_some_and(|first| first <= leaf), "{:?}", report.findings);
     sql.execute("UPDATE leaves SET hash = x'00'", []).unwrap();
     assert!(!place.verify().ok);
-}
-
-/// How fast a log of routine grants verifies: `cargo test --release -- --ignored speed --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let mut w = Writer::new();
-    let grants: usize = std::env::var("GRANTS").map_or(20_000, |n| n.parse().unwrap());
-    for n in 0..grants {
-        let id = format!("r-{n:08}");
-        w.ask(&id, "demo.read", json!({"dataset": "sales"}));
-        w.decide(&id);
-        w.intend(&id);
-        w.issue(&id, 900);
-    }
-    let place = Place::of(&w, 32);
-    for _ in 0..5 {
-        let began = Instant::now();
-        let report = place.verify();
-        let seconds = began.elapsed().as_secs_f64();
-        assert!(report.ok, "{:?}", report.findings);
-        println!(
-            "{} leaves, {} checkpoints: {seconds:.3} s, {:.0}/s",
-            report.leaves,
-            report.checkpoints,
-            report.leaves as f64 / seconds
-        );
-    }
 }

@@ -1,7 +1,6 @@
 //! The same campaign against a log that the real store wrote: its last tile has no row yet.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use grantwright_audit::{CannotVerify, Report, Source, Text, verify};
 use grantwright_domain::{Digest, Event, RequestId, RequestState};
@@ -9,7 +8,6 @@ use grantwright_proof::Hash;
 use grantwright_store::readonly::{RawText, Snapshot};
 use grantwright_store::{Keys, Side, Store, StoreError, Transition};
 use rusqlite::Connection;
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 

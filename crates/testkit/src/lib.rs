@@ -1,1 +1,6 @@
-//! testkit
+//! What tests of several crates share. It is a dev-dependency only: no product code links it.
+//!
+//! Fakes live beside the seam that they stand in for (`store` has its faults, `mint` its hostile
+//! servers); here is what belongs to none of them. It may use any crate but `cli`.
+
+pub mod canary;

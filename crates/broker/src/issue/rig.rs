@@ -378,6 +378,11 @@ impl Rig {
         policies::load(&self.broker, &human("olivia"), set).await.unwrap();
     }
 
+    /// The folder of everything that it writes.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// The broker dies and starts again on what is durable.
     pub async fn crash(&mut self) {
         self.broker.store.clone().close().await;

@@ -458,6 +458,28 @@ async fn invariant_15_nothing_a_client_sends_sets_state_approver_strength_or_tim
 }
 
 #[tokio::test]
+async fn invariant_21_no_credential_or_token_stands_in_what_the_broker_writes() {
+    let rig = Rig::new().await;
+    let granted = rig.issue(rig.ask("read", CUSTOMERS, "k1")).await.expect("granted");
+    rig.issue(rig.ask("account", CUSTOMERS, "k2")).await.expect("granted");
+    let Some(outcome::State::Granted(g)) = granted.state else { panic!("not granted") };
+    let Some(Delivery::Plain(json)) = g.delivery else { panic!("not delivered") };
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let jwt = json["token"].as_str().unwrap().to_owned();
+    let signature = jwt.rsplit('.').next().unwrap();
+    let now = rig.broker.now();
+    let made =
+        crate::http::sign::new_token(&rig.broker, &human("olivia"), &human("bob"), now, 60_000);
+    let issued = Event::TokenIssued(made.event);
+    rig.broker.commit(grantwright_store::Transition::authority(vec![issued])).await.unwrap();
+    let secrets = [jwt.as_bytes(), signature.as_bytes(), b"p4ss-c4n4ry", made.token.as_bytes()];
+    let seen = grantwright_testkit::canary::sightings(rig.dir(), &secrets).unwrap();
+    assert!(seen.is_empty(), "{seen:?}");
+    let known = grantwright_testkit::canary::sightings(rig.dir(), &[b"customers".as_slice()]);
+    assert!(!known.unwrap().is_empty(), "the search sees what is there");
+}
+
+#[tokio::test]
 async fn invariant_24_a_revoked_agent_has_no_open_request_and_no_live_lease() {
     use grantwright_domain::event::AgentRevoked;
     let rig = Rig::new().await;

@@ -13,7 +13,8 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from harness import ROOT, Process, call, clean_env, scratch, until
+import harness
+from harness import ROOT, Demo, Process, call, clean_env, scratch, until
 from peers import apt
 
 # E2E_BIN: a folder that was built before; then nothing is built here.
@@ -22,6 +23,8 @@ GRANTS = RELEASE / "examples" / "bench-grants"
 BYTES = RELEASE / "examples" / "bench-bytes"
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "4"))
+# The sidecar as deploy/Containerfile builds it.
+SHIPPED = Path(os.environ.get("E2E_SIDECAR", ROOT / "target" / "dist-sidecar" / "grantwright-sidecar"))
 MANY_ASKS = "4000000000"
 median = statistics.median
 
@@ -111,6 +114,32 @@ def fsync(folder, times=300):
             took.append((time.perf_counter() - begun) * 1e6)
     path.unlink()
     return median(took)
+
+
+# ---- the sidecar as it is shipped ----------------------------------------------------------------
+
+def ship():
+    """Builds it, where binaries are built at all."""
+    if "E2E_BIN" in os.environ and SHIPPED.exists():
+        return
+    command = ["cargo", "build", "--locked", "--profile", "dist-sidecar", "-p", "grantwright-sidecar"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, cwd=ROOT)
+
+
+class ShippedDemo(Demo):
+    """A demo whose sidecar is the shipped one: it takes what lies beside its own binary."""
+
+    def start(self, *arguments, **more):
+        ship()
+        beside = scratch("bin")
+        beside.mkdir()
+        for binary in (harness.GRANTWRIGHT, SHIPPED):
+            shutil.copy2(binary, beside / binary.name)
+        before, harness.GRANTWRIGHT = harness.GRANTWRIGHT, beside / "grantwright"
+        try:
+            return super().start(*arguments, **more)
+        finally:
+            harness.GRANTWRIGHT = before
 
 
 # ---- grants --------------------------------------------------------------------------------------

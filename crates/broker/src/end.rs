@@ -18,12 +18,20 @@ use crate::wake::Tidings;
 const SWEEP: Duration = Duration::from_millis(500);
 /// How often a step is tried again when others change the same request.
 const RETRIES: usize = 8;
+/// Side rows that ended go every so many sweeps; nobody sees them before.
+const SIDE_ROUNDS: u64 = 60;
+/// Most of each kind that one sweep ends.
 const SWEEP_MOST: u32 = 500;
 
 /// Ends what is due, again and again, until the process ends.
 pub async fn sweep(broker: Arc<Broker>) {
-    loop {
+    for round in 0u64.. {
         tokio::time::sleep(SWEEP).await;
+        if round % SIDE_ROUNDS == 0
+            && let Err(e) = broker.store.side_delete_expired(broker.now()).await
+        {
+            tracing::warn!(error = %e, "ended side rows stay until the next sweep");
+        }
         if broker.consistent().is_err() {
             continue;
         }

@@ -23,6 +23,7 @@ mod head;
 mod memory;
 mod open_set;
 mod read;
+mod side;
 mod store;
 mod transition;
 mod url;
@@ -34,6 +35,7 @@ pub use head::{Head, Keys};
 pub use read::{
     ClaimedKey, Due, LeaseFilter, LeaseSummary, Loaded, RequestFilter, RequestSummary, StoredText,
 };
+pub use side::{MAX_SIDE_VALUE, SideRow};
 pub use store::{Options, Store};
 pub use transition::{
     Base, Committed, Evidence, KeyClaim, MAX_EVENTS, Sealed, Side, Text, Transition,

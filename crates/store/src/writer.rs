@@ -15,6 +15,7 @@ use crate::hashes::Tiles;
 use crate::head::{Head, HeadRow, Keys, Macs, NO_CHAIN};
 use crate::memory::Memory;
 use crate::open_set::OpenSet;
+use crate::side::{MAX_SIDE_BATCH, SideDone, SideWrite};
 use crate::transition::Prepared;
 use crate::{Committed, Evidence, StoreError};
 use stage::{Stage, Staged};
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Commit(Box<Prepared>, Reply<Committed>),
     RaiseEpoch(Reply<u64>),
     Refresh(Reply<()>),
+    Side(Box<SideWrite>, Reply<SideDone>),
     Sweep(Timestamp, Reply<()>),
 }
 
@@ -98,12 +100,14 @@ impl Writer {
     /// Works until every handle is gone or one closes the store.
     pub(crate) fn run(mut self, commands: &mut mpsc::Receiver<Command>) {
         let mut batch: Vec<(Prepared, Reply<Committed>)> = Vec::with_capacity(MAX_BATCH);
+        let mut beside: Vec<(Box<SideWrite>, Reply<SideDone>)> = Vec::new();
         while let Some(first) = commands.blocking_recv() {
             let mut command = Some(first);
             let mut other = None;
             while let Some(next) = command.take() {
                 match next {
                     Command::Commit(prepared, reply) => batch.push((*prepared, reply)),
+                    Command::Side(write, reply) => beside.push((write, reply)),
                     // One that is forgotten costs no more than an early end of its lease.
                     Command::Acknowledge(request) if self.waiting.len() < 2 * MAX_WAITING => {
                         self.waiting.push(request);
@@ -114,15 +118,18 @@ impl Writer {
                         break;
                     }
                 }
-                if batch.len() < MAX_BATCH {
+                if batch.len() < MAX_BATCH && beside.len() < MAX_SIDE_BATCH {
                     command = commands.try_recv().ok();
                 }
             }
             if !batch.is_empty() || self.waiting.len() >= MAX_WAITING {
                 self.commit(&mut batch);
             }
+            if !beside.is_empty() {
+                self.write_beside(&mut beside);
+            }
             match other {
-                None | Some(Command::Acknowledge(_) | Command::Commit(..)) => {}
+                None | Some(Command::Acknowledge(_) | Command::Commit(..) | Command::Side(..)) => {}
                 Some(Command::RaiseEpoch(reply)) => answer(reply, self.raise_epoch()),
                 Some(Command::Refresh(reply)) => answer(reply, self.refresh()),
                 Some(Command::Sweep(until, reply)) => answer(reply, self.sweep(Some(until))),
@@ -144,6 +151,40 @@ impl Writer {
             Ok(results) => {
                 for (reply, result) in replies.into_iter().zip(results) {
                     answer(reply, result);
+                }
+            }
+            Err(e) => {
+                let e = self.doubt(e);
+                for reply in replies {
+                    answer(reply, Err(e.clone()));
+                }
+            }
+        }
+    }
+
+    /// Writes side rows that wait together, in a transaction of their own: all of them or none.
+    fn write_beside(&mut self, beside: &mut Vec<(Box<SideWrite>, Reply<SideDone>)>) {
+        let (writes, replies): (Vec<_>, Vec<_>) = beside.drain(..).unzip();
+        let mut write = || {
+            if let Some(e) = &self.ended {
+                return Err(e.clone());
+            }
+            if let Err(e) = self.db.begin(Mode::Write) {
+                // A connection that broke while idle shows itself only now.
+                self.db.rollback();
+                self.db.begin(Mode::Write).map_err(|_| e)?;
+            }
+            let mut done = Vec::with_capacity(writes.len());
+            for w in &writes {
+                done.push(crate::side::write(self.db.as_mut(), w)?);
+            }
+            self.durable()?;
+            Ok(done)
+        };
+        match write() {
+            Ok(done) => {
+                for (reply, done) in replies.into_iter().zip(done) {
+                    answer(reply, Ok(done));
                 }
             }
             Err(e) => {

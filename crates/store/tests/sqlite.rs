@@ -49,6 +49,8 @@ conformance_tests! {
     invariant_29_a_failed_fsync_ends_writing,
     readings_agree,
     reopening_finds_the_same_log,
+    side_rows_are_there_until_they_end,
+    side_rows_are_won_once,
     tiles_and_proofs_serve_the_log,
 }
 

@@ -2,7 +2,8 @@
 
 /// Statements of each version, the first for an empty database. `{int}`, `{blob}` and `{by_key}` stand
 /// for what differs between the two databases.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE leaves (
     idx {int} PRIMARY KEY,
     request_id TEXT,
@@ -72,7 +73,18 @@ CREATE TABLE sealed (
     body {blob} NOT NULL,
     until_ms {int} NOT NULL
 ) {by_key};
-"];
+",
+    "
+CREATE TABLE side (
+    kind TEXT NOT NULL,
+    key {blob} NOT NULL,
+    value {blob} NOT NULL,
+    expires_ms {int},
+    PRIMARY KEY (kind, key)
+) {by_key};
+CREATE INDEX side_expires ON side (expires_ms) WHERE expires_ms IS NOT NULL;
+",
+];
 
 /// Which database the statements are for.
 #[derive(Debug, Clone, Copy)]

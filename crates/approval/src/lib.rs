@@ -5,6 +5,7 @@
 //! uses `domain` and `proof` only, so it cannot name a minted secret.
 
 pub mod card;
+pub mod console;
 mod parts;
 pub mod show;
 pub mod text;

@@ -1,5 +1,6 @@
 //! The HTTP doors: people and operators (with a person's token), the log, discovery and health.
 
+pub mod console;
 mod guard;
 pub mod leases;
 pub mod listen;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use grantwright_domain::{Digest, HumanId, canonical};
@@ -48,6 +49,7 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/metrics", Demand::Open),
     ("GET", "/log/checkpoint", Demand::Open),
     ("GET", "/log/tile/{*path}", Demand::Open),
+    ("GET", "/assets/{name}", Demand::Open),
     ("GET", "/login/{code}", Demand::Open),
     ("GET", "/enrol/{code}", Demand::Open),
     ("POST", "/api/v1/login", Demand::Open),
@@ -89,6 +91,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/metrics", get(open::metrics))
         .route("/log/checkpoint", get(log::checkpoint))
         .route("/log/tile/{*path}", get(log::tile))
+        .route("/assets/{name}", get(console::assets::asset))
         .route("/login/{code}", get(sign::console_later))
         .route("/enrol/{code}", get(sign::console_later))
         .route("/api/v1/login", post(sign::login))
@@ -118,8 +121,12 @@ pub fn router(broker: Arc<Broker>) -> Router {
                 .layer(DefaultBodyLimit::max(guard::MOST_POLICY)),
         )
         .route("/api/v1/scopes", get(operators::scopes))
-        .fallback(async || {
-            problem(refuse(404, "no_such_door", "there is nothing here", "see docs/api.md"))
+        .fallback(async |headers: HeaderMap| {
+            let refusal = refuse(404, "no_such_door", "there is nothing here", "see docs/api.md");
+            match console::respond::reads_pages(&headers) {
+                true => console::respond::problem(&refusal),
+                false => problem(refusal),
+            }
         })
         .method_not_allowed_fallback(async || {
             problem(refuse(

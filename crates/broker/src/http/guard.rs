@@ -25,10 +25,8 @@ pub const MOST_POLICY: usize = 4 << 20;
 pub const CALL_TIME: Duration = Duration::from_secs(30);
 
 /// Browsers of other origins get nothing, nobody sends or waits without end, and no answer is
-/// cached or sniffed.
+/// sniffed, or cached unless it says so.
 pub async fn guard(State(broker): State<Arc<Broker>>, request: Request, next: Next) -> Response {
-    let log_tile =
-        *request.method() == Method::GET && request.uri().path().starts_with("/log/tile/");
     let mut response = match admit(&broker.public_url, &request) {
         Ok(()) => within(CALL_TIME, request.method() == Method::POST, next.run(request)).await,
         Err(refusal) => problem(*refusal),
@@ -38,9 +36,8 @@ pub async fn guard(State(broker): State<Arc<Broker>>, request: Request, next: Ne
     }
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if !log_tile {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
+    // What may be kept says so itself: tiles of the log, files that are named by their content.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 

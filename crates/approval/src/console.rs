@@ -1,0 +1,12 @@
+//! The console's pages: pure functions from what is known to HTML.
+//!
+//! Two rules, each in one place. *Escaping*: pages are written with `maud`, whose values are always
+//! escaped; `PreEscaped` is not used here. *Deceptive characters*: [`layout::page`] is the only way
+//! out, and lets no control, bidirectional or zero-width character through, whoever wrote it.
+
+pub mod assets;
+pub mod layout;
+pub mod problem;
+pub mod words;
+
+pub use layout::{Frame, Here, Notice, Viewer, page};

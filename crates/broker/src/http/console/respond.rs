@@ -1,0 +1,47 @@
+//! How a page leaves: which status, and what its browser may do with it.
+
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use grantwright_approval::console::{Frame, page, problem};
+use grantwright_wire::Refusal;
+
+/// Own files only, nothing inline, no frames, forms to ourselves.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+
+/// What every page says about itself. `Referrer-Policy` is not `no-referrer`: browsers would then
+/// send `Origin: null` with our own forms.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (
+        HeaderName::from_static("permissions-policy"),
+        "publickey-credentials-get=(self), publickey-credentials-create=(self), camera=(), \
+         geolocation=(), microphone=()",
+    ),
+];
+
+/// A page with its headers.
+pub fn html(status: StatusCode, document: String) -> Response {
+    (status, HEADERS, document).into_response()
+}
+
+/// Why there is no page, as a page.
+pub fn problem(refusal: &Refusal) -> Response {
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let frame = Frame::open(&refusal.title);
+    let content = problem::problem(&refusal.title, &refusal.detail, &refusal.next, &refusal.code);
+    html(status, page(&frame, &content))
+}
+
+/// Whether a caller reads pages: browsers ask for them by name, programs do not.
+pub fn reads_pages(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"))
+}

@@ -28,6 +28,7 @@ use crate::error::StartError;
 use crate::keys::{KeyDir, read_secret, replace};
 use crate::rpc::broker::BrokerService;
 use crate::rpc::enrolment::EnrolmentService;
+use crate::vouch::Vouch;
 use crate::{end, http, policies, wake};
 
 /// Largest gRPC message.
@@ -128,6 +129,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         waits: Mutex::default(),
         loading: tokio::sync::Mutex::default(),
         salt_key,
+        vouch: Vouch::new(mac.expose_secret().trim().as_bytes()),
         sealed: Mutex::default(),
         inconsistent: AtomicBool::new(false),
         counts: Counts::default(),

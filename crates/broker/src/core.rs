@@ -15,6 +15,7 @@ use grantwright_wire::Refusal;
 
 use crate::config::Config;
 use crate::error::refuse;
+use crate::vouch::Vouch;
 use crate::wake::Wake;
 
 /// Who calls, by this connection's verified certificate.
@@ -62,6 +63,8 @@ pub struct Broker {
     pub loading: tokio::sync::Mutex<()>,
     /// Key of the salts of sensitive parameters: equal values of one agent commit alike.
     pub salt_key: [u8; 32],
+    /// Vouches for side rows: sessions, nonces.
+    pub vouch: Vouch,
     /// Sealed copies that are kept, to whom and since when.
     pub sealed: Mutex<HashMap<RequestId, (InstanceId, Timestamp)>>,
     /// A sidecar showed a checkpoint that this log signed and does not extend: nothing is appended.

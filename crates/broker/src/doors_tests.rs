@@ -265,6 +265,20 @@ async fn invariant_23_and_25_every_call_by_every_kind_of_caller() {
     golden("calls.txt", &out);
 }
 
+/// The headers of a call that the console's own page sends.
+async fn at_the_console(rig: &Rig, person: &str) -> Vec<(&'static str, String)> {
+    let how = http::session::How::Link;
+    let cookie = http::session::begin(&rig.broker, &human(person), how).await.unwrap();
+    let cookie = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
+    let sent = header::HeaderMap::from_iter([(header::COOKIE, cookie.parse().unwrap())]);
+    let session = http::session::find(&rig.broker, &sent).await.unwrap().unwrap();
+    vec![
+        ("cookie", cookie),
+        ("origin", "http://localhost".into()),
+        (http::session::CSRF_HEADER, session.csrf),
+    ]
+}
+
 #[tokio::test]
 async fn invariant_25_every_route_by_every_kind_of_caller() {
     let rig = Rig::at(SystemClock.now().millis()).await;
@@ -297,6 +311,7 @@ async fn invariant_25_every_route_by_every_kind_of_caller() {
     rig.broker.store.commit(Transition::authority(vec![erased])).await.unwrap();
     tokens.insert(0, ("nobody", None));
     tokens.insert(1, ("wrong token", Some(format!("gwp_{}", "0".repeat(64)))));
+    tokens.push(("at the console", None));
     let mut out = String::new();
     for (method, path, demand) in ROUTES {
         for (kind, token) in &tokens {
@@ -310,10 +325,19 @@ async fn invariant_25_every_route_by_every_kind_of_caller() {
             if let Some(token) = token {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
+            if *kind == "at the console" {
+                // A session of its own for each call: one of them signs out.
+                for (name, value) in at_the_console(&rig, "bob").await {
+                    request = request.header(name, value);
+                }
+            }
             let response =
                 router.clone().oneshot(request.body(Body::from("{}")).unwrap()).await.unwrap();
             let status = response.status().as_u16();
             match (demand, *kind) {
+                (Demand::Session, "at the console") => {
+                    assert!(!matches!(status, 401 | 403), "{method} {path} by {kind}: {status}");
+                }
                 (Demand::Open, _) => assert!(status != 403, "{method} {path} by {kind}"),
                 (Demand::Operator, "operator")
                 | (Demand::Person, "owner" | "reviewer" | "security" | "operator") => {

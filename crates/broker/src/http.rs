@@ -7,9 +7,11 @@ pub mod listen;
 #[cfg(test)]
 mod listen_tests;
 pub mod log;
+pub mod login;
 pub mod open;
 pub mod operators;
 pub mod requests;
+pub mod session;
 pub mod sign;
 pub mod view;
 
@@ -38,6 +40,8 @@ pub enum Demand {
     Person,
     /// An operator's token.
     Operator,
+    /// A person signed in at the console; for anything but GET with the CSRF token and own origin.
+    Session,
 }
 
 /// Every route, and what it demands; a test walks them with every kind of caller.
@@ -52,6 +56,8 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/assets/{name}", Demand::Open),
     ("GET", "/login/{code}", Demand::Open),
     ("GET", "/enrol/{code}", Demand::Open),
+    ("GET", "/session", Demand::Session),
+    ("POST", "/signout", Demand::Session),
     ("POST", "/api/v1/login", Demand::Open),
     ("GET", "/api/v1/me", Demand::Person),
     ("GET", "/api/v1/requests", Demand::Person),
@@ -92,8 +98,10 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/log/checkpoint", get(log::checkpoint))
         .route("/log/tile/{*path}", get(log::tile))
         .route("/assets/{name}", get(console::assets::asset))
-        .route("/login/{code}", get(sign::console_later))
+        .route("/login/{code}", get(login::login))
         .route("/enrol/{code}", get(sign::console_later))
+        .route("/session", get(session::show))
+        .route("/signout", post(session::sign_out))
         .route("/api/v1/login", post(sign::login))
         .route("/api/v1/me", get(sign::me))
         .route("/api/v1/requests", get(requests::list))

@@ -21,7 +21,10 @@ mod people;
 mod policies;
 mod rpc;
 #[cfg(test)]
+mod session_tests;
+#[cfg(test)]
 mod start_tests;
+mod vouch;
 mod wake;
 
 /// What each door demands of its caller, for the tests that walk them.

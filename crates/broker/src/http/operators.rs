@@ -17,7 +17,7 @@ use grantwright_wire::Refusal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Operator, Person, Shared, body, sign};
+use super::{Answer, Operator, Person, Shared, body, session, sign};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 use crate::{end, policies};
@@ -211,6 +211,9 @@ pub async fn set_person(State(broker): Shared, Operator(by): Operator, bytes: By
         Event::HumanSet(HumanSet { at: broker.now(), by, human: b.id.clone(), active, operator }),
     )
     .await?;
+    if !active {
+        session::end_all(&broker, &b.id).await?;
+    }
     Ok(Json(person_json(&broker, &b.id)))
 }
 

@@ -183,6 +183,10 @@ pub struct Progress {
     pub groups: Vec<String>,
     /// Where votes count.
     pub channels: Vec<String>,
+    /// What an approver types before an approval counts: a parameter's name, or `@agent` for the
+    /// agent's; none: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<String>,
     /// When time ends the request; none once it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,

@@ -247,6 +247,7 @@ pub(crate) fn progress(m: &Material<'_>) -> Progress {
         strength: asks.map(|v| v.strength),
         groups: asks.into_iter().flat_map(|v| &v.approvers).map(ToString::to_string).collect(),
         channels: asks.into_iter().flat_map(|v| &v.channels).map(|c| plain(c)).collect(),
+        confirm: m.scope.confirm.clone().filter(|_| state.phase.is_open()),
         expires_at: state.phase.is_open().then(|| state.expires_at()),
         votes: state
             .votes

@@ -205,6 +205,23 @@ fn authority(event: &Event) -> String {
         Event::InstanceRevoked(e) => {
             format!("{} ended sidecar {}: {}", tick(&e.by), tick(&e.instance), visible(&e.reason))
         }
+        Event::GroupsClaimed(e) => format!(
+            "the identity provider {} says that {} belongs to {}; this counts until {}",
+            tick(&e.issuer),
+            tick(&e.human),
+            if e.groups.is_empty() { "no group".into() } else { ticks(&e.groups) },
+            e.until
+        ),
+        Event::IdentitySet(e) => format!(
+            "operator {} {} account {} of {}",
+            tick(&e.by),
+            match &e.human {
+                Some(human) => format!("linked {} to", tick(human)),
+                None => "unlinked".into(),
+            },
+            tick(&e.subject),
+            tick(&e.issuer)
+        ),
         Event::JoinCreated(e) => {
             format!("operator {} made a join token for agent {}", tick(&e.by), tick(&e.agent))
         }

@@ -24,6 +24,9 @@ pub struct Config {
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
+    /// What keeps people who decide attentive.
+    #[serde(default)]
+    pub guards: GuardsSection,
     /// The log's public side.
     #[serde(default)]
     pub log: LogSection,
@@ -59,6 +62,15 @@ pub struct StoreSection {
 pub struct KeysSection {
     /// Folder of the key files, each of mode 0600.
     pub dir: PathBuf,
+}
+
+/// `[guards]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuardsSection {
+    /// Risk labels whose scopes must name a fact that an approver types; see `Scope::confirm`.
+    #[serde(default)]
+    pub two_step_risks: Vec<String>,
 }
 
 /// `[log]`.

@@ -48,6 +48,9 @@ pub(crate) fn of_violation(v: &Violation) -> Refusal {
     let detail = v.detail.clone();
     match v.rule {
         "eligible" => refuse(403, v.code, detail, "another eligible person can decide"),
+        "confirmation" => {
+            refuse(403, v.code, detail, "read it in the request, and send it as `confirm`")
+        }
         "passkey" => {
             refuse(403, v.code, detail, "open the request in the console and sign with a passkey")
         }

@@ -13,6 +13,7 @@ mod core;
 mod doors_tests;
 mod end;
 mod error;
+mod guards;
 mod http;
 mod init;
 mod issue;

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::core::{Broker, Caller};
 use crate::error::{no_such_request, of_store, of_violation, refuse};
+use crate::guards::two_step;
 use crate::issue::{approve, decide};
 
 /// Longest text of a question, an answer or a reason, in characters.
@@ -40,6 +41,8 @@ pub enum Intention {
         reason: Option<String>,
         /// See above; absent: whatever is there now was shown.
         seen: Option<u64>,
+        /// What the person typed where the scope demands a confirmed fact.
+        confirm: Option<String>,
     },
     /// Ask back.
     Ask {
@@ -59,6 +62,8 @@ pub enum Intention {
         ttl_s: Option<u32>,
         /// Parameters to shrink.
         params: Option<Value>,
+        /// What the person typed where the scope demands a confirmed fact: as it is once narrowed.
+        confirm: Option<String>,
     },
     /// Take an approval back.
     Withdraw,
@@ -165,8 +170,9 @@ type Staged = (Vec<Event>, Vec<Text>);
 impl Step<'_> {
     fn events(&self, state: &RequestState, what: &Intention) -> Result<Staged, Refusal> {
         match what {
-            Intention::Approve { reason, seen } => {
-                self.vote(state, Decision::Approve, reason.as_deref(), "", *seen)
+            Intention::Approve { reason, seen, confirm } => {
+                let confirm = confirm.as_deref();
+                self.vote(state, Decision::Approve, reason.as_deref(), "", *seen, confirm)
             }
             Intention::Deny { reason, reason_code } => {
                 if !matches!(
@@ -184,10 +190,12 @@ impl Step<'_> {
                     tracing::warn!(request = %state.terms.request_id, agent = %state.terms.agent, by = %self.actor.human,
                         "a reviewer says this request looks wrong");
                 }
-                self.vote(state, Decision::Deny, reason.as_deref(), reason_code, None)
+                self.vote(state, Decision::Deny, reason.as_deref(), reason_code, None, None)
             }
             Intention::Ask { text } => self.question(state, text),
-            Intention::Narrow { ttl_s, params } => self.narrow(state, *ttl_s, params.as_ref()),
+            Intention::Narrow { ttl_s, params, confirm } => {
+                self.narrow(state, *ttl_s, params.as_ref(), confirm.as_deref())
+            }
             Intention::Withdraw => Ok((
                 vec![Event::Withdrawn(Withdrawn {
                     at: self.now,
@@ -218,6 +226,7 @@ impl Step<'_> {
         reason: Option<&str>,
         code: &str,
         seen: Option<u64>,
+        confirm: Option<&str>,
     ) -> Result<Staged, Refusal> {
         let mut texts = Vec::new();
         let reason = match reason {
@@ -232,7 +241,7 @@ impl Step<'_> {
             Some(ordinal) => Some(ordinal),
             None => state.last_seen,
         };
-        let vote = self.voted(
+        let mut vote = self.voted(
             state,
             &state.terms,
             self.digest,
@@ -242,6 +251,9 @@ impl Step<'_> {
             reason,
             self.attributes,
         )?;
+        if decision == Decision::Approve {
+            vote.confirmed = self.confirmed(&state.terms, confirm)?;
+        }
         Ok((vec![Event::Voted(vote)], texts))
     }
 
@@ -258,7 +270,7 @@ impl Step<'_> {
         attributes: &Map<String, Value>,
     ) -> Result<Voted, Refusal> {
         let policy = decide::in_force(self.broker, &self.authority)?;
-        let groups = self.authority.groups_of(&self.actor.human);
+        let groups = self.authority.groups_of(&self.actor.human, self.now);
         let scope = self.authority.catalog.get(&terms.template).ok_or_else(|| {
             refuse(
                 503,
@@ -312,8 +324,27 @@ impl Step<'_> {
             policy_set: policy.digest(),
             reason_code: code.to_owned(),
             reason,
+            confirmed: None,
             proof: None,
         })
+    }
+
+    /// The fact that the approver confirmed, where the scope demands one.
+    fn confirmed(&self, terms: &Terms, typed: Option<&str>) -> Result<Option<String>, Refusal> {
+        let scope = self.authority.catalog.get(&terms.template);
+        let Some(fact) = scope.and_then(|s| s.confirm.as_ref()) else { return Ok(None) };
+        if typed.is_some_and(|typed| two_step::is_said(terms, fact, typed)) {
+            return Ok(Some(fact.clone()));
+        }
+        Err(refuse(
+            403,
+            "confirmation_required",
+            match typed {
+                None => format!("approving this takes its {} typed by hand", two_step::named(fact)),
+                Some(_) => format!("what was typed is not its {}", two_step::named(fact)),
+            },
+            "read it in the request, and send it as `confirm`",
+        ))
     }
 
     fn question(&self, state: &RequestState, text: &str) -> Result<Staged, Refusal> {
@@ -337,6 +368,7 @@ impl Step<'_> {
         state: &RequestState,
         ttl_s: Option<u32>,
         params: Option<&Value>,
+        confirm: Option<&str>,
     ) -> Result<Staged, Refusal> {
         let old = &state.terms;
         let scope = self.authority.catalog.get(&old.template).ok_or_else(|| {
@@ -379,6 +411,7 @@ impl Step<'_> {
             again: false,
             excluded: Default::default(),
             unusual: Vec::new(),
+            past: None,
         });
         next.apply(u64::MAX, &decided, Rights::Now(&self.authority))
             .map_err(|v| of_violation(&v))?;
@@ -388,16 +421,10 @@ impl Step<'_> {
         // For a passkey scope the narrowing is a proposal, to be signed.
         if asks && !signed && next.phase.is_open() {
             let seen = next.last_seen;
-            events.push(Event::Voted(self.voted(
-                &next,
-                &terms,
-                digest,
-                Decision::Approve,
-                seen,
-                "",
-                None,
-                &attributes,
-            )?));
+            let mut vote =
+                self.voted(&next, &terms, digest, Decision::Approve, seen, "", None, &attributes)?;
+            vote.confirmed = self.confirmed(&terms, confirm)?;
+            events.push(Event::Voted(vote));
         }
         Ok((events, Vec::new()))
     }

@@ -11,6 +11,7 @@ use grantwright_wire::Refusal;
 
 use crate::core::Broker;
 use crate::error::{StartError, of_store, refuse};
+use crate::guards::two_step;
 
 /// Validates a set without loading it.
 ///
@@ -18,7 +19,11 @@ use crate::error::{StartError, of_store, refuse};
 /// Every fault at once.
 pub fn check(broker: &Broker, sources: &Sources) -> Result<PolicySet, Vec<Fault>> {
     PolicySet::load(sources, &|scope| match broker.minters.get(&scope.minter) {
-        Some(minter) => minter.faults(scope),
+        Some(minter) => {
+            let mut faults = minter.faults(scope);
+            faults.extend(two_step::fault(scope, &broker.config.guards.two_step_risks));
+            faults
+        }
         None => {
             let known: Vec<&str> = broker.minters.keys().map(String::as_str).collect();
             vec![format!(

@@ -41,6 +41,9 @@ pub enum Command {
         /// Why; kept beside the log.
         #[arg(long)]
         reason: Option<String>,
+        /// The fact that the scope makes you confirm, typed from the request.
+        #[arg(long, value_name = "VALUE")]
+        confirm: Option<String>,
     },
     /// Deny it; this ends the request.
     Deny {
@@ -70,6 +73,9 @@ pub enum Command {
         /// A narrower parameter, for example rows=100. May be given several times.
         #[arg(long = "param", value_name = "NAME=VALUE")]
         params: Vec<String>,
+        /// The fact that the scope makes you confirm, as it is once narrowed.
+        #[arg(long, value_name = "VALUE")]
+        confirm: Option<String>,
     },
     /// Take an approval back, while the credential is not made yet.
     Withdraw {
@@ -116,8 +122,9 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
             let request = fetch(&api, &parse(&id)?).await?;
             Ok(out.either(&request, |out| card::print(out, &request, now())))
         }
-        Command::Approve { on, reason } => {
-            decide(out, &api, on, "approve", fields([("reason", reason)])).await
+        Command::Approve { on, reason, confirm } => {
+            let more = fields([("reason", reason), ("confirm", confirm)]);
+            decide(out, &api, on, "approve", more).await
         }
         Command::Deny { on, reason, because } => {
             let code = because.and_then(|b| b.to_possible_value());
@@ -127,7 +134,9 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
         Command::Ask { on, text } => {
             decide(out, &api, on, "ask", fields([("text", Some(text))])).await
         }
-        Command::Narrow { on, ttl, params } => narrow(out, &api, on, ttl, &params).await,
+        Command::Narrow { on, ttl, params, confirm } => {
+            narrow(out, &api, on, ttl, &params, confirm).await
+        }
         Command::Withdraw { on } => decide(out, &api, on, "withdraw", Map::new()).await,
         Command::Watch => inbox::watch(out, &api).await,
     }
@@ -193,7 +202,14 @@ async fn send(
     }))
 }
 
-async fn narrow(out: &Out, api: &Api, on: On, ttl: Option<String>, changes: &[String]) -> Outcome {
+async fn narrow(
+    out: &Out,
+    api: &Api,
+    on: On,
+    ttl: Option<String>,
+    changes: &[String],
+    confirm: Option<String>,
+) -> Outcome {
     if ttl.is_none() && changes.is_empty() {
         return Err(Failure::unable("say what is narrower: --ttl 5m, or --param rows=100"));
     }
@@ -209,7 +225,7 @@ async fn narrow(out: &Out, api: &Api, on: On, ttl: Option<String>, changes: &[St
         })?;
         params.insert(name.to_owned(), value);
     }
-    let mut more = fields([("ttl", ttl)]);
+    let mut more = fields([("ttl", ttl), ("confirm", confirm)]);
     if !changes.is_empty() {
         more.insert("params".into(), Value::Object(params));
     }

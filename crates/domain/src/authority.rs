@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::event::{Attributes, Event};
+use crate::event::{Attributes, Event, GroupsClaimed, IdentitySet};
 use crate::id::{AgentId, GroupName, HumanId, InstanceId, ScopeName};
 use crate::scope::Scope;
 use crate::state::Violation;
@@ -15,6 +15,11 @@ use crate::time::Timestamp;
 pub const SEPARATION_MS: i64 = 24 * 3_600_000;
 /// Longest life of a person's API token (12 h).
 pub const TOKEN_LIFE_MS: i64 = 12 * 3_600_000;
+
+/// Longest time for which an identity provider's word on groups counts (24 h).
+pub const CLAIM_LIFE_MS: i64 = 24 * 3_600_000;
+/// Most groups that one word of an identity provider names.
+pub const MOST_CLAIMED: usize = 64;
 
 /// A person.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +100,28 @@ pub struct Bearer<S> {
     pub made_by: Option<HumanId>,
 }
 
+/// Whose an account at an identity provider is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The person.
+    pub human: HumanId,
+    /// The operator who linked it: who could have linked an account of their own.
+    pub by: HumanId,
+}
+
+/// What an identity provider said of a person's groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The provider and the account there.
+    pub account: (String, String),
+    /// The groups.
+    pub groups: BTreeSet<GroupName>,
+    /// When it was read.
+    pub at: Timestamp,
+    /// From when on it is stale.
+    pub until: Timestamp,
+}
+
 /// What an operator changed, for the separation of duties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -119,8 +146,13 @@ pub struct Authority {
     pub vkey: String,
     /// People.
     pub humans: BTreeMap<HumanId, Human>,
-    /// Groups and their members.
+    /// Groups and the members that operators set; who belongs to one is told by
+    /// [`Authority::in_group`].
     pub groups: BTreeMap<GroupName, BTreeSet<HumanId>>,
+    /// Accounts at identity providers, by issuer and subject.
+    pub identities: BTreeMap<(String, String), Identity>,
+    /// The identity provider's last word on each person's groups.
+    pub claimed: BTreeMap<HumanId, Claimed>,
     /// Agents.
     pub agents: BTreeMap<AgentId, Agent>,
     /// Instances.
@@ -165,10 +197,39 @@ impl Authority {
         Some((self.catalog.get(&digest)?, digest))
     }
 
-    /// The groups a person belongs to.
+    /// The groups a person belongs to at `now`: those operators put them in, and those the identity
+    /// provider named, while its word is fresh.
     #[must_use]
-    pub fn groups_of(&self, human: &HumanId) -> BTreeSet<GroupName> {
-        self.groups.iter().filter(|(_, m)| m.contains(human)).map(|(g, _)| g.clone()).collect()
+    pub fn groups_of(&self, human: &HumanId, now: Timestamp) -> BTreeSet<GroupName> {
+        let set = self.groups.iter().filter(|(_, m)| m.contains(human)).map(|(g, _)| g);
+        set.chain(self.claims_of(human, now)).cloned().collect()
+    }
+
+    /// True when a person belongs to the group at `now`, as [`Authority::groups_of`].
+    #[must_use]
+    pub fn in_group(&self, human: &HumanId, group: &GroupName, now: Timestamp) -> bool {
+        self.groups.get(group).is_some_and(|m| m.contains(human))
+            || self.claims_of(human, now).any(|g| g == group)
+    }
+
+    /// Everyone who belongs to the group at `now`.
+    #[must_use]
+    pub fn members_of(&self, group: &GroupName, now: Timestamp) -> BTreeSet<HumanId> {
+        let set = self.groups.get(group).into_iter().flatten().cloned();
+        let claimed = self.claimed.keys().filter(|h| self.in_group(h, group, now)).cloned();
+        set.chain(claimed).collect()
+    }
+
+    /// The person whose account this is; both are compared as bytes.
+    #[must_use]
+    pub fn identified(&self, issuer: &str, subject: &str) -> Option<&HumanId> {
+        self.identities.get(&(issuer.to_owned(), subject.to_owned())).map(|i| &i.human)
+    }
+
+    /// Groups by the identity provider's word, none once it is stale.
+    fn claims_of(&self, human: &HumanId, now: Timestamp) -> impl Iterator<Item = &GroupName> {
+        let fresh = self.claimed.get(human).filter(|c| c.at <= now && now < c.until);
+        fresh.into_iter().flat_map(|c| &c.groups)
     }
 
     /// True when the model is qualified at `now`.
@@ -202,8 +263,8 @@ impl Authority {
         })
     }
 
-    /// People who made a token or link of `human` for them that still works at `now`: they could act
-    /// as that person.
+    /// People who could act as `human`: who made a token for them that still works at `now`, or said
+    /// which account is theirs.
     pub fn stand_ins<'a>(
         &'a self,
         human: &'a HumanId,
@@ -213,6 +274,7 @@ impl Authority {
             .values()
             .filter(move |t| t.subject == *human && !t.spent && t.expires_at > now)
             .filter_map(|t| t.made_by.as_ref())
+            .chain(self.identities.values().filter(|i| i.human == *human).map(|i| &i.by))
             .filter(move |by| *by != human)
     }
 
@@ -238,6 +300,73 @@ impl Authority {
             agent: agent.cloned(),
             group: group.cloned(),
         });
+    }
+
+    fn set_identity(&mut self, e: &IdentitySet) -> Result<(), Violation> {
+        self.operator(&e.by)?;
+        let fine =
+            |t: &str| (1..=255).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_graphic());
+        if !fine(&e.issuer) || !fine(&e.subject) {
+            return Err(Violation::rule(
+                "identity",
+                "issuer and subject are 1 to 255 visible ASCII characters".into(),
+            ));
+        }
+        let account = (e.issuer.clone(), e.subject.clone());
+        let known = self.identities.get(&account).map(|i| i.human.clone());
+        match (&e.human, known) {
+            (Some(human), known) => {
+                if !self.humans.get(human).is_some_and(|h| h.active) {
+                    return Err(Violation::rule(
+                        "human-known",
+                        format!("no active person `{human}`"),
+                    ));
+                }
+                if known.as_ref().is_some_and(|k| k != human) {
+                    return Err(Violation::rule(
+                        "identity-once",
+                        "the account is another person's; unlink it first".into(),
+                    ));
+                }
+                let identity = Identity { human: human.clone(), by: e.by.clone() };
+                self.identities.insert(account, identity);
+            }
+            (None, Some(human)) => {
+                self.identities.remove(&account);
+                if self.claimed.get(&human).is_some_and(|c| c.account == account) {
+                    self.claimed.remove(&human);
+                }
+            }
+            (None, None) => {
+                return Err(Violation::rule("identity-known", "no such account is linked".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn claim_groups(&mut self, e: &GroupsClaimed) -> Result<(), Violation> {
+        if self.identified(&e.issuer, &e.subject) != Some(&e.human) {
+            return Err(Violation::rule(
+                "identity-known",
+                format!("the account is not linked to `{}`", e.human),
+            ));
+        }
+        if e.until <= e.at || e.until.since(e.at) > CLAIM_LIFE_MS || e.groups.len() > MOST_CLAIMED {
+            return Err(Violation::rule(
+                "claim-life",
+                format!("a provider's word holds a day at most, for {MOST_CLAIMED} groups"),
+            ));
+        }
+        self.claimed.insert(
+            e.human.clone(),
+            Claimed {
+                account: (e.issuer.clone(), e.subject.clone()),
+                groups: e.groups.clone(),
+                at: e.at,
+                until: e.until,
+            },
+        );
+        Ok(())
     }
 
     /// Folds one leaf in. Events of requests are not for this fold and change nothing.
@@ -298,6 +427,8 @@ impl Authority {
                 self.groups.insert(e.group.clone(), e.members.clone());
                 self.record(e.at, &e.by, None, Some(&e.group));
             }
+            Event::IdentitySet(e) => self.set_identity(e)?,
+            Event::GroupsClaimed(e) => self.claim_groups(e)?,
             Event::AgentSet(e) => {
                 self.operator(&e.by)?;
                 if !self.humans.get(&e.owner).is_some_and(|h| h.active) {

@@ -22,8 +22,8 @@ pub enum Ineligible {
     /// Owns an agent in the delegation chain.
     #[error("owns an agent that passed the right on")]
     Delegate,
-    /// The agent's owner made a token for this person, and could vote with it.
-    #[error("their token was made by the agent's owner, who could vote with it")]
+    /// The agent's owner made a token for this person or linked their account, and could vote as them.
+    #[error("their token or linked account was made by the agent's owner, who could vote with it")]
     OwnersToken,
     /// Not in every group the verdict names.
     #[error("not in the group that policy names")]
@@ -97,10 +97,7 @@ pub fn check(
         return Err(Ineligible::NotAsked);
     }
     if verdict.approvers.is_empty()
-        || !verdict
-            .approvers
-            .iter()
-            .all(|g| authority.groups.get(g).is_some_and(|m| m.contains(human)))
+        || !verdict.approvers.iter().all(|g| authority.in_group(human, g, now))
     {
         return Err(Ineligible::NotInGroup);
     }

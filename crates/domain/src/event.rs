@@ -66,8 +66,12 @@ pub enum Event {
     AgentSet(AgentSet),
     /// A group's members were set.
     GroupSet(GroupSet),
+    /// An identity provider's word on a person's groups was read.
+    GroupsClaimed(GroupsClaimed),
     /// A person was registered or changed.
     HumanSet(HumanSet),
+    /// An account at an identity provider was linked to a person, or no longer is.
+    IdentitySet(IdentitySet),
     /// A sidecar enrolled.
     InstanceEnrolled(InstanceEnrolled),
     /// A sidecar's certificate was renewed.
@@ -134,6 +138,9 @@ pub struct Decided {
     /// Facts that differ from this agent's past, at most three.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unusual: Vec<String>,
+    /// Size of the log of which `unusual` was computed; absent: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past: Option<u64>,
 }
 
 /// See [`Event::Questioned`].
@@ -220,6 +227,9 @@ pub struct Voted {
     /// Commitment to free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Digest>,
+    /// The fact of the request that the voter confirmed, as the scope's `confirm` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<String>,
     /// What proves the vote; absent: the broker's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Map<String, Value>>,
@@ -433,6 +443,24 @@ pub struct GroupSet {
     pub members: BTreeSet<HumanId>,
 }
 
+/// See [`Event::GroupsClaimed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupsClaimed {
+    /// When the provider's signed word was read.
+    pub at: Timestamp,
+    /// The person.
+    pub human: HumanId,
+    /// The provider.
+    pub issuer: String,
+    /// The account there.
+    pub subject: String,
+    /// All the groups it maps to, from now on.
+    pub groups: BTreeSet<GroupName>,
+    /// From when on the word is stale, and counts as no group; a day after `at` at most.
+    pub until: Timestamp,
+}
+
 /// See [`Event::HumanSet`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -447,6 +475,23 @@ pub struct HumanSet {
     pub active: bool,
     /// May change agents, owners, groups, scopes and policy.
     pub operator: bool,
+}
+
+/// See [`Event::IdentitySet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentitySet {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// The provider's `iss`, compared as bytes.
+    pub issuer: String,
+    /// The account's `sub` there, compared as bytes; never an e-mail address.
+    pub subject: String,
+    /// Whose account it is; absent: nobody's any longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub human: Option<HumanId>,
 }
 
 /// See [`Event::InstanceEnrolled`].
@@ -682,7 +727,9 @@ impl Event {
             Self::AgentRevoked(_) => "agent_revoked",
             Self::AgentSet(_) => "agent_set",
             Self::GroupSet(_) => "group_set",
+            Self::GroupsClaimed(_) => "groups_claimed",
             Self::HumanSet(_) => "human_set",
+            Self::IdentitySet(_) => "identity_set",
             Self::InstanceEnrolled(_) => "instance_enrolled",
             Self::InstanceRenewed(_) => "instance_renewed",
             Self::InstanceRevoked(_) => "instance_revoked",
@@ -742,7 +789,9 @@ impl Event {
             Self::AgentRevoked(e) => e.at,
             Self::AgentSet(e) => e.at,
             Self::GroupSet(e) => e.at,
+            Self::GroupsClaimed(e) => e.at,
             Self::HumanSet(e) => e.at,
+            Self::IdentitySet(e) => e.at,
             Self::InstanceEnrolled(e) => e.at,
             Self::InstanceRenewed(e) => e.at,
             Self::InstanceRevoked(e) => e.at,

@@ -8,7 +8,7 @@ use crate::authority::Authority;
 use crate::canonical::{self, CanonicalError};
 use crate::digest::Digest;
 use crate::eligible::{self, Ineligible};
-use crate::event::{Decision, Event, Requested};
+use crate::event::{Decision, Event, Requested, Voted};
 use crate::id::{AgentId, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
 use crate::param::Params;
 use crate::scope::Scope;
@@ -636,7 +636,7 @@ impl RequestState {
                 self.may_vote(&e.human, &e.channel, rights, e.at)?;
                 if let Rights::Now(authority) = rights {
                     self.require(
-                        e.groups == authority.groups_of(&e.human),
+                        e.groups == authority.groups_of(&e.human, e.at),
                         "group-evidence",
                         || "the groups are not the voter's".into(),
                     )?;
@@ -668,6 +668,7 @@ impl RequestState {
                                 "this needs a decision signed with a passkey".into(),
                             ));
                         }
+                        self.confirmed(e, rights)?;
                         self.require(e.seen == self.last_seen, "seen", || {
                             "the vote has not seen the last question, answer or change".into()
                         })?;
@@ -857,6 +858,21 @@ impl RequestState {
             }),
             Rights::Past => Ok(()),
         }
+    }
+
+    /// A scope may demand that an approver confirms a fact of the request.
+    fn confirmed(&self, e: &Voted, rights: Rights<'_>) -> Result<(), Violation> {
+        let Rights::Now(authority) = rights else { return Ok(()) };
+        let scope = authority.catalog.get(&self.terms.template);
+        let wanted = scope.and_then(|s| s.confirm.as_ref());
+        if wanted.is_none() || e.confirmed.as_ref() == wanted {
+            return Ok(());
+        }
+        Err(Violation::coded(
+            "confirmation",
+            "confirmation_required",
+            "approving this scope takes a confirmed fact of the request".into(),
+        ))
     }
 
     fn live_lease(&mut self, id: Option<&LeaseId>) -> Result<&mut Lease, Violation> {

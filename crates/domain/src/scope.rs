@@ -35,7 +35,14 @@ pub struct Scope {
     /// Questions a reviewer may ask with one tap, at most three.
     #[serde(default)]
     pub questions: Vec<String>,
+    /// The two-step guard: the parameter whose value an approver types before an approval counts, or
+    /// [`CONFIRM_AGENT`]; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<String>,
 }
+
+/// In [`Scope::confirm`]: the name of the agent that asks.
+pub const CONFIRM_AGENT: &str = "@agent";
 
 /// Lifetimes in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +141,16 @@ impl Scope {
         }
         if self.questions.len() > 3 {
             out.push("questions: at most three".into());
+        }
+        if let Some(fact) = &self.confirm {
+            match self.params.get(fact) {
+                _ if fact == CONFIRM_AGENT => {}
+                Some(spec) if !spec.sensitive => {}
+                Some(_) => out.push(format!("confirm: `{fact}` is sensitive; name another")),
+                None => out.push(format!(
+                    "confirm: `{fact}` is no parameter; name one, or `{CONFIRM_AGENT}`"
+                )),
+            }
         }
         if let Err(e) = self.digest() {
             out.push(format!("template: {e}"));

@@ -34,7 +34,7 @@ pub fn attributes(authority: &Authority, agent: &AgentId, now: Timestamp) -> Map
     let Some(agent) = authority.agents.get(agent).filter(|a| !a.revoked) else { return out };
     let Some(owner) = agent.owner() else { return out };
     let a = &agent.attributes;
-    let groups: Vec<Value> = authority.groups_of(owner).iter().map(|g| json!(g)).collect();
+    let groups: Vec<Value> = authority.groups_of(owner, now).iter().map(|g| json!(g)).collect();
     out.insert("owner".into(), json!(owner));
     out.insert("owner_groups".into(), Value::Array(groups));
     out.insert("team".into(), json!(a.team));

@@ -12,8 +12,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::fault::{Faults, LineIndex, Place, did_you_mean};
 
-const SCOPE_KEYS: [&str; 8] =
-    ["labels", "minter", "name", "params", "questions", "template", "title", "ttl"];
+const SCOPE_KEYS: [&str; 9] =
+    ["confirm", "labels", "minter", "name", "params", "questions", "template", "title", "ttl"];
 const LABEL_KEYS: [&str; 5] = ["data_class", "environment", "risk", "sensitivity", "undo"];
 const TYPES: [&str; 7] =
     ["boolean", "choice", "integer", "s3-bucket", "s3-prefix", "set", "string"];
@@ -205,6 +205,7 @@ impl Reader<'_> {
         let template: Option<Map<String, Value>> =
             self.optional(&mut fields, "template", &what, faults);
         let questions = self.optional(&mut fields, "questions", &what, faults);
+        let confirm = self.optional(&mut fields, "confirm", &what, faults);
         let params = match fields.take("params") {
             Some(v) => self.params(v, &what, faults),
             None => Some(BTreeMap::new()),
@@ -218,6 +219,7 @@ impl Reader<'_> {
             labels: labels?,
             template: template?,
             questions: questions?,
+            confirm: confirm?,
         })
     }
 

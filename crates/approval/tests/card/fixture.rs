@@ -47,6 +47,7 @@ pub fn scope() -> Scope {
         },
         template: serde_json::Map::new(),
         questions: Vec::new(),
+        confirm: None,
     }
 }
 
@@ -135,6 +136,7 @@ impl Ask {
             policy_set: self.verdict.policy_set,
             reason_code: String::new(),
             reason: None,
+            confirmed: None,
             proof: None,
         })
     }
@@ -161,6 +163,7 @@ impl Ask {
             again: false,
             excluded: Default::default(),
             unusual: Vec::new(),
+            past: None,
         });
         for event in std::iter::once(&decided).chain(&self.later) {
             state.apply(2, event, Rights::Past).unwrap();

@@ -155,7 +155,7 @@ impl Judge {
     ) -> Option<Result<std::collections::BTreeSet<String>, String>> {
         let (set, scope, basis) =
             (self.set.as_ref()?, scope(request, authority)?, self.last.get(id)?);
-        let groups = authority.groups_of(human);
+        let groups = authority.groups_of(human, at);
         let answer = set.may_approve(&Approval {
             human,
             groups: &groups,

@@ -316,6 +316,7 @@ impl Writer {
             again,
             excluded: Default::default(),
             unusual: Vec::new(),
+            past: None,
         }));
     }
 
@@ -323,7 +324,7 @@ impl Writer {
     pub fn ballot(&self, id: &str, who: &str, channel: &str, decision: Decision) -> Voted {
         let state = self.of(id);
         let terms = &state.terms;
-        let groups = self.state.authority.groups_of(&human(who));
+        let groups = self.state.authority.groups_of(&human(who), self.now);
         let policies = SET.may_approve(&Approval {
             human: &human(who),
             groups: &groups,
@@ -348,6 +349,7 @@ impl Writer {
             policy_set: SET.digest(),
             reason_code: String::new(),
             reason: None,
+            confirmed: None,
             proof: None,
         }
     }

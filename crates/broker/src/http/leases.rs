@@ -82,7 +82,7 @@ pub async fn revoke(
 
 fn may_end(broker: &Broker, human: &HumanId, state: &RequestState) -> bool {
     let authority = broker.authority();
-    let groups = authority.groups_of(human);
+    let groups = authority.groups_of(human, broker.now());
     let in_group = |name: &str| GroupName::parse(name).is_ok_and(|g| groups.contains(&g));
     let reviews = match &state.verdict {
         Some(v) if !v.approvers.is_empty() => v.approvers.iter().all(|g| groups.contains(g)),

@@ -35,7 +35,7 @@ pub async fn tile(
         let human = super::bearer(&broker, &headers)?;
         let security = GroupName::parse("security").ok();
         let authority = broker.authority();
-        if !security.is_some_and(|g| authority.groups.get(&g).is_some_and(|m| m.contains(&human))) {
+        if !security.is_some_and(|g| authority.in_group(&human, &g, broker.now())) {
             return Err(refuse(
                 403,
                 "not_in_group",

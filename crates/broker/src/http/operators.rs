@@ -179,7 +179,7 @@ struct SetPerson {
 fn person_json(broker: &Broker, id: &HumanId) -> Value {
     let authority = broker.authority();
     let Some(human) = authority.humans.get(id) else { return Value::Null };
-    json!({ "id": id, "active": human.active, "operator": human.operator, "groups": authority.groups_of(id) })
+    json!({ "id": id, "active": human.active, "operator": human.operator, "groups": authority.groups_of(id, broker.now()) })
 }
 
 /// All people.

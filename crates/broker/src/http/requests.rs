@@ -86,6 +86,7 @@ struct Approve {
     digest: Digest,
     reason: Option<String>,
     seen: Option<u64>,
+    confirm: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +111,7 @@ struct Narrow {
     digest: Digest,
     ttl: Option<String>,
     params: Option<Value>,
+    confirm: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -138,7 +140,8 @@ pub async fn approve(
     bytes: Bytes,
 ) -> Answer {
     let b: Approve = body(&bytes)?;
-    act(&broker, human, &id, b.digest, Intention::Approve { reason: b.reason, seen: b.seen }).await
+    let what = Intention::Approve { reason: b.reason, seen: b.seen, confirm: b.confirm };
+    act(&broker, human, &id, b.digest, what).await
 }
 
 /// Denies it.
@@ -183,7 +186,8 @@ pub async fn narrow(
         Some(Err(e)) => return Err(refuse(400, "bad_ttl", e, "for example 5m").into()),
         None => None,
     };
-    act(&broker, human, &id, b.digest, Intention::Narrow { ttl_s, params: b.params }).await
+    let what = Intention::Narrow { ttl_s, params: b.params, confirm: b.confirm };
+    act(&broker, human, &id, b.digest, what).await
 }
 
 /// Takes an approval back.

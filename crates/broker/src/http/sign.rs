@@ -92,7 +92,7 @@ pub fn new_token(
 pub async fn me(State(broker): Shared, Person(human): Person) -> Answer {
     let authority = broker.authority();
     Ok(Json(
-        json!({ "human": human, "operator": authority.is_operator(&human), "groups": authority.groups_of(&human) }),
+        json!({ "human": human, "operator": authority.is_operator(&human), "groups": authority.groups_of(&human, broker.now()) }),
     ))
 }
 

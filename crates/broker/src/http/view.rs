@@ -80,6 +80,11 @@ pub fn request(broker: &Broker, loaded: &Loaded) -> Value {
         "link": broker.link(&terms.request_id),
     });
     if let Value::Object(map) = &mut out {
+        if let Some(Value::Object(needs)) = map.get_mut("needs")
+            && let Some(fact) = scope.and_then(|s| s.confirm.as_ref())
+        {
+            needs.insert("confirm".into(), fact.as_str().into());
+        }
         if let Some(scope) = scope {
             map.insert("card".into(), decision_card(broker, loaded, scope));
         }

@@ -122,6 +122,7 @@ fn decided(policy: &PolicySet, staged: &Staged, again: bool) -> Result<Decided, 
         attributes,
         again,
         unusual: Vec::new(),
+        past: None,
     })
 }
 
@@ -138,7 +139,7 @@ fn excluded(
         .filter(|v| {
             let vote = Approval {
                 human: &v.human,
-                groups: &staged.authority.groups_of(&v.human),
+                groups: &staged.authority.groups_of(&v.human, staged.at),
                 scope: &staged.scope,
                 params: &terms.params,
                 agent: &terms.agent,

@@ -169,6 +169,15 @@ template = { audience = "test" }
 params.dataset = { type = "string", pattern = "[a-z]{1,16}" }
 
 [[scope]]
+name = "two-step"
+title = "Export {rows} rows of {dataset}"
+minter = "jwt"
+template = { audience = "test" }
+confirm = "rows"
+params.dataset = { type = "string", pattern = "[a-z]{1,16}" }
+params.rows = { type = "integer", min = 0, max = 100000, order = "max" }
+
+[[scope]]
 name = "never"
 title = "Drop {dataset}"
 minter = "jwt"
@@ -192,6 +201,7 @@ forbid (principal, action == Action::"issue", resource == Scope::"never");
         ("escalate", 2, "chat"),
         ("root-account", 1, "chat"),
         ("signed", 1, "passkey"),
+        ("two-step", 1, "chat"),
     ] {
         policy.push_str(&format!(
             "@id(\"{scope}\") @quorum(\"{quorum}\") @approvers(\"reviewers\") @strength(\"{strength}\") @channels(\"api,console\")\n\
@@ -447,7 +457,7 @@ impl Rig {
         name: &str,
         id: &str,
     ) -> Result<grantwright_store::Loaded, Refusal> {
-        self.act(name, id, Intention::Approve { reason: None, seen: None }).await
+        self.act(name, id, Intention::Approve { reason: None, seen: None, confirm: None }).await
     }
 
     /// Every event of the log, folded by the rules: panics when one is forbidden.

@@ -18,7 +18,7 @@ fn deny() -> Intention {
 }
 
 fn narrow(ttl_s: Option<u32>, params: Option<serde_json::Value>) -> Intention {
-    Intention::Narrow { ttl_s, params }
+    Intention::Narrow { ttl_s, params, confirm: None }
 }
 
 /// No request is issued twice, nothing was minted more than once, and the rules allow every leaf.
@@ -371,8 +371,14 @@ async fn invariant_12_a_vote_needs_the_present_digest_and_a_live_request() {
         .expect("narrowed");
     assert_eq!(narrowed.state.phase, Phase::Approved, "narrowing is the narrower's own approval");
     let parsed = RequestId::parse(&id).unwrap();
-    let on_old =
-        rig.act_on("carol", &parsed, old, Intention::Approve { reason: None, seen: None }).await;
+    let on_old = rig
+        .act_on(
+            "carol",
+            &parsed,
+            old,
+            Intention::Approve { reason: None, seen: None, confirm: None },
+        )
+        .await;
     assert_eq!(on_old.expect_err("old digest").status, 409);
     for wider in [
         narrow(Some(600), None),
@@ -415,7 +421,7 @@ async fn invariant_13_every_end_is_an_end_and_time_is_a_deny() {
         assert_eq!(word(&rig.collect(id).await.expect("its end")), want);
         for what in [
             deny(),
-            Intention::Approve { reason: None, seen: None },
+            Intention::Approve { reason: None, seen: None, confirm: None },
             Intention::Ask { text: "why?".into() },
             narrow(Some(1), None),
             Intention::Withdraw,
@@ -605,5 +611,46 @@ async fn an_unacknowledged_account_is_revoked_after_two_minutes() {
     end::sweep_once(&rig.broker).await.expect("swept");
     assert_eq!(rig.collect(&id).await.expect_err("gone").code, "already_issued");
     assert_eq!(rig.backend.revoked.load(std::sync::atomic::Ordering::SeqCst), 1);
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_12_two_steps_an_approval_counts_only_with_the_typed_fact() {
+    let rig = Rig::new().await;
+    let ask = rig.ask("two-step", r#"{"dataset":"customers","rows":10000}"#, "");
+    let id = id_of(&rig.issue(ask).await.expect("pending"));
+    let typed = |confirm: Option<&str>| Intention::Approve {
+        reason: None,
+        seen: None,
+        confirm: confirm.map(str::to_owned),
+    };
+    for wrong in [None, Some(""), Some("yes"), Some("1000"), Some("customers"), Some("1e4")] {
+        let refusal = rig.act("bob", &id, typed(wrong)).await.expect_err("not confirmed");
+        assert_eq!(
+            (refusal.status, refusal.code.as_str()),
+            (403, "confirmation_required"),
+            "{wrong:?}"
+        );
+        assert!(!refusal.detail.contains("10000"), "the fact is not given away");
+    }
+    let narrowed = |confirm: Option<&str>| Intention::Narrow {
+        ttl_s: None,
+        params: Some(serde_json::json!({"rows": 500})),
+        confirm: confirm.map(str::to_owned),
+    };
+    let refusal = rig.act("bob", &id, narrowed(Some("10000"))).await.expect_err("the old fact");
+    assert_eq!(refusal.code, "confirmation_required");
+    let loaded = rig.act("carol", &id, narrowed(Some("500"))).await.expect("narrowed");
+    assert_eq!(loaded.state.phase, Phase::Approved);
+    let ask = rig.ask("two-step", r#"{"dataset":"orders","rows":10000}"#, "");
+    let id = id_of(&rig.issue(ask).await.expect("pending"));
+    let loaded = rig.act("bob", &id, typed(Some(" 10,000 "))).await.expect("confirmed");
+    assert_eq!(loaded.state.phase, Phase::Approved);
+    let said = loaded.leaves.iter().find_map(|(_, e)| match e {
+        Event::Voted(v) => v.confirmed.clone(),
+        _ => None,
+    });
+    assert_eq!(said.as_deref(), Some("rows"));
+    assert_eq!(word(&rig.collect(&id).await.expect("collected")), "granted");
     check(&rig).await;
 }

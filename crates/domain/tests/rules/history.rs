@@ -176,10 +176,11 @@ fn event(step: Step, now: Timestamp, state: &State, history: &[Event]) -> Option
             excluded: if y == 12 { BTreeSet::from([human("bob")]) } else { BTreeSet::new() },
             again: y == 11 || known.is_some_and(|s| s.verdict.is_some()),
             unusual: Vec::new(),
+            past: None,
         }),
         What::Vote | What::Deny => {
             let who = human(person);
-            let mut groups = authority.groups_of(&who);
+            let mut groups = authority.groups_of(&who, now);
             if y == 12 {
                 groups.insert(group("security"));
             }
@@ -204,6 +205,7 @@ fn event(step: Step, now: Timestamp, state: &State, history: &[Event]) -> Option
                 policy_set: set,
                 reason_code: String::new(),
                 reason: None,
+                confirmed: None,
                 proof: None,
             })
         }

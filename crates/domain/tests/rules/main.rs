@@ -9,6 +9,7 @@
 mod authority;
 mod history;
 mod judge;
+mod membership;
 mod narrow;
 mod verdict;
 mod world;

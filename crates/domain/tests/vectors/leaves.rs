@@ -89,6 +89,22 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
                 "policies": [], "policy_set": digest("55"),
             }),
         ),
+        (
+            "decided, of a past",
+            "decided",
+            json!({
+                "verdict": verdict(), "attributes": {}, "context": {},
+                "unusual": ["first time in production"], "past": 1234,
+            }),
+        ),
+        (
+            "voted, confirmed",
+            "voted",
+            json!({
+                "human": "bob", "decision": "approve", "channel": "api", "groups": ["reviewers"],
+                "policies": [], "policy_set": digest("55"), "confirmed": "bucket",
+            }),
+        ),
         ("withdrawn", "withdrawn", json!({"human": "bob", "channel": "api"})),
         ("intended", "intended", json!({"minter": "jwt", "approvers": ["bob", "carol"]})),
         (
@@ -123,6 +139,24 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
             "group set",
             "group_set",
             json!({"by": "root", "group": "reviewers", "members": ["alice", "bob", "carol"]}),
+        ),
+        (
+            "groups claimed",
+            "groups_claimed",
+            json!({
+                "human": "bob", "issuer": "https://id.example.org", "subject": "00u1",
+                "groups": ["reviewers"], "until": "2026-11-21T09:44:50Z",
+            }),
+        ),
+        (
+            "identity linked",
+            "identity_set",
+            json!({"by": "root", "issuer": "https://id.example.org", "subject": "00u1", "human": "bob"}),
+        ),
+        (
+            "identity unlinked",
+            "identity_set",
+            json!({"by": "root", "issuer": "https://id.example.org", "subject": "00u1"}),
         ),
         (
             "human set",
@@ -238,6 +272,7 @@ fn must_have_vectors(event: &Event) {
         Event::Issued(_) | Event::Failed(_) | Event::Unknown(_) | Event::Cancelled(_) => {}
         Event::Expired(_) | Event::Renewed(_) | Event::Revoked(_) => {}
         Event::AgentRevoked(_) | Event::AgentSet(_) | Event::GroupSet(_) | Event::HumanSet(_) => {}
+        Event::GroupsClaimed(_) | Event::IdentitySet(_) => {}
         Event::InstanceEnrolled(_) | Event::InstanceRenewed(_) | Event::InstanceRevoked(_) => {}
         Event::JoinCreated(_) | Event::LinkCreated(_) | Event::LinkSpent(_) => {}
         Event::ModelSet(_) | Event::Opened(_) | Event::PolicyLoaded(_) => {}
@@ -264,7 +299,7 @@ fn every_kind_has_one_spelling() {
         vector(name, [("kind", kind.into()), ("leaf", text.into()), ("digest", digest.into())])
     });
     frozen("leaves.json", vectors.collect());
-    assert_eq!(kinds.len(), 30, "{kinds:?}");
+    assert_eq!(kinds.len(), 32, "{kinds:?}");
 }
 
 fn refused(name: &str, how: &str, bytes: &[u8]) {
@@ -322,11 +357,22 @@ fn other_spellings(name: &str, leaf: &[u8]) {
         refused(name, "null", &null);
         let mut other = map.clone();
         let old = other.remove(key).expect(name);
-        let optional =
-            ["renews", "again", "excluded", "unusual", "seen", "reason", "reason_code", "proof"]
-                .contains(&key.as_str())
-                || (key == "lease_id" && map["kind"] == "expired")
-                || (key == "until" && map["kind"] == "model_set");
+        let optional = [
+            "renews",
+            "again",
+            "confirmed",
+            "excluded",
+            "past",
+            "unusual",
+            "seen",
+            "reason",
+            "reason_code",
+            "proof",
+        ]
+        .contains(&key.as_str())
+            || (key == "human" && map["kind"] == "identity_set")
+            || (key == "lease_id" && map["kind"] == "expired")
+            || (key == "until" && map["kind"] == "model_set");
         let required = !optional || map["kind"] == "instance_revoked";
         if required {
             refused(name, &format!("without {key}"), &spelled(&other));

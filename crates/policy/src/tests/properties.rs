@@ -204,6 +204,7 @@ proptest! {
             again: false,
             excluded: Default::default(),
             unusual: Vec::new(),
+            past: None,
         };
         let leaf = Event::Decided(decided.clone()).to_leaf().unwrap();
         let Event::Decided(read_back) = Event::from_leaf(&leaf).unwrap() else { unreachable!() };

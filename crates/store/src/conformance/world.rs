@@ -86,6 +86,7 @@ impl World {
             labels: Labels::default(),
             template: Map::new(),
             questions: Vec::new(),
+            confirm: None,
         };
         let template = scope.digest().expect("canonical");
         Self { scope, template, policy_set: Digest::of("policy-set", b"fixture") }
@@ -231,6 +232,7 @@ impl World {
             again: false,
             excluded: Default::default(),
             unusual: Vec::new(),
+            past: None,
         };
         (vec![Event::Requested(requested), Event::Decided(decided)], digest)
     }
@@ -291,6 +293,7 @@ impl World {
             policy_set: self.policy_set,
             reason_code: String::new(),
             reason: None,
+            confirmed: None,
             proof: None,
         };
         Transition::at(state.clone(), vec![Event::Voted(vote)])

@@ -245,6 +245,16 @@ fn authority(event: &Event) -> String {
         Event::Opened(e) => {
             format!("the log {} of trust domain {} began", tick(&e.origin), tick(&e.trust_domain))
         }
+        Event::PasskeyEnrolled(e) => format!(
+            "{} enrolled passkey {} for {}, by link {}",
+            tick(&e.human),
+            passkey(&e.credential_id),
+            tick(&e.rp_id),
+            tick(&e.link_id)
+        ),
+        Event::PasskeyRevoked(e) => {
+            format!("{} ended passkey {}", tick(&e.by), passkey(&e.credential_id))
+        }
         Event::PolicyLoaded(e) => format!(
             "operator {} put policy set {} with {} scopes in force",
             tick(&e.by),
@@ -285,6 +295,11 @@ fn quote(text: Option<&str>) -> String {
         Some(text) => format!("“{}”", shorten(&visible(text), MOST)),
         None => "(erased)".into(),
     }
+}
+
+/// Enough of a credential id to know it by.
+fn passkey(credential_id: &str) -> String {
+    tick(&credential_id.chars().take(12).collect::<String>())
 }
 
 fn short(digest: &Digest) -> String {

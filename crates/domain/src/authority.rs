@@ -7,12 +7,15 @@ use std::sync::Arc;
 use crate::digest::Digest;
 use crate::event::{Attributes, Event, GroupsClaimed, IdentitySet};
 use crate::id::{AgentId, GroupName, HumanId, InstanceId, ScopeName};
+use crate::passkey::{MAX_CREDENTIAL_ID, MAX_PASSKEYS, PublicKey, is_aaguid, is_base64url};
 use crate::scope::Scope;
 use crate::state::Violation;
 use crate::time::Timestamp;
 
 /// An operator who changed an agent, its owner or a group may not approve for this long (24 h).
 pub const SEPARATION_MS: i64 = 24 * 3_600_000;
+/// Longest life of a session at the console (12 h).
+pub const SESSION_LIFE_MS: i64 = 12 * 3_600_000;
 /// Longest life of a person's API token (12 h).
 pub const TOKEN_LIFE_MS: i64 = 12 * 3_600_000;
 
@@ -98,6 +101,29 @@ pub struct Bearer<S> {
     pub purpose: String,
     /// Who had it made; none for join tokens, which only operators make.
     pub made_by: Option<HumanId>,
+    /// When it was used.
+    pub spent_at: Option<Timestamp>,
+}
+
+/// A person's passkey.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passkey {
+    /// Whose.
+    pub human: HumanId,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// The relying party it answers to.
+    pub rp_id: String,
+    /// Model of the authenticator; zeros: not told.
+    pub aaguid: String,
+    /// Whether it may be copied to the person's other devices.
+    pub backup_eligible: bool,
+    /// When it was enrolled.
+    pub enrolled_at: Timestamp,
+    /// Who made the link by which it was enrolled.
+    pub made_by: Option<HumanId>,
+    /// It ended.
+    pub revoked: bool,
 }
 
 /// Whose an account at an identity provider is.
@@ -165,6 +191,8 @@ pub struct Authority {
     pub links: HashMap<Digest, Bearer<HumanId>>,
     /// People's API tokens by digest.
     pub tokens: HashMap<Digest, Bearer<HumanId>>,
+    /// Passkeys by credential id, ended ones too.
+    pub passkeys: BTreeMap<String, Passkey>,
     /// Qualified models: (model, version) to the end of qualification.
     pub models: BTreeMap<(String, String), Timestamp>,
     /// The policy set in force.
@@ -263,19 +291,33 @@ impl Authority {
         })
     }
 
-    /// People who could act as `human`: who made a token for them that still works at `now`, or said
-    /// which account is theirs.
+    /// People who could act as `human`: who made a token or a link to sign in for them that still works
+    /// at `now`, or whose session may go on, or who said which account is theirs.
     pub fn stand_ins<'a>(
         &'a self,
         human: &'a HumanId,
         now: Timestamp,
     ) -> impl Iterator<Item = &'a HumanId> {
+        let session = move |at: Timestamp| now.since(at) < SESSION_LIFE_MS;
+        let links = self.links.values().filter(move |l| {
+            l.purpose == "login" && l.spent_at.map_or(!l.spent && l.expires_at > now, session)
+        });
         self.tokens
             .values()
-            .filter(move |t| t.subject == *human && !t.spent && t.expires_at > now)
+            .filter(move |t| !t.spent && t.expires_at > now)
+            .chain(links)
+            .filter(move |t| t.subject == *human)
             .filter_map(|t| t.made_by.as_ref())
             .chain(self.identities.values().filter(|i| i.human == *human).map(|i| &i.by))
             .filter(move |by| *by != human)
+    }
+
+    /// The live passkeys of a person.
+    pub fn passkeys_of<'a>(
+        &'a self,
+        human: &'a HumanId,
+    ) -> impl Iterator<Item = (&'a String, &'a Passkey)> {
+        self.passkeys.iter().filter(move |(_, p)| p.human == *human && !p.revoked)
     }
 
     fn operator(&self, by: &HumanId) -> Result<(), Violation> {
@@ -414,6 +456,10 @@ impl Authority {
                         .chain(self.links.values_mut())
                         .filter(|t| t.subject == e.human)
                         .for_each(|t| t.spent = true);
+                    self.passkeys
+                        .values_mut()
+                        .filter(|p| p.human == e.human)
+                        .for_each(|p| p.revoked = true);
                 }
             }
             Event::GroupSet(e) => {
@@ -489,6 +535,7 @@ impl Authority {
                         spent: false,
                         purpose: String::new(),
                         made_by: None,
+                        spent_at: None,
                     },
                 );
             }
@@ -569,11 +616,15 @@ impl Authority {
                         spent: false,
                         purpose: e.purpose.clone(),
                         made_by: Some(e.by.clone()),
+                        spent_at: None,
                     },
                 );
             }
             Event::LinkSpent(e) => match self.links.values_mut().find(|l| l.id == e.link_id) {
-                Some(link) if !link.spent && link.expires_at > e.at => link.spent = true,
+                Some(link) if !link.spent && link.expires_at > e.at => {
+                    link.spent = true;
+                    link.spent_at = Some(e.at);
+                }
                 _ => {
                     return refuse(
                         "link-single-use",
@@ -581,6 +632,62 @@ impl Authority {
                     );
                 }
             },
+            Event::PasskeyEnrolled(e) => {
+                let rule = "passkey-enrolment";
+                if !e.public_key.is_well_formed()
+                    || !is_base64url(&e.credential_id, MAX_CREDENTIAL_ID)
+                    || !is_aaguid(&e.aaguid)
+                    || e.rp_id.is_empty()
+                {
+                    return refuse(rule, "the passkey is not of its form".into());
+                }
+                if !self.humans.get(&e.human).is_some_and(|h| h.active) {
+                    return refuse("human-known", format!("no active person `{}`", e.human));
+                }
+                if self.passkeys.contains_key(&e.credential_id) {
+                    return refuse(rule, "the passkey is enrolled already".into());
+                }
+                if self.passkeys_of(&e.human).count() >= MAX_PASSKEYS {
+                    let detail = format!("`{}` has {MAX_PASSKEYS} passkeys already", e.human);
+                    return refuse("passkey-bound", detail);
+                }
+                let link = self.links.values_mut().find(|l| {
+                    l.id == e.link_id
+                        && l.purpose == "enrol"
+                        && l.subject == e.human
+                        && !l.spent
+                        && l.expires_at > e.at
+                });
+                let Some(link) = link else {
+                    return refuse(
+                        "link-single-use",
+                        format!("link `{}` is spent, expired or not for this", e.link_id),
+                    );
+                };
+                link.spent = true;
+                link.spent_at = Some(e.at);
+                let passkey = Passkey {
+                    human: e.human.clone(),
+                    public_key: e.public_key.clone(),
+                    rp_id: e.rp_id.clone(),
+                    aaguid: e.aaguid.clone(),
+                    backup_eligible: e.backup_eligible,
+                    enrolled_at: e.at,
+                    made_by: link.made_by.clone(),
+                    revoked: false,
+                };
+                self.passkeys.insert(e.credential_id.clone(), passkey);
+            }
+            Event::PasskeyRevoked(e) => {
+                let owner = self.passkeys.get(&e.credential_id).map(|p| p.human.clone());
+                if owner.as_ref() != Some(&e.by) {
+                    self.operator(&e.by)?;
+                }
+                match self.passkeys.get_mut(&e.credential_id) {
+                    Some(passkey) if !passkey.revoked => passkey.revoked = true,
+                    _ => return refuse("passkey-known", "no such live passkey".into()),
+                }
+            }
             Event::TokenIssued(e) => {
                 self.operator(&e.by)?;
                 if !self.humans.get(&e.human).is_some_and(|h| h.active) {
@@ -599,6 +706,7 @@ impl Authority {
                         spent: false,
                         purpose: String::new(),
                         made_by: Some(e.by.clone()),
+                        spent_at: None,
                     },
                 );
             }

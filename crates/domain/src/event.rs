@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::canonical::{self, CanonicalError};
 use crate::digest::Digest;
 use crate::id::{AgentId, GroupName, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
+use crate::passkey::PublicKey;
 use crate::request::Terms;
 use crate::time::Timestamp;
 use crate::verdict::Verdict;
@@ -88,6 +89,10 @@ pub enum Event {
     ModelSet(ModelSet),
     /// The first leaf of a log.
     Opened(Opened),
+    /// A person enrolled a passkey.
+    PasskeyEnrolled(PasskeyEnrolled),
+    /// A passkey ended.
+    PasskeyRevoked(PasskeyRevoked),
     /// Scopes and policies were replaced as one.
     PolicyLoaded(PolicyLoaded),
     /// A person's API token was made.
@@ -629,6 +634,40 @@ pub struct Opened {
     pub trust_domain: String,
 }
 
+/// See [`Event::PasskeyEnrolled`]. It spends its link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PasskeyEnrolled {
+    /// When.
+    pub at: Timestamp,
+    /// Whose it is.
+    pub human: HumanId,
+    /// The link of purpose `enrol` that was spent.
+    pub link_id: String,
+    /// The credential's id, base64url without padding.
+    pub credential_id: String,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// The relying party it answers to: the host of the console.
+    pub rp_id: String,
+    /// Model of the authenticator, 32 hexadecimal digits; zeros: not told.
+    pub aaguid: String,
+    /// Whether it may be copied to the person's other devices.
+    pub backup_eligible: bool,
+}
+
+/// See [`Event::PasskeyRevoked`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PasskeyRevoked {
+    /// When.
+    pub at: Timestamp,
+    /// The person, or an operator.
+    pub by: HumanId,
+    /// Which passkey.
+    pub credential_id: String,
+}
+
 /// See [`Event::PolicyLoaded`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -738,6 +777,8 @@ impl Event {
             Self::LinkSpent(_) => "link_spent",
             Self::ModelSet(_) => "model_set",
             Self::Opened(_) => "opened",
+            Self::PasskeyEnrolled(_) => "passkey_enrolled",
+            Self::PasskeyRevoked(_) => "passkey_revoked",
             Self::PolicyLoaded(_) => "policy_loaded",
             Self::TokenIssued(_) => "token_issued",
             Self::TokenRevoked(_) => "token_revoked",
@@ -800,6 +841,8 @@ impl Event {
             Self::LinkSpent(e) => e.at,
             Self::ModelSet(e) => e.at,
             Self::Opened(e) => e.at,
+            Self::PasskeyEnrolled(e) => e.at,
+            Self::PasskeyRevoked(e) => e.at,
             Self::PolicyLoaded(e) => e.at,
             Self::TokenIssued(e) => e.at,
             Self::TokenRevoked(e) => e.at,

@@ -12,6 +12,7 @@ pub mod event;
 pub mod grant;
 pub mod id;
 pub mod param;
+pub mod passkey;
 pub mod request;
 pub mod scope;
 pub mod state;

@@ -11,6 +11,7 @@ use crate::eligible::{self, Ineligible};
 use crate::event::{Decision, Event, Requested, Voted};
 use crate::id::{AgentId, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
 use crate::param::Params;
+use crate::passkey::{NONCE_LIFE_MS, PasskeyProof};
 use crate::scope::Scope;
 use crate::state::Violation;
 use crate::time::Timestamp;
@@ -198,10 +199,30 @@ pub struct Vote {
     pub channel: String,
     /// D that was voted on.
     pub digest: Digest,
-    /// Proof of strength `passkey` came with it.
-    pub passkey: bool,
+    /// Proof of strength `passkey` came with it: which passkey signed, and with which nonce.
+    pub signed: Option<Signed>,
     /// Still counts: not withdrawn, not voided by a question, an answer or a narrowing.
     pub live: bool,
+}
+
+impl Vote {
+    /// True when a passkey signed it that has not ended since.
+    fn signs_still(&self, rights: Rights<'_>) -> bool {
+        let lives = |id: &str| match rights {
+            Rights::Now(a) => a.passkeys.get(id).is_some_and(|p| !p.revoked),
+            Rights::Past => true,
+        };
+        self.signed.as_ref().is_some_and(|s| lives(&s.credential_id))
+    }
+}
+
+/// By what a vote was signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// The passkey's credential id.
+    pub credential_id: String,
+    /// Spent by this vote.
+    pub nonce: String,
 }
 
 /// One question and its answer.
@@ -397,7 +418,7 @@ impl RequestState {
                     && v.decision == Decision::Approve
                     && v.digest == self.digest
                     && !self.excluded.contains(&v.human)
-                    && (verdict.strength == Strength::Chat || v.passkey)
+                    && (verdict.strength == Strength::Chat || v.signs_still(rights))
                     && match rights {
                         Rights::Now(a) => {
                             eligible::check(self, a, &v.human, &v.channel, now).is_ok()
@@ -491,6 +512,45 @@ impl RequestState {
         eligible::check(self, authority, human, channel, at).map_err(|e: Ineligible| {
             Violation::coded("eligible", e.code(), format!("`{human}`: {e}"))
         })
+    }
+
+    /// The proof of a vote, if it has one: of its form, in time, with a nonce that was not spent on
+    /// this request before, by a live passkey of that very person that nobody else's agent rests on.
+    /// Nonces of other requests are no use here, since D is signed. The signature itself is checked
+    /// by the broker before this event is written, and by whoever verifies the log.
+    fn signed(&self, e: &Voted, rights: Rights<'_>) -> Result<Option<Signed>, Violation> {
+        let Some(proof) = &e.proof else { return Ok(None) };
+        let refuse = |code, detail: &str| Violation::coded("passkey", code, detail.to_owned());
+        let proof = PasskeyProof::read(proof).map_err(|d| refuse("passkey_malformed", &d))?;
+        if proof.expires_at <= e.at || proof.expires_at.since(e.at) > NONCE_LIFE_MS {
+            return Err(refuse("passkey_expired", "the signature is not of this time"));
+        }
+        let spent = |v: &Vote| v.signed.as_ref().is_some_and(|s| s.nonce == proof.nonce);
+        if self.votes.iter().any(spent) {
+            return Err(refuse("passkey_spent", "the signature was used already"));
+        }
+        if let Rights::Now(authority) = rights {
+            let passkey = authority.passkeys.get(&proof.credential_id);
+            let Some(passkey) = passkey.filter(|p| p.human == e.human && !p.revoked) else {
+                return Err(refuse(
+                    "passkey_unknown",
+                    "the passkey is not enrolled to this person, or has ended",
+                ));
+            };
+            let agent = authority.agents.get(&self.terms.agent);
+            let owners = passkey
+                .made_by
+                .as_ref()
+                .filter(|by| **by != e.human)
+                .is_some_and(|by| agent.is_none_or(|a| a.owned_since(by, self.requested_at)));
+            if owners {
+                return Err(refuse(
+                    "owners_passkey",
+                    "the agent's owner made the link by which the passkey was enrolled",
+                ));
+            }
+        }
+        Ok(Some(Signed { credential_id: proof.credential_id, nonce: proof.nonce }))
     }
 
     fn refresh(&mut self, rights: Rights<'_>, at: Timestamp) {
@@ -641,6 +701,7 @@ impl RequestState {
                         || "the groups are not the voter's".into(),
                     )?;
                 }
+                let signed = self.signed(e, rights)?;
                 let vote = Vote {
                     index,
                     human: e.human.clone(),
@@ -648,7 +709,7 @@ impl RequestState {
                     at: e.at,
                     channel: e.channel.clone(),
                     digest: e.digest,
-                    passkey: false,
+                    signed,
                     live: true,
                 };
                 match e.decision {
@@ -660,8 +721,7 @@ impl RequestState {
                     Decision::Approve => {
                         let strong =
                             self.verdict.as_ref().is_some_and(|v| v.strength == Strength::Passkey);
-                        // Passkey assertions are verified by `proof`; until one can be, none counts.
-                        if strong {
+                        if strong && vote.signed.is_none() {
                             return Err(Violation::coded(
                                 "passkey",
                                 "passkey_required",

@@ -230,7 +230,7 @@ pub fn intended(
             at: now,
             channel: "api".into(),
             digest,
-            passkey: false,
+            signed: None,
             live: true,
         })
         .collect();

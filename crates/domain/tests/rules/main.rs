@@ -11,5 +11,6 @@ mod history;
 mod judge;
 mod membership;
 mod narrow;
+mod passkey;
 mod verdict;
 mod world;

@@ -216,6 +216,20 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
             }),
         ),
         (
+            "passkey enrolled",
+            "passkey_enrolled",
+            json!({
+                "human": "bob", "link_id": "k-1", "credential_id": "AAECAwQFBgcICQoLDA0ODw",
+                "public_key": {"algorithm": "ES256", "key": format!("04{}", "ab".repeat(64))},
+                "rp_id": "localhost", "aaguid": "00".repeat(16), "backup_eligible": true,
+            }),
+        ),
+        (
+            "passkey revoked",
+            "passkey_revoked",
+            json!({"by": "bob", "credential_id": "AAECAwQFBgcICQoLDA0ODw"}),
+        ),
+        (
             "policy loaded",
             "policy_loaded",
             json!({
@@ -276,6 +290,7 @@ fn must_have_vectors(event: &Event) {
         Event::InstanceEnrolled(_) | Event::InstanceRenewed(_) | Event::InstanceRevoked(_) => {}
         Event::JoinCreated(_) | Event::LinkCreated(_) | Event::LinkSpent(_) => {}
         Event::ModelSet(_) | Event::Opened(_) | Event::PolicyLoaded(_) => {}
+        Event::PasskeyEnrolled(_) | Event::PasskeyRevoked(_) => {}
         Event::TokenIssued(_) | Event::TokenRevoked(_) => {}
     }
 }
@@ -299,7 +314,7 @@ fn every_kind_has_one_spelling() {
         vector(name, [("kind", kind.into()), ("leaf", text.into()), ("digest", digest.into())])
     });
     frozen("leaves.json", vectors.collect());
-    assert_eq!(kinds.len(), 32, "{kinds:?}");
+    assert_eq!(kinds.len(), 34, "{kinds:?}");
 }
 
 fn refused(name: &str, how: &str, bytes: &[u8]) {

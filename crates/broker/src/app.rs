@@ -11,6 +11,7 @@ use grantwright_domain::time::parse_ttl;
 use grantwright_domain::{Clock, Digest, Timestamp};
 use grantwright_mint::jwt::{JwtIssuer, SigningKey};
 use grantwright_mint::sts::{StsConfig, StsMinter};
+use grantwright_mint::vault::{Login, VaultConfig, VaultMinter};
 use grantwright_mint::{Minter, Unconfigured};
 use grantwright_proof::NoteSigner;
 use grantwright_store::{Keys, Store};
@@ -22,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ca::Ca;
 use crate::clock::{SteadyClock, SystemClock};
-use crate::config::{Config, MinterSection};
+use crate::config::{Config, MinterSection, VaultLogin, VaultSection};
 use crate::core::{Broker, Counts, Random};
 use crate::error::StartError;
 use crate::keys::{KeyDir, read_secret, replace};
@@ -150,6 +151,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     write_ready(&broker.config, grpc_addr, http_addr)?;
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
     tokio::spawn(end::sweep(Arc::clone(&broker)));
+    for minter in broker.minters.values() {
+        tokio::spawn(keep_backend(Arc::clone(minter)));
+    }
     tokio::spawn(keep_certificate(Arc::clone(&broker), tls.clone(), keys));
     let rpc = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
@@ -249,11 +253,7 @@ fn backends(
         };
         let minter: Arc<dyn Minter> = match section {
             MinterSection::Jwt { algorithm, .. } => {
-                let text = keys.read(if algorithm == "ES256" { ES256_KEY } else { EDDSA_KEY })?;
-                let der = hex::decode(text.expose_secret().trim()).map_err(|e| wrong(&e))?;
-                let key = SigningKey::from_pkcs8(&der).map_err(|e| wrong(&e))?;
-                let made =
-                    Arc::new(JwtIssuer::new(issuer, key, Vec::new()).map_err(|e| wrong(&e))?);
+                let made = Arc::new(jwt_issuer(keys, issuer, algorithm).map_err(|e| wrong(&e))?);
                 out.issuers.push(Arc::clone(&made));
                 made
             }
@@ -284,11 +284,15 @@ fn backends(
                 );
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
+            MinterSection::Vault(vault) => {
+                let made = vault_minter(vault, own_issuer(config, keys, issuer)?, clock);
+                Arc::new(made.map_err(|e| wrong(&e))?)
+            }
             MinterSection::Unconfigured { backend, reason, .. } => {
                 let backend = if backend == "sts" {
                     grantwright_mint::sts::BACKEND
                 } else {
-                    grantwright_mint::VAULT
+                    grantwright_mint::vault::BACKEND
                 };
                 Arc::new(Unconfigured::new(backend, reason))
             }
@@ -296,6 +300,69 @@ fn backends(
         out.minters.insert(section.name().to_owned(), minter);
     }
     Ok(out)
+}
+
+fn jwt_issuer(keys: &KeyDir, issuer: &str, algorithm: &str) -> Result<JwtIssuer, StartError> {
+    let text = keys.read(if algorithm == "ES256" { ES256_KEY } else { EDDSA_KEY })?;
+    let key = hex::decode(text.expose_secret().trim())
+        .map_err(|e| StartError::new(e.to_string()))
+        .and_then(|der| SigningKey::from_pkcs8(&der).map_err(|e| StartError::new(e.to_string())))?;
+    JwtIssuer::new(issuer, key, Vec::new()).map_err(|e| StartError::new(e.to_string()))
+}
+
+/// Who the broker itself is to other services: the issuer of its first minter of kind `jwt`.
+fn own_issuer(
+    config: &Config,
+    keys: &KeyDir,
+    issuer: &str,
+) -> Result<Option<JwtIssuer>, StartError> {
+    let first = config.minters.iter().find_map(|section| match section {
+        MinterSection::Jwt { algorithm, .. } => Some(algorithm),
+        _ => None,
+    });
+    first.map(|algorithm| jwt_issuer(keys, issuer, algorithm)).transpose()
+}
+
+fn vault_minter(
+    section: &VaultSection,
+    own: Option<JwtIssuer>,
+    clock: &Arc<dyn Clock>,
+) -> Result<VaultMinter, StartError> {
+    let login = match section.login.clone() {
+        VaultLogin::Approle { mount, role_id_file, secret_id_file } => {
+            Login::AppRole { mount, role_id_file, secret_id_file }
+        }
+        VaultLogin::Cert { mount, role } => Login::Cert { mount, role },
+        VaultLogin::Jwt { mount, role, audience } => {
+            let own = own.ok_or_else(|| {
+                StartError::new("the login `jwt` wants a minter of kind `jwt`, whose key signs it")
+            })?;
+            let token = Arc::new(move |now| own.identity_token(&audience, now));
+            Login::Jwt { mount, role, token }
+        }
+        VaultLogin::Kubernetes { mount, role, token_file } => {
+            Login::Kubernetes { mount, role, token_file }
+        }
+        VaultLogin::Token { token_file } => Login::Token { file: token_file },
+    };
+    let timeout =
+        parse_ttl(&section.timeout).map_err(|e| StartError::new(format!("timeout: {e}")))?;
+    let config = VaultConfig {
+        address: section.address.clone(),
+        namespace: section.namespace.clone(),
+        ca_file: section.ca_file.clone(),
+        identity: section.certificate_file.clone().zip(section.key_file.clone()),
+        login,
+        timeout: std::time::Duration::from_secs(timeout.into()),
+    };
+    VaultMinter::new(config, Arc::clone(clock)).map_err(|e| StartError::new(e.to_string()))
+}
+
+/// Looks after one backend for as long as it wants that.
+async fn keep_backend(minter: Arc<dyn Minter>) {
+    while let Some(wait) = minter.keep().await {
+        tokio::time::sleep(wait).await;
+    }
 }
 
 pub(crate) fn tls_config(ca: &Ca, now: Timestamp) -> Result<Arc<rustls::ServerConfig>, StartError> {

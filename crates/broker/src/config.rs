@@ -139,6 +139,8 @@ pub enum MinterSection {
         #[serde(default)]
         session_token_file: Option<PathBuf>,
     },
+    /// HashiCorp Vault or OpenBao.
+    Vault(VaultSection),
     /// Exists, and refuses with a reason.
     Unconfigured {
         /// The name scopes use.
@@ -149,6 +151,127 @@ pub enum MinterSection {
         /// Said to who asks.
         reason: String,
     },
+}
+
+/// A `[[minter]]` of kind `vault`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultSection {
+    /// The name scopes use.
+    pub name: String,
+    /// Address, for example `https://vault.example.com:8200`.
+    pub address: String,
+    /// Namespace.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// PEM of the authority that signs Vault's certificate; absent: the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// PEM of the broker's certificate, for the login `cert`.
+    #[serde(default)]
+    pub certificate_file: Option<PathBuf>,
+    /// PEM of its key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// Longest wait for an answer, for example `10s`.
+    #[serde(default = "ten_seconds")]
+    pub timeout: String,
+    /// How the broker logs in.
+    pub login: VaultLogin,
+}
+
+/// `[minter.login]` of a Vault.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VaultLogin {
+    /// AppRole.
+    Approle {
+        /// Where it is mounted.
+        #[serde(default = "approle")]
+        mount: String,
+        /// File with the role id.
+        role_id_file: PathBuf,
+        /// File with the secret id.
+        secret_id_file: PathBuf,
+    },
+    /// TLS certificate.
+    Cert {
+        /// Where it is mounted.
+        #[serde(default = "cert")]
+        mount: String,
+        /// Role at Vault.
+        role: String,
+    },
+    /// The broker's own OIDC identity, signed by its first minter of kind `jwt`.
+    Jwt {
+        /// Where it is mounted.
+        #[serde(default = "jwt")]
+        mount: String,
+        /// Role at Vault.
+        role: String,
+        /// Audience that the role is bound to.
+        audience: String,
+    },
+    /// Kubernetes service account.
+    Kubernetes {
+        /// Where it is mounted.
+        #[serde(default = "kubernetes")]
+        mount: String,
+        /// Role at Vault.
+        role: String,
+        /// File with the service account's token.
+        token_file: PathBuf,
+    },
+    /// A token made elsewhere.
+    Token {
+        /// File with the token.
+        token_file: PathBuf,
+    },
+}
+
+impl VaultSection {
+    fn rebase(&mut self, base: &Path) {
+        for file in [&mut self.ca_file, &mut self.certificate_file, &mut self.key_file] {
+            *file = file.take().map(|f| base.join(f));
+        }
+        match &mut self.login {
+            VaultLogin::Approle { role_id_file, secret_id_file, .. } => {
+                *role_id_file = base.join(&*role_id_file);
+                *secret_id_file = base.join(&*secret_id_file);
+            }
+            VaultLogin::Kubernetes { token_file, .. } | VaultLogin::Token { token_file } => {
+                *token_file = base.join(&*token_file);
+            }
+            VaultLogin::Cert { .. } | VaultLogin::Jwt { .. } => {}
+        }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if let Err(e) = parse_ttl(&self.timeout) {
+            out.push(format!("minter `{}`: timeout: {e}", self.name));
+        }
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            out.push(format!("minter `{}`: want certificate_file and key_file both", self.name));
+        }
+        out
+    }
+}
+
+fn approle() -> String {
+    "approle".into()
+}
+
+fn cert() -> String {
+    "cert".into()
+}
+
+fn jwt() -> String {
+    "jwt".into()
+}
+
+fn kubernetes() -> String {
+    "kubernetes".into()
 }
 
 fn auto() -> String {
@@ -186,6 +309,9 @@ impl Config {
         config.keys.dir = base.join(&config.keys.dir);
         config.ready_file = config.ready_file.map(|f| base.join(f));
         for minter in &mut config.minters {
+            if let MinterSection::Vault(vault) = minter {
+                vault.rebase(base);
+            }
             if let MinterSection::Sts {
                 access_key_id_file,
                 secret_access_key_file,
@@ -248,6 +374,7 @@ impl Config {
                         out.push(format!("minter `{}`: timeout: {e}", minter.name()));
                     }
                 }
+                MinterSection::Vault(vault) => out.extend(vault.faults()),
                 MinterSection::Unconfigured { backend, .. }
                     if !matches!(backend.as_str(), "sts" | "vault") =>
                 {
@@ -288,6 +415,7 @@ impl MinterSection {
             Self::Jwt { name, .. } | Self::Sts { name, .. } | Self::Unconfigured { name, .. } => {
                 name
             }
+            Self::Vault(vault) => &vault.name,
         }
     }
 }

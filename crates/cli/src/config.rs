@@ -75,8 +75,29 @@ pub struct DemoSettings {
     pub aws: Option<AwsSettings>,
     /// Why there are none.
     pub aws_absent: String,
-    /// Both `VAULT_ADDR` and `VAULT_TOKEN` are set.
-    pub vault: bool,
+    /// Where Vault is, with its token.
+    pub vault: Option<VaultSettings>,
+    /// Why there is none.
+    pub vault_absent: String,
+}
+
+/// Vault from the environment.
+#[derive(Clone)]
+pub struct VaultSettings {
+    /// `VAULT_ADDR`.
+    pub address: String,
+    /// `VAULT_TOKEN`.
+    pub token: String,
+    /// `VAULT_NAMESPACE`.
+    pub namespace: Option<String>,
+    /// `VAULT_CACERT`: PEM of the authority of Vault's certificate.
+    pub ca_file: Option<String>,
+}
+
+impl std::fmt::Debug for VaultSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VaultSettings").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 /// Static AWS credentials from the environment.
@@ -118,34 +139,41 @@ impl DemoSettings {
                 session_token: variable("AWS_SESSION_TOKEN"),
             }),
             (endpoint, key, secret) => {
-                let missing: Vec<&str> = [
+                aws_absent = absent(&[
                     ("AWS_ENDPOINT_URL_STS", endpoint.is_none()),
                     ("AWS_ACCESS_KEY_ID", key.is_none()),
                     ("AWS_SECRET_ACCESS_KEY", secret.is_none()),
-                ]
-                .into_iter()
-                .filter_map(|(name, absent)| absent.then_some(name))
-                .collect();
-                aws_absent = format!(
-                    "{} not set when the demo started",
-                    if missing.len() == 1 {
-                        format!("{} was", missing.join(""))
-                    } else {
-                        format!("{} were", missing.join(", "))
-                    }
-                );
+                ]);
                 None
             }
         };
+        let (address, token) = (variable("VAULT_ADDR"), variable("VAULT_TOKEN"));
+        let vault_absent =
+            absent(&[("VAULT_ADDR", address.is_none()), ("VAULT_TOKEN", token.is_none())]);
+        let vault = address.zip(token).map(|(address, token)| VaultSettings {
+            address,
+            token,
+            namespace: variable("VAULT_NAMESPACE"),
+            ca_file: variable("VAULT_CACERT"),
+        });
         Self {
             pending_ttl: variable("GRANTWRIGHT_DEMO_PENDING_TTL"),
             asks_per_second: variable("GRANTWRIGHT_DEMO_ASKS_PER_SECOND"),
             role_arn: variable("GRANTWRIGHT_DEMO_ROLE_ARN"),
             aws,
             aws_absent,
-            vault: variable("VAULT_ADDR").is_some() && variable("VAULT_TOKEN").is_some(),
+            vault,
+            vault_absent,
         }
     }
+}
+
+/// Which variables are missing, in words.
+fn absent(variables: &[(&str, bool)]) -> String {
+    let missing: Vec<&str> =
+        variables.iter().filter_map(|(name, absent)| absent.then_some(*name)).collect();
+    let were = if missing.len() == 1 { "was" } else { "were" };
+    format!("{} {were} not set when the demo started", missing.join(", "))
 }
 
 /// The time now, for what people read ("in 42 min"); no rule rests on it.

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use grantwright_credential::{Credential, Kind};
+use grantwright_credential::{Credential, Kind, Secret};
 use grantwright_domain::request::Lease;
 use grantwright_domain::{Grant, Params, Scope, Timestamp};
 use serde_json::{Value, json};
@@ -29,6 +29,9 @@ use crate::{
 pub use claims::JwtInput;
 use claims::{APPROVERS, Claims, ParamClaims};
 pub use keys::{PublicKey, SigningKey, discovery, jwks};
+
+/// Life of the broker's own identity tokens, in seconds.
+const IDENTITY_S: i64 = 60;
 
 /// What the built-in issuer can do.
 pub const BACKEND: Backend = Backend {
@@ -80,6 +83,33 @@ impl JwtIssuer {
     /// All keys that verify, the active one first.
     pub fn keys(&self) -> impl Iterator<Item = &PublicKey> {
         std::iter::once(self.active.public()).chain(&self.retired)
+    }
+
+    /// A token that says who the broker itself is, for one audience and one minute: `sub` is the issuer
+    /// with `/broker`, so that no agent's token can pass for it. `None`: the key failed.
+    #[must_use]
+    pub fn identity_token(&self, audience: &str, now: Timestamp) -> Option<Secret<String>> {
+        let iat = now.seconds();
+        self.compact(&json!({
+            "iss": self.issuer,
+            "sub": format!("{}/broker", self.issuer),
+            "aud": audience,
+            "iat": iat,
+            "nbf": iat,
+            "exp": iat + IDENTITY_S,
+        }))
+    }
+
+    fn compact(&self, claims: &Value) -> Option<Secret<String>> {
+        let mut token = format!(
+            "{}.{}",
+            self.active.header(),
+            URL_SAFE_NO_PAD.encode(claims.to_string().as_bytes())
+        );
+        let signature = self.active.sign(token.as_bytes())?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Some(Secret::new(token))
     }
 
     /// The document at `/jwks` (RFC 7517).

@@ -8,6 +8,7 @@
 pub mod conformance;
 pub mod jwt;
 pub mod sts;
+pub mod vault;
 
 mod error;
 mod minter;
@@ -16,7 +17,7 @@ mod unconfigured;
 
 pub use error::{MintError, SetupError};
 pub use minter::{Backend, BoxFuture, Declaration, Ended, Minted, Minter, Signer};
-pub use unconfigured::{Unconfigured, VAULT};
+pub use unconfigured::Unconfigured;
 
 /// Every backend there is, in the order of the documentation.
-pub const BACKENDS: [Backend; 2] = [jwt::BACKEND, sts::BACKEND];
+pub const BACKENDS: [Backend; 3] = [jwt::BACKEND, sts::BACKEND, vault::BACKEND];

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::time::Duration;
 
 use grantwright_credential::{Credential, Kind};
 use grantwright_domain::request::Lease;
@@ -62,6 +63,12 @@ pub trait Minter: Send + Sync {
     /// The refusal that every mint would meet.
     fn ready(&self) -> Result<(), MintError> {
         Ok(())
+    }
+
+    /// Looks after what must outlive single grants: renews the broker's own token, sweeps what a crash
+    /// left. Called again and again by the broker; says how long until the next time, `None`: never.
+    fn keep(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(std::future::ready(None))
     }
 
     /// The way to mint without I/O, for built-in issuers: the signature may then be computed on a

@@ -1,25 +1,8 @@
-use grantwright_credential::Kind;
 use grantwright_domain::request::Lease;
 use grantwright_domain::{Grant, Params, Scope, Timestamp};
 use serde_json::Value;
 
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter};
-
-/// What is known of Vault and OpenBao where none is configured.
-pub const VAULT: Backend = Backend {
-    declaration: Declaration {
-        name: "vault",
-        credential: Kind::UserPass,
-        ttl_floor_s: 1,
-        ttl_ceiling_s: 43_200,
-        revocable: Some("the lease is revoked at Vault, which drops the account it made"),
-        renewable: true,
-        narrowing: "the database role that the template names",
-        stamps: &[],
-    },
-    faults: |_| Vec::new(),
-    preview: |_, _| Err(unconfigured("vault", "no address or token is set")),
-};
 
 /// A backend that is declared but not configured: its scopes load, are checked and shown as ever, and
 /// every mint is refused with the reason.

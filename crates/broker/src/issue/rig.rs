@@ -16,7 +16,8 @@ use grantwright_domain::{
     Timestamp,
 };
 use grantwright_mint::jwt::{JwtIssuer, SigningKey};
-use grantwright_mint::{BoxFuture, Declaration, Ended, MintError, Minted, Minter, VAULT};
+use grantwright_mint::vault::BACKEND as VAULT;
+use grantwright_mint::{BoxFuture, Declaration, Ended, MintError, Minted, Minter};
 use grantwright_policy::Sources;
 use grantwright_proof::NoteSigner;
 use grantwright_store::{Faults, Keys, Options, Store, Transition};

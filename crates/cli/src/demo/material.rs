@@ -75,7 +75,7 @@ pub fn write_policies(dir: &DemoDir, settings: &DemoSettings) -> Result<Written,
     Ok(out)
 }
 
-/// Writes `broker.toml`, and the AWS keys it names into files of their own.
+/// Writes `broker.toml`, and the keys and tokens it names into files of their own.
 ///
 /// # Errors
 /// When the folder cannot be written, or a variable of the demo is not of its form.
@@ -87,6 +87,11 @@ pub fn write_broker(dir: &DemoDir, settings: &DemoSettings, ports: Ports) -> Res
             Some(secret) => files::write_private(&path, secret)?,
             None => drop(std::fs::remove_file(&path)),
         }
+    }
+    let token = dir.make("vault")?.join("token");
+    match &settings.vault {
+        Some(vault) => files::write_private(&token, &vault.token)?,
+        None => drop(std::fs::remove_file(&token)),
     }
     let store = store_url(dir)?;
     files::write_private(&dir.file("broker.toml"), &broker_toml(settings, ports, &store)?)
@@ -175,12 +180,27 @@ pub fn broker_toml(settings: &DemoSettings, ports: Ports, store: &str) -> Result
         }
         None => unconfigured(&mut out, "aws", "sts", &settings.aws_absent),
     };
-    let vault = if settings.vault {
-        "VAULT_ADDR and VAULT_TOKEN are set, but this build has no minter for Vault yet"
-    } else {
-        "this build has no minter for Vault yet"
+    let _ = match &settings.vault {
+        Some(vault) => {
+            let mut more = String::new();
+            for (key, value) in [("namespace", &vault.namespace), ("ca_file", &vault.ca_file)] {
+                if let Some(value) = value {
+                    let _ = writeln!(more, "{key} = {}", text(value));
+                }
+            }
+            write!(
+                out,
+                "\n[[minter]]\n\
+                 name = \"vault\"\n\
+                 kind = \"vault\"\n\
+                 address = {}\n\
+                 {more}\
+                 login = {{ method = \"token\", token_file = \"vault/token\" }}\n",
+                text(&vault.address),
+            )
+        }
+        None => unconfigured(&mut out, "vault", "vault", &settings.vault_absent),
     };
-    let _ = unconfigured(&mut out, "vault", "vault", vault);
     Ok(out)
 }
 

@@ -12,3 +12,5 @@ mod server;
 mod sts;
 #[cfg(test)]
 mod template;
+#[cfg(test)]
+mod vault;

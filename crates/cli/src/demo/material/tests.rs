@@ -4,6 +4,7 @@ use grantwright_domain::{ScopeName, Strength};
 use grantwright_policy::{PolicySet, Sources};
 
 use super::*;
+use crate::config::VaultSettings;
 
 fn sources() -> Sources {
     let map = |files: &[(&str, &str)]| {
@@ -77,9 +78,16 @@ fn configurations_are_what_broker_and_sidecar_read() {
         session_token: Some("nor this".into()),
     };
     let ports = Ports { grpc: 1, http: 2, sidecar: 3 };
-    for aws in [None, Some(aws)] {
+    let vault = VaultSettings {
+        address: "http://127.0.0.1:8200".into(),
+        token: "not in the file".into(),
+        namespace: Some("team".into()),
+        ca_file: None,
+    };
+    for (aws, vault) in [(None, None), (Some(aws), Some(vault))] {
         let settings = DemoSettings {
             aws,
+            vault,
             aws_absent: "it's \"absent\"".into(),
             pending_ttl: Some("2s".into()),
             asks_per_second: Some("100000".into()),

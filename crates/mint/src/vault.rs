@@ -1,0 +1,171 @@
+//! HashiCorp Vault and OpenBao: accounts that exist as long as their lease, which is set to the
+//! grant's lifetime, looked up and ended there (<https://developer.hashicorp.com/vault/api-docs>).
+//!
+//! A grant makes one call that creates anything, on a connection of its own. What is refused (4xx, or a
+//! sealed Vault) made nothing; a 5xx, a timeout, a lost or unreadable answer is unknown. An answer
+//! beyond the grant is revoked at once, and that is seen, before the grant counts as refused.
+
+mod client;
+mod database;
+mod lease;
+mod session;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use grantwright_credential::{Kind, Secret};
+use grantwright_domain::request::Lease;
+use grantwright_domain::{Clock, Grant, Params, Scope, Timestamp};
+use rustify::endpoint::Endpoint;
+use serde_json::Value;
+
+use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
+use client::{Client, Connection, Envelope, Fault, Reach, is_path, is_segment};
+use database::Asked;
+use session::Session;
+pub use session::{IdentityToken, Login};
+
+/// What Vault's database engine can do.
+pub const BACKEND: Backend = Backend {
+    declaration: Declaration {
+        name: "vault",
+        credential: Kind::UserPass,
+        ttl_floor_s: 1,
+        ttl_ceiling_s: 43_200,
+        revocable: Some(
+            "the lease is revoked at Vault, which drops the account it made; a lookup sees it gone",
+        ),
+        renewable: true,
+        narrowing: "the database role that the template names, of the connection that the \
+                    parameters name",
+        stamps: &[],
+    },
+    faults: |scope| {
+        let mut out = database::faults(scope);
+        out.extend(BACKEND.declaration.ttl_faults(scope));
+        out
+    },
+    preview: |scope, params| Ok(Asked::compile(scope, params)?.preview()),
+};
+
+/// How Vault is reached.
+pub struct VaultConfig {
+    /// Its address, for example `https://vault.example.com:8200`.
+    pub address: String,
+    /// Namespace, for example `team-a/prod`.
+    pub namespace: Option<String>,
+    /// PEM file of the authority that signs its certificate; absent: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM files of the client's certificate and key, for the login by certificate.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// How the broker logs in.
+    pub login: Login,
+    /// Longest wait for an answer; 10 s unless configured.
+    pub timeout: Duration,
+}
+
+/// Mints through Vault.
+pub struct VaultMinter {
+    client: Client,
+    session: Session,
+    clock: Arc<dyn Clock>,
+}
+
+impl VaultMinter {
+    /// A minter. The clock tells when answers arrive.
+    ///
+    /// # Errors
+    /// The address, the namespace, a mount or a certificate is not usable.
+    pub fn new(config: VaultConfig, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
+        let (mount, role) = match &config.login {
+            Login::AppRole { mount, .. } => (Some(mount), None),
+            Login::Cert { mount, role }
+            | Login::Jwt { mount, role, .. }
+            | Login::Kubernetes { mount, role, .. } => (Some(mount), Some(role)),
+            Login::Token { .. } => (None, None),
+        };
+        if mount.is_some_and(|m| !is_path(m)) || role.is_some_and(|r| !is_segment(r)) {
+            return Err(SetupError("vault: mount and role of the login want plain names"));
+        }
+        if matches!(config.login, Login::Cert { .. }) && config.identity.is_none() {
+            return Err(SetupError("vault: the login by certificate wants certificate and key"));
+        }
+        let identity = config.identity.map(|(certificate, key)| {
+            let read = |path| {
+                std::fs::read(path)
+                    .map_err(|_| SetupError("vault: certificate or key cannot be read"))
+            };
+            let mut pem = read(certificate)?;
+            pem.push(b'\n');
+            pem.extend(read(key)?);
+            Ok(pem)
+        });
+        let client = Client::new(&Reach {
+            address: config.address,
+            namespace: config.namespace,
+            ca: config.ca_file,
+            identity: identity.transpose()?,
+            timeout: config.timeout,
+        })?;
+        Ok(Self { client, session: Session::new(config.login, Arc::clone(&clock)), clock })
+    }
+
+    /// One call with the broker's token.
+    async fn call<E: Endpoint>(
+        &self,
+        connection: Connection,
+        endpoint: E,
+    ) -> Result<Envelope, Fault> {
+        let token: Arc<Secret<String>> =
+            self.session.token(&self.client).await.map_err(|fault| match fault {
+                // What a login could not do was not done by the call behind it.
+                Fault::Lost(said) => Fault::NeverSent(format!("no login: {said}")),
+                Fault::NeverSent(said) => Fault::NeverSent(said),
+                Fault::Answered { status, said } if status >= 500 => {
+                    Fault::NeverSent(format!("no login: status {status}: {said}"))
+                }
+                other => other,
+            })?;
+        let answer = self.client.call(connection, token.expose_secret(), endpoint).await;
+        if answer.as_ref().is_err_and(Fault::is_denied) {
+            self.session.lost(&token).await;
+        }
+        answer
+    }
+}
+
+impl Minter for VaultMinter {
+    fn declaration(&self) -> Declaration {
+        BACKEND.declaration
+    }
+
+    fn faults(&self, scope: &Scope) -> Vec<String> {
+        (BACKEND.faults)(scope)
+    }
+
+    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
+        (BACKEND.preview)(scope, params)
+    }
+
+    fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
+        Box::pin(self.mint_account(grant, now))
+    }
+
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {
+        Box::pin(async move {
+            let otherwise = format!("it ends by itself at {}", lease.expires_at);
+            match lease.facts.get("vault_lease_id") {
+                Some(id) => self.end(id, &otherwise).await,
+                None => Ended {
+                    ended: false,
+                    effect: format!("not ended: its lease at Vault is not known; {otherwise}"),
+                },
+            }
+        })
+    }
+
+    fn keep(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(async move { Some(self.session.keep(&self.client).await) })
+    }
+}

@@ -1,0 +1,54 @@
+"""Servers that come as Go modules, built once into target/peers/bin."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
+NAMES = ("vault", "minio")
+
+
+def binary(root, name):
+    return Path(root) / "target" / "peers" / "bin" / name
+
+
+def _wanted(name):
+    """What the binary is made from, in one line."""
+    if name == "minio":
+        return MINIO
+    sources = sorted(p for p in (HERE / name).iterdir() if p.suffix in (".go", ".mod", ".sum"))
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
+
+
+def _stamp(root, name):
+    return binary(root, name).with_suffix(".made-from")
+
+
+def ready(root, name):
+    stamp = _stamp(root, name)
+    return binary(root, name).exists() and stamp.exists() and stamp.read_text() == _wanted(name)
+
+
+def prepare(root, name, say):
+    """Builds it where it is not there yet (minutes); returns None or the reason why not."""
+    if ready(root, name):
+        return None
+    if not shutil.which("go"):
+        return "no Go toolchain here"
+    place = binary(root, name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    say(f"   building {name} from its Go module: some minutes, once")
+    env = dict(os.environ, CGO_ENABLED="0", GOBIN=str(place.parent.resolve()))
+    if name == "minio":
+        command, where = ["go", "install", MINIO], None
+    else:
+        command, where = ["go", "build", "-ldflags=-s -w", "-o", str(place.resolve()), "."], HERE / name
+    done = subprocess.run(command, cwd=where, env=env, stdin=subprocess.DEVNULL, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        return f"`{' '.join(command)}` failed: {done.stdout.strip()[-400:]}"
+    _stamp(root, name).write_text(_wanted(name))
+    return None

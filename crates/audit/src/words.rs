@@ -261,6 +261,20 @@ fn authority(event: &Event) -> String {
             short(&e.policy_set),
             e.scopes.len()
         ),
+        Event::AccountLinked(e) => format!(
+            "{} took the {} account {} of {} as theirs",
+            tick(&e.human),
+            tick(&e.account.channel),
+            tick(&e.account.account),
+            tick(&e.account.tenant)
+        ),
+        Event::AccountUnlinked(e) => format!(
+            "{} unlinked the {} account {} of {}",
+            tick(&e.by),
+            tick(&e.account.channel),
+            tick(&e.account.account),
+            tick(&e.account.tenant)
+        ),
         Event::TokenIssued(e) => {
             format!("{} made an API token for {}", tick(&e.by), tick(&e.human))
         }

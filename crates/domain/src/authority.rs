@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::event::{Attributes, Event, GroupsClaimed, IdentitySet};
+use crate::event::{Account, Attributes, Event, GroupsClaimed, IdentitySet};
 use crate::id::{AgentId, GroupName, HumanId, InstanceId, ScopeName};
 use crate::passkey::{MAX_CREDENTIAL_ID, MAX_PASSKEYS, PublicKey, is_aaguid, is_base64url};
 use crate::scope::Scope;
@@ -193,6 +193,9 @@ pub struct Authority {
     pub tokens: HashMap<Digest, Bearer<HumanId>>,
     /// Passkeys by credential id, ended ones too.
     pub passkeys: BTreeMap<String, Passkey>,
+    /// Accounts of chat services, and whose each is. A person has at most one in each tenant of a
+    /// channel.
+    pub accounts: BTreeMap<Account, HumanId>,
     /// Qualified models: (model, version) to the end of qualification.
     pub models: BTreeMap<(String, String), Timestamp>,
     /// The policy set in force.
@@ -320,6 +323,15 @@ impl Authority {
         self.passkeys.iter().filter(move |(_, p)| p.human == *human && !p.revoked)
     }
 
+    /// The account by which a person is known in a tenant of a channel.
+    #[must_use]
+    pub fn account_of(&self, human: &HumanId, channel: &str, tenant: &str) -> Option<&Account> {
+        self.accounts
+            .iter()
+            .find(|(a, h)| *h == human && a.channel == channel && a.tenant == tenant)
+            .map(|(a, _)| a)
+    }
+
     fn operator(&self, by: &HumanId) -> Result<(), Violation> {
         if self.is_operator(by) {
             Ok(())
@@ -435,6 +447,36 @@ impl Authority {
             _ if self.origin.is_empty() => {
                 return refuse("opened-first", "the first leaf of a log opens it".into());
             }
+            Event::AccountLinked(e) => {
+                if !e.account.is_wellformed() {
+                    return refuse("account", "its parts are 1 to 128 printable characters".into());
+                }
+                if !self.humans.get(&e.human).is_some_and(|h| h.active) {
+                    return refuse("human-known", format!("no active person `{}`", e.human));
+                }
+                if let Some(other) = self.accounts.get(&e.account) {
+                    return refuse("account-once", format!("the account is `{other}`'s already"));
+                }
+                if let Some(other) =
+                    self.account_of(&e.human, &e.account.channel, &e.account.tenant)
+                {
+                    let other = &other.account;
+                    return refuse(
+                        "account-once",
+                        format!("`{}` has the account `{other}` there already", e.human),
+                    );
+                }
+                self.accounts.insert(e.account.clone(), e.human.clone());
+            }
+            Event::AccountUnlinked(e) => match self.accounts.get(&e.account) {
+                None => return refuse("account-known", "the account is nobody's".into()),
+                Some(human) => {
+                    if *human != e.by {
+                        self.operator(&e.by)?;
+                    }
+                    self.accounts.remove(&e.account);
+                }
+            },
             Event::HumanSet(e) => {
                 let first = self.humans.is_empty() && e.by == e.human && e.operator && e.active;
                 if !first {
@@ -460,6 +502,7 @@ impl Authority {
                         .values_mut()
                         .filter(|p| p.human == e.human)
                         .for_each(|p| p.revoked = true);
+                    self.accounts.retain(|_, human| *human != e.human);
                 }
             }
             Event::GroupSet(e) => {

@@ -61,6 +61,10 @@ pub enum Event {
     /// Someone ended the lease.
     Revoked(Revoked),
     // What decisions rest on, alphabetical.
+    /// A person took an account of a chat service as theirs.
+    AccountLinked(AccountLinked),
+    /// An account of a chat service is nobody's any more.
+    AccountUnlinked(AccountUnlinked),
     /// An agent's right ended.
     AgentRevoked(AgentRevoked),
     /// An agent was registered or changed.
@@ -386,6 +390,53 @@ pub struct Revoked {
     /// True when the backend could not end it: it is no longer served, and valid until its own end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub still_valid: bool,
+}
+
+/// See [`Event::AccountLinked`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountLinked {
+    /// When.
+    pub at: Timestamp,
+    /// The person, who confirmed it while signed in to the console.
+    pub human: HumanId,
+    /// The account.
+    pub account: Account,
+}
+
+/// See [`Event::AccountUnlinked`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountUnlinked {
+    /// When.
+    pub at: Timestamp,
+    /// The person, or an operator.
+    pub by: HumanId,
+    /// The account.
+    pub account: Account,
+}
+
+/// An account of a chat service, by the ids that the service never gives to another: never a name
+/// or an e-mail address, which people can change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// The channel's word in votes: `slack`, `teams`, …
+    pub channel: String,
+    /// The workspace or tenant.
+    pub tenant: String,
+    /// The account within it.
+    pub account: String,
+}
+
+impl Account {
+    /// True when each part is 1 to 128 printable ASCII characters without spaces.
+    #[must_use]
+    pub fn is_wellformed(&self) -> bool {
+        [&self.channel, &self.tenant, &self.account].iter().all(|part| {
+            (1..=128).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_graphic())
+        })
+    }
 }
 
 /// See [`Event::AgentRevoked`].
@@ -763,6 +814,8 @@ impl Event {
             Self::Expired(_) => "expired",
             Self::Renewed(_) => "renewed",
             Self::Revoked(_) => "revoked",
+            Self::AccountLinked(_) => "account_linked",
+            Self::AccountUnlinked(_) => "account_unlinked",
             Self::AgentRevoked(_) => "agent_revoked",
             Self::AgentSet(_) => "agent_set",
             Self::GroupSet(_) => "group_set",
@@ -827,6 +880,8 @@ impl Event {
             Self::Expired(e) => e.at,
             Self::Renewed(e) => e.at,
             Self::Revoked(e) => e.at,
+            Self::AccountLinked(e) => e.at,
+            Self::AccountUnlinked(e) => e.at,
             Self::AgentRevoked(e) => e.at,
             Self::AgentSet(e) => e.at,
             Self::GroupSet(e) => e.at,

@@ -2,8 +2,8 @@
 
 use grantwright_domain::authority::{Bearer, TOKEN_LIFE_MS};
 use grantwright_domain::event::{
-    AgentRevoked, InstanceRenewed, InstanceRevoked, LinkCreated, LinkSpent, ModelSet, Opened,
-    TokenIssued, TokenRevoked,
+    Account, AccountLinked, AccountUnlinked, AgentRevoked, InstanceRenewed, InstanceRevoked,
+    LinkCreated, LinkSpent, ModelSet, Opened, TokenIssued, TokenRevoked,
 };
 use grantwright_domain::{Digest, Event, State};
 
@@ -221,6 +221,42 @@ fn a_token_lives_twelve_hours_at_most_and_dies_with_its_person() {
     assert!(spent(&state, 1));
     taken(&mut state, &set_human("root", "bob", true, false, 4));
     assert!(spent(&state, 1), "a token does not come back with its person");
+}
+
+#[test]
+fn an_account_is_one_persons_and_ends_with_them() {
+    let account = |tenant: &str, account: &str| Account {
+        channel: "slack".into(),
+        tenant: tenant.into(),
+        account: account.into(),
+    };
+    let link = |who: &str, account: Account, ms: i64| {
+        Event::AccountLinked(AccountLinked { at: at(ms), human: human(who), account })
+    };
+    let unlink = |by: &str, account: Account, ms: i64| {
+        Event::AccountUnlinked(AccountUnlinked { at: at(ms), by: human(by), account })
+    };
+    let mut state = furnished();
+    let whose = |state: &State, key: Account| state.authority.accounts.get(&key).cloned();
+    taken(&mut state, &link("bob", account("T1", "U1"), 1));
+    refused(&mut state, &link("bob", account("T1", "U1"), 2), "account-once");
+    refused(&mut state, &link("carol", account("T1", "U1"), 2), "account-once");
+    refused(&mut state, &link("bob", account("T1", "U2"), 2), "account-once");
+    refused(&mut state, &link("mallory", account("T1", "U3"), 2), "human-known");
+    for odd in ["", "U 1", "U\n1", "Ü1", &"U".repeat(129)] {
+        refused(&mut state, &link("carol", account("T1", odd), 2), "account");
+    }
+    // The same id in another workspace is another account.
+    taken(&mut state, &link("carol", account("T2", "U1"), 3));
+    assert_eq!(whose(&state, account("T1", "U1")), Some(human("bob")));
+    refused(&mut state, &unlink("carol", account("T1", "U1"), 4), "operator");
+    refused(&mut state, &unlink("bob", account("T9", "U1"), 4), "account-known");
+    taken(&mut state, &unlink("bob", account("T1", "U1"), 5));
+    taken(&mut state, &link("bob", account("T1", "U2"), 6));
+    taken(&mut state, &unlink("root", account("T1", "U2"), 7));
+    taken(&mut state, &set_human("root", "carol", false, false, 8));
+    taken(&mut state, &set_human("root", "carol", true, false, 9));
+    assert_eq!(whose(&state, account("T2", "U1")), None, "it does not come back with its person");
 }
 
 #[test]

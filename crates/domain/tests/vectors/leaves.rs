@@ -193,6 +193,22 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
             }),
         ),
         (
+            "account linked",
+            "account_linked",
+            json!({
+                "human": "bob",
+                "account": {"channel": "slack", "tenant": "T111", "account": "U111"},
+            }),
+        ),
+        (
+            "account unlinked",
+            "account_unlinked",
+            json!({
+                "by": "root",
+                "account": {"channel": "slack", "tenant": "T111", "account": "U111"},
+            }),
+        ),
+        (
             "link created",
             "link_created",
             json!({
@@ -285,6 +301,7 @@ fn must_have_vectors(event: &Event) {
         Event::Narrowed(_) | Event::Voted(_) | Event::Withdrawn(_) | Event::Intended(_) => {}
         Event::Issued(_) | Event::Failed(_) | Event::Unknown(_) | Event::Cancelled(_) => {}
         Event::Expired(_) | Event::Renewed(_) | Event::Revoked(_) => {}
+        Event::AccountLinked(_) | Event::AccountUnlinked(_) => {}
         Event::AgentRevoked(_) | Event::AgentSet(_) | Event::GroupSet(_) | Event::HumanSet(_) => {}
         Event::GroupsClaimed(_) | Event::IdentitySet(_) => {}
         Event::InstanceEnrolled(_) | Event::InstanceRenewed(_) | Event::InstanceRevoked(_) => {}
@@ -314,7 +331,7 @@ fn every_kind_has_one_spelling() {
         vector(name, [("kind", kind.into()), ("leaf", text.into()), ("digest", digest.into())])
     });
     frozen("leaves.json", vectors.collect());
-    assert_eq!(kinds.len(), 34, "{kinds:?}");
+    assert_eq!(kinds.len(), 36, "{kinds:?}");
 }
 
 fn refused(name: &str, how: &str, bytes: &[u8]) {

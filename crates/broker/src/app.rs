@@ -135,6 +135,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         inconsistent: AtomicBool::new(false),
         counts: Counts::default(),
         ca: RwLock::new(ca),
+        channels: crate::channels::Channels::default(),
         discovery,
         jwks,
         config,
@@ -153,6 +154,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
     tokio::spawn(end::sweep(Arc::clone(&broker)));
     for minter in broker.minters.values() {
         tokio::spawn(keep_backend(Arc::clone(minter)));
+    for desk in &broker.channels.desks {
+        tokio::spawn(crate::channels::run(Arc::clone(&broker), Arc::clone(desk)));
     }
     tokio::spawn(keep_certificate(Arc::clone(&broker), tls.clone(), keys));
     let rpc = tonic::transport::Server::builder()
@@ -174,6 +177,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
         r = pages => r,
         () = asked_to_stop() => Ok(()),
     };
+    for desk in &broker.channels.desks {
+        desk.leave(&broker).await;
+    }
     broker.store.clone().close().await;
     if let Some(ready) = &broker.config.ready_file {
         // Only tidies up: a stale file is overwritten at the next start.

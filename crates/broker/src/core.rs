@@ -77,6 +77,8 @@ pub struct Broker {
     pub jwks: serde_json::Value,
     /// The certificate authority, replaced when it rolls over.
     pub ca: RwLock<Arc<crate::ca::Ca>>,
+    /// The configured chat channels.
+    pub channels: crate::channels::Channels,
 }
 
 /// Most waiting calls of one agent.
@@ -202,7 +204,9 @@ impl Broker {
             let size = self.store.head().size;
             return Err(StoreError::Ahead { known: size.saturating_add(1), size });
         }
-        self.store.commit(transition).await
+        let committed = self.store.commit(transition).await;
+        self.channels.stir();
+        committed
     }
 
     /// Refuses everything that would append while the log is known to be inconsistent.

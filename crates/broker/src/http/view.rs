@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use grantwright_approval::Material;
+use grantwright_approval::{Card, Material};
 use grantwright_domain::{Event, Rights, Scope, VerdictKind};
 use grantwright_store::Loaded;
 use serde_json::{Map, Value, json};
@@ -112,6 +112,12 @@ pub fn request(broker: &Broker, loaded: &Loaded) -> Value {
 }
 
 fn decision_card(broker: &Broker, loaded: &Loaded, scope: &Scope) -> Value {
+    serde_json::to_value(card_of(broker, loaded, scope)).unwrap_or_default()
+}
+
+/// The request's decision card, as every channel and page renders it.
+#[must_use]
+pub fn card_of(broker: &Broker, loaded: &Loaded, scope: &Scope) -> Card {
     let text = |name: &str| loaded.texts.iter().find(|t| t.name == name).map(|t| t.text.as_str());
     let texts: BTreeMap<u64, String> = loaded
         .texts
@@ -128,7 +134,7 @@ fn decision_card(broker: &Broker, loaded: &Loaded, scope: &Scope) -> Value {
     });
     let minter = broker.minters.get(&scope.minter);
     let preview = minter.and_then(|m| m.preview(scope, &loaded.state.terms.params).ok());
-    let card = grantwright_approval::card(&Material {
+    grantwright_approval::card(&Material {
         state: &loaded.state,
         scope,
         authority: &broker.authority(),
@@ -139,6 +145,5 @@ fn decision_card(broker: &Broker, loaded: &Loaded, scope: &Scope) -> Value {
         preview: preview.unwrap_or(Value::Null),
         revocable: minter.and_then(|m| m.declaration().revocable),
         now: broker.now(),
-    });
-    serde_json::to_value(card).unwrap_or_default()
+    })
 }

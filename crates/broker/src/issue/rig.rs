@@ -205,7 +205,7 @@ forbid (principal, action == Action::"issue", resource == Scope::"never");
         ("two-step", 1, "chat"),
     ] {
         policy.push_str(&format!(
-            "@id(\"{scope}\") @quorum(\"{quorum}\") @approvers(\"reviewers\") @strength(\"{strength}\") @channels(\"api,console\")\n\
+            "@id(\"{scope}\") @quorum(\"{quorum}\") @approvers(\"reviewers\") @strength(\"{strength}\") @channels(\"api,console,paper,slack,teams,webhook\")\n\
              permit (principal, action == Action::\"issueAfterApproval\", resource == Scope::\"{scope}\");\n"
         ));
     }
@@ -307,6 +307,7 @@ impl Rig {
             discovery: serde_json::Value::Null,
             jwks: serde_json::Value::Null,
             ca: ca.into(),
+            channels: crate::channels::Channels::default(),
             config,
         });
         end::resolve_unfinished(&broker).await.unwrap();

@@ -1,0 +1,268 @@
+//! What every channel must bear: each way in which a delivery can be wrong gets a refusal and
+//! changes nothing. A channel's tests give a [`Hand`]; the suite prints its row of the table.
+
+use grantwright_approval::channel::{Channel, Delivery, Rejected, Wish};
+use grantwright_approval::sheet::handle;
+use grantwright_domain::event::{Account, AccountLinked};
+use grantwright_domain::{Event, RequestId, Timestamp};
+use grantwright_store::{Loaded, Transition};
+
+use super::inbound::{self, Outcome};
+use crate::issue::rig::{Rig, human, id_of};
+use crate::people::Intention;
+
+/// Plays the service's side of a channel, with a workspace or tenant of [`Hand::tenant`].
+pub trait Hand: Send + Sync {
+    /// The channel.
+    fn channel(&self) -> &dyn Channel;
+    /// The workspace or tenant that it is configured for.
+    fn tenant(&self) -> &str {
+        "T1"
+    }
+    /// What the service sends when an account presses a button that carries `value`.
+    fn press(
+        &self,
+        tenant: &str,
+        account: &str,
+        value: &str,
+        wish: &Wish,
+        id: &str,
+        at: Timestamp,
+    ) -> Delivery;
+    /// The same as somebody else would send it, who does not hold the service's secret.
+    fn forge(&self, delivery: Delivery) -> Delivery;
+}
+
+/// A case and what it must come to.
+const CASES: [(&str, &str); 21] = [
+    ("genuine", "done"),
+    ("duplicate", "repeated"),
+    ("pressed twice", "done, changes nothing"),
+    ("five at once", "one vote each"),
+    ("late", "stale"),
+    ("early", "stale"),
+    ("reordered", "not_seen"),
+    ("replayed", "repeated, then stale"),
+    ("forged", "forged"),
+    ("edited", "forged"),
+    ("malformed", "malformed"),
+    ("wrong digest", "digest_mismatch"),
+    ("narrowed meanwhile", "digest_mismatch"),
+    ("wrong workspace", "stranger"),
+    ("unknown account", "link"),
+    ("owner of the agent", "self_approval"),
+    ("not in the group", "not_in_group"),
+    ("passkey request", "passkey_required"),
+    ("expired", "not_open"),
+    ("already decided", "not_open"),
+    ("unknown request", "unknown_request"),
+];
+
+struct Bench<'h> {
+    hand: &'h dyn Hand,
+    rig: Rig,
+    serial: std::sync::atomic::AtomicU32,
+}
+
+/// Runs every case on a fresh broker and prints the row.
+pub async fn suite(hand: &dyn Hand) {
+    let name = hand.channel().name();
+    for (case, want) in CASES {
+        let bench = Bench::new(hand).await;
+        let got = bench.run(case).await;
+        println!("{name:<8} | {case:<20} | {got}");
+        assert_eq!(got, want, "{name}: {case}");
+        bench.rig.fold().await;
+    }
+}
+
+impl<'h> Bench<'h> {
+    async fn new(hand: &'h dyn Hand) -> Self {
+        let rig = Rig::new().await;
+        let links = ["alice", "bob", "carol", "dave"].map(|who| {
+            Event::AccountLinked(AccountLinked {
+                at: rig.broker.now(),
+                human: human(who),
+                account: Account {
+                    channel: hand.channel().name().into(),
+                    tenant: hand.tenant().into(),
+                    account: account(who),
+                },
+            })
+        });
+        rig.broker.commit(Transition::authority(links.to_vec())).await.unwrap();
+        Self { hand, rig, serial: 0.into() }
+    }
+
+    async fn asked(&self, scope: &str) -> Loaded {
+        let params = match scope {
+            "export" => r#"{"dataset":"a","rows":10}"#,
+            _ => r#"{"dataset":"a"}"#,
+        };
+        let outcome = self.rig.issue(self.rig.ask(scope, params, scope)).await.unwrap();
+        self.load(&id_of(&outcome)).await
+    }
+
+    async fn load(&self, id: &str) -> Loaded {
+        self.rig.broker.store.load(&RequestId::parse(id).unwrap()).await.unwrap().unwrap()
+    }
+
+    fn made(&self, who: &str, value: &str, wish: &Wish) -> Delivery {
+        let n = self.serial.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let (tenant, at) = (self.hand.tenant(), self.rig.broker.now());
+        self.hand.press(tenant, &account(who), value, wish, &format!("d{n}"), at)
+    }
+
+    async fn give(&self, delivery: &Delivery) -> String {
+        let channel = self.hand.channel();
+        match channel.verify(delivery, self.rig.broker.now()) {
+            Err(rejected) => rejected.code().to_owned(),
+            Ok(press) => match inbound::press(&self.rig.broker, channel.name(), press).await {
+                Outcome::Done(_) => "done".into(),
+                Outcome::Repeated => "repeated".into(),
+                Outcome::Refused(refusal) => {
+                    assert!(!refusal.detail.is_empty() && !refusal.next.is_empty());
+                    refusal.code.to_string()
+                }
+                Outcome::Unlinked(url) => {
+                    assert!(url.starts_with("http://localhost:1/link/"));
+                    "link".into()
+                }
+            },
+        }
+    }
+
+    /// Gives a delivery that must change nothing.
+    async fn refused(&self, delivery: &Delivery) -> String {
+        let before = self.rig.broker.store.head().size;
+        let said = self.give(delivery).await;
+        assert_eq!(self.rig.broker.store.head().size, before, "a refused press changes nothing");
+        said
+    }
+
+    async fn run(&self, case: &str) -> String {
+        let scope = if case == "passkey request" { "signed" } else { "export" };
+        let loaded = self.asked(scope).await;
+        let id = loaded.state.terms.request_id.to_string();
+        let value = handle(&loaded.state).encode();
+        let approve = self.made("bob", &value, &Wish::Approve);
+        match case {
+            "genuine" => {
+                let said = self.give(&approve).await;
+                let votes = self.load(&id).await.state.votes;
+                assert_eq!(votes.len(), 1);
+                assert_eq!(votes[0].channel, self.hand.channel().name());
+                assert_eq!(votes[0].human, human("bob"));
+                said
+            }
+            "duplicate" => {
+                self.give(&approve).await;
+                self.refused(&approve).await
+            }
+            "pressed twice" => {
+                self.give(&approve).await;
+                let again = self.made("bob", &value, &Wish::Approve);
+                format!("{}, changes nothing", self.refused(&again).await)
+            }
+            "five at once" => {
+                let presses = ["bob", "carol", "bob", "carol", "bob"]
+                    .map(|who| self.made(who, &value, &Wish::Approve));
+                futures_util::future::join_all(presses.iter().map(|p| self.give(p))).await;
+                let votes = self.load(&id).await.state.votes;
+                let people: std::collections::BTreeSet<_> =
+                    votes.iter().map(|v| v.human.clone()).collect();
+                assert_eq!(votes.len(), people.len());
+                assert!(!votes.is_empty());
+                "one vote each".into()
+            }
+            "late" => {
+                self.rig.clock.advance(301_000);
+                self.refused(&approve).await
+            }
+            "early" => {
+                self.rig.clock.advance(-301_000);
+                self.refused(&approve).await
+            }
+            "reordered" => {
+                // The press was made before a question was asked and answered.
+                let ask = Intention::Ask { text: "which?".into() };
+                self.rig.act("carol", &id, ask).await.unwrap();
+                let request = RequestId::parse(&id).unwrap();
+                crate::people::answer(&self.rig.broker, &self.rig.caller, &request, "this one")
+                    .await
+                    .unwrap();
+                self.refused(&approve).await
+            }
+            "replayed" => {
+                self.give(&approve).await;
+                let first = self.refused(&approve).await;
+                self.rig.clock.advance(301_000);
+                format!("{first}, then {}", self.refused(&approve).await)
+            }
+            "forged" => self.refused(&self.hand.forge(approve)).await,
+            "edited" => {
+                let mut edited = approve;
+                let at = edited.body.len() / 2;
+                edited.body[at] ^= 1;
+                self.refused(&edited).await
+            }
+            "malformed" => {
+                let mut said = Vec::new();
+                for odd in ["", "1", "2:r:0:0", "1:x:y:z", &format!("{value}:1"), &"9".repeat(1500)]
+                {
+                    said.push(self.refused(&self.made("bob", odd, &Wish::Approve)).await);
+                }
+                said.dedup();
+                said.join(", ")
+            }
+            "wrong digest" => {
+                let other = value.replace(&loaded.state.digest.hex(), &"ab".repeat(32));
+                self.refused(&self.made("bob", &other, &Wish::Approve)).await
+            }
+            "narrowed meanwhile" => {
+                let narrow = Intention::Narrow { ttl_s: Some(60), params: None };
+                self.rig.act("carol", &id, narrow).await.unwrap();
+                self.refused(&approve).await
+            }
+            "wrong workspace" => {
+                let (account, at) = (account("bob"), self.rig.broker.now());
+                let other = self.hand.press("T9", &account, &value, &Wish::Approve, "d9", at);
+                self.refused(&other).await
+            }
+            "unknown account" => self.refused(&self.made("mallory", &value, &Wish::Approve)).await,
+            "owner of the agent" => self.refused(&self.made("alice", &value, &Wish::Approve)).await,
+            "not in the group" => self.refused(&self.made("dave", &value, &Wish::Approve)).await,
+            "passkey request" => self.refused(&approve).await,
+            "expired" => {
+                self.rig.clock.advance(3_600_001);
+                crate::end::sweep_once(&self.rig.broker).await.unwrap();
+                self.refused(&self.made("bob", &value, &Wish::Approve)).await
+            }
+            "already decided" => {
+                let deny = Intention::Deny { reason: None, reason_code: String::new() };
+                self.rig.act("carol", &id, deny).await.unwrap();
+                self.refused(&approve).await
+            }
+            "unknown request" => {
+                let other = value.replace(&id, "r-none");
+                self.refused(&self.made("bob", &other, &Wish::Approve)).await
+            }
+            other => panic!("no such case: {other}"),
+        }
+    }
+}
+
+/// The account of a person, in a form that each service could give.
+fn account(who: &str) -> String {
+    format!("U0{}", who.to_uppercase())
+}
+
+/// What is rejected has a word.
+#[test]
+fn rejections_have_words() {
+    for rejected in
+        [Rejected::Forged, Rejected::Stale, Rejected::Stranger, Rejected::Malformed("x")]
+    {
+        assert!(!rejected.code().is_empty() && !rejected.to_string().is_empty());
+    }
+}

@@ -1,0 +1,462 @@
+//! One place of a channel, and what waits to be said there: in fair order between agents, no faster
+//! than the channel allows.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use grantwright_approval::channel::{Flood, Message, Notice};
+use grantwright_domain::{AgentId, Digest, RequestId, Timestamp, request::LeaseState};
+use grantwright_store::{Loaded, StoreError};
+use serde::{Deserialize, Serialize};
+
+use super::{Courier, SendError, sheet::sheet};
+use crate::core::Broker;
+
+/// Kind of the rows of cards.
+pub(super) const CARDS: &str = "chan-card";
+/// Kind of the rows of notes.
+pub(super) const NOTES: &str = "chan-note";
+/// Kind of the rows of flood messages.
+pub(super) const FLOODS: &str = "chan-flood";
+/// How long a row is kept if nothing ends it.
+const KEEP_MS: i64 = 30 * 86_400_000;
+/// More requests than this waiting to be shown in one place make a flood.
+const FLOOD: usize = 20;
+/// Least time between two changes of a flood message.
+const FLOOD_EVERY_MS: i64 = 15_000;
+/// The longest pause after failures.
+const MOST_BACKOFF_MS: i64 = 60_000;
+/// Most cards that are looked at in one turn without one being sent.
+const LOOKS: usize = 256;
+
+/// One request in one place.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Posted {
+    /// The place.
+    pub place: String,
+    /// Whose request.
+    pub agent: AgentId,
+    /// The message; none: not posted yet.
+    pub reference: Option<String>,
+    /// Digest of what it shows.
+    pub shown: Option<Digest>,
+    /// It can still be decided, as far as the message says.
+    pub open: bool,
+}
+
+/// Something to say once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// Where.
+    pub place: String,
+    /// Under this request's card.
+    pub thread: Option<RequestId>,
+    /// What.
+    pub notice: Notice,
+}
+
+/// The message that stands for a flood.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct FloodMessage {
+    /// The place.
+    pub place: String,
+    /// The message; none: there is no flood.
+    pub reference: Option<String>,
+    /// What it shows.
+    pub shown: Option<Digest>,
+    /// When it was changed last, in milliseconds.
+    pub at: i64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    place: String,
+    next_at: Timestamp,
+    failures: u32,
+    cards: BTreeMap<RequestId, Posted>,
+    changed: VecDeque<RequestId>,
+    changing: HashSet<RequestId>,
+    waiting: BTreeMap<AgentId, VecDeque<RequestId>>,
+    served: Option<AgentId>,
+    notes: VecDeque<(String, Note)>,
+    flood: FloodMessage,
+    class: u8,
+}
+
+/// What a lane works with.
+pub(super) struct Context<'a> {
+    pub broker: &'a Broker,
+    pub courier: &'a dyn Courier,
+    pub now: Timestamp,
+}
+
+enum Job {
+    Card(RequestId),
+    Note,
+    Flood,
+}
+
+enum Done {
+    Nothing,
+    Sent,
+}
+
+enum Fault {
+    Send(SendError),
+    Store(StoreError),
+}
+
+impl From<SendError> for Fault {
+    fn from(e: SendError) -> Self {
+        Self::Send(e)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(e: StoreError) -> Self {
+        Self::Store(e)
+    }
+}
+
+/// The key of a row about a place: places may be longer than keys.
+pub(super) fn place_key(place: &str) -> String {
+    Digest::of("channel-place", place.as_bytes()).hex().chars().take(16).collect()
+}
+
+fn card_key(channel: &str, request: &RequestId, place: &str) -> String {
+    format!("{channel}/{request}/{}", place_key(place))
+}
+
+impl Lane {
+    pub(super) fn new(place: &str) -> Self {
+        let flood = FloodMessage { place: place.into(), ..FloodMessage::default() };
+        Self { place: place.into(), flood, ..Self::default() }
+    }
+
+    pub(super) fn has(&self, request: &RequestId) -> bool {
+        self.cards.contains_key(request)
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.cards.len()
+    }
+
+    pub(super) fn notes(&self) -> usize {
+        self.notes.len()
+    }
+
+    /// When it has something to say next; none: nothing waits.
+    pub(super) fn due(&self, most_cards: usize) -> Option<Timestamp> {
+        let flood_at = Timestamp::from_millis(self.flood.at).plus_millis(FLOOD_EVERY_MS);
+        let at_once = !self.changed.is_empty()
+            || !self.notes.is_empty()
+            || (!self.waiting.is_empty() && self.live() < most_cards)
+            || (self.flood.reference.is_none() && self.waits() > FLOOD);
+        match (at_once, self.flood.reference.is_some()) {
+            (true, _) => Some(self.next_at),
+            (false, true) => Some(self.next_at.max(flood_at)),
+            (false, false) => None,
+        }
+    }
+
+    /// Takes a row up again after a start.
+    pub(super) fn restore(&mut self, request: RequestId, posted: Posted) {
+        if posted.reference.is_none() {
+            self.waiting.entry(posted.agent.clone()).or_default().push_back(request.clone());
+        } else if self.changing.insert(request.clone()) {
+            self.changed.push_back(request.clone());
+        }
+        self.cards.insert(request, posted);
+    }
+
+    pub(super) fn restore_flood(&mut self, flood: FloodMessage) {
+        self.flood = flood;
+    }
+
+    pub(super) fn say(&mut self, key: String, note: Note) {
+        self.notes.push_back((key, note));
+    }
+
+    /// A request is to be shown here, durably from now on.
+    pub(super) async fn want(
+        &mut self,
+        ctx: &Context<'_>,
+        request: &RequestId,
+        agent: &AgentId,
+    ) -> Result<(), StoreError> {
+        if self.has(request) {
+            self.change(request);
+            return Ok(());
+        }
+        let posted = Posted {
+            place: self.place.clone(),
+            agent: agent.clone(),
+            reference: None,
+            shown: None,
+            open: true,
+        };
+        save(ctx, request, &posted).await?;
+        self.restore(request.clone(), posted);
+        Ok(())
+    }
+
+    /// A request that may be shown here changed.
+    pub(super) fn change(&mut self, request: &RequestId) {
+        let posted = self.cards.get(request).is_some_and(|c| c.reference.is_some());
+        if posted && self.changing.insert(request.clone()) {
+            self.changed.push_back(request.clone());
+        }
+    }
+
+    fn live(&self) -> usize {
+        self.cards.values().filter(|c| c.reference.is_some() && c.open).count()
+    }
+
+    fn waits(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
+    /// Says the next thing, if it is time.
+    pub(super) async fn step(&mut self, ctx: &Context<'_>) -> Result<(), SendError> {
+        for _ in 0..LOOKS {
+            if ctx.now < self.next_at {
+                return Ok(());
+            }
+            let Some(job) = self.pick(ctx) else { return Ok(()) };
+            let done = match &job {
+                Job::Card(request) => self.card(ctx, request).await,
+                Job::Note => self.note(ctx).await,
+                Job::Flood => self.flood(ctx).await,
+            };
+            match done {
+                Ok(Done::Nothing) => {}
+                Ok(Done::Sent) => {
+                    self.failures = 0;
+                    let every = ctx.courier.channel().limits().message_every_ms;
+                    self.next_at = ctx.now.plus_millis(every);
+                }
+                Err(fault) => {
+                    if let Job::Card(request) = job {
+                        self.put_back(request);
+                    }
+                    return self.failed(ctx, fault);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next job: changes, notes and new cards take turns.
+    fn pick(&mut self, ctx: &Context<'_>) -> Option<Job> {
+        let flood_due = ctx.now.millis().saturating_sub(self.flood.at) >= FLOOD_EVERY_MS;
+        if flood_due && (self.flood.reference.is_some() || self.waits() > FLOOD) {
+            self.flood.at = ctx.now.millis();
+            return Some(Job::Flood);
+        }
+        for _ in 0..3 {
+            self.class = (self.class + 1) % 3;
+            let job = match self.class {
+                0 => self.changed.pop_front().map(|request| {
+                    self.changing.remove(&request);
+                    Job::Card(request)
+                }),
+                1 => (!self.notes.is_empty()).then_some(Job::Note),
+                _ if self.live() < ctx.courier.channel().limits().most_cards => {
+                    self.next_waiting().map(Job::Card)
+                }
+                _ => None,
+            };
+            if job.is_some() {
+                return job;
+            }
+        }
+        None
+    }
+
+    /// The oldest request of the agent whose turn it is.
+    fn next_waiting(&mut self) -> Option<RequestId> {
+        let after = self.served.clone().and_then(|served| {
+            let above = (std::ops::Bound::Excluded(served), std::ops::Bound::Unbounded);
+            self.waiting.range(above).next().map(|(agent, _)| agent.clone())
+        });
+        let agent = after.or_else(|| self.waiting.keys().next().cloned())?;
+        let queue = self.waiting.get_mut(&agent)?;
+        let request = queue.pop_front();
+        if queue.is_empty() {
+            self.waiting.remove(&agent);
+        }
+        self.served = Some(agent);
+        request
+    }
+
+    fn put_back(&mut self, request: RequestId) {
+        match self.cards.get(&request) {
+            Some(card) if card.reference.is_none() => {
+                self.waiting.entry(card.agent.clone()).or_default().push_front(request);
+            }
+            Some(_) if self.changing.insert(request.clone()) => self.changed.push_front(request),
+            _ => {}
+        }
+    }
+
+    fn failed(&mut self, ctx: &Context<'_>, fault: Fault) -> Result<(), SendError> {
+        self.failures = self.failures.saturating_add(1);
+        let doubled = 1000i64.saturating_mul(1 << self.failures.min(6));
+        let spread = i64::from(u16::from_be_bytes(ctx.broker.random.bytes::<2>()));
+        let pause = (doubled + doubled * spread / 131_072).min(MOST_BACKOFF_MS);
+        let (pause, said) = match fault {
+            Fault::Send(e @ SendError::Later(ms)) => (ms.clamp(1, 3_600_000), Err(e)),
+            Fault::Send(e @ SendError::Barred(_)) => (MOST_BACKOFF_MS, Err(e)),
+            Fault::Send(e) => (pause, Err(e)),
+            Fault::Store(e) => (pause, Err(SendError::Down(e.to_string()))),
+        };
+        self.next_at = ctx.now.plus_millis(pause);
+        said
+    }
+
+    async fn card(&mut self, ctx: &Context<'_>, request: &RequestId) -> Result<Done, Fault> {
+        let Some(posted) = self.cards.get(request).cloned() else { return Ok(Done::Nothing) };
+        let channel = ctx.courier.channel();
+        let loaded = ctx.broker.store.load(request).await?;
+        let Some((loaded, sheet)) =
+            loaded.and_then(|l| sheet(ctx.broker, &l, channel.name()).map(|s| (l, s)))
+        else {
+            self.forget(ctx, request).await?;
+            return Ok(Done::Nothing);
+        };
+        let over = ended(&loaded);
+        if posted.reference.is_none() && !loaded.state.phase.is_open() {
+            // It ended before anybody was shown it here.
+            self.forget(ctx, request).await?;
+            return Ok(Done::Nothing);
+        }
+        let message = channel.card(&sheet);
+        let shown = Some(digest(&message));
+        let mut next = Posted { shown, open: sheet.open, ..posted.clone() };
+        let sent = match &posted.reference {
+            Some(_) if posted.shown == shown => Ok(None),
+            Some(reference) => ctx.courier.update(reference, &message).await.map(|()| None),
+            None => ctx.courier.post(&self.place, None, &message).await.map(Some),
+        };
+        let sent = match sent {
+            Err(SendError::Unshowable(why)) => {
+                tracing::error!(channel = channel.name(), %request, why, "a card cannot be shown; a link stands for it");
+                let notice = Notice {
+                    text: format!("A request of `{}` waits in the console.", posted.agent),
+                    quote: None,
+                    link: Some(sheet.link.clone()),
+                };
+                let message = channel.notice(&notice);
+                match &posted.reference {
+                    Some(reference) => ctx.courier.update(reference, &message).await.map(|()| None),
+                    None => ctx.courier.post(&self.place, None, &message).await.map(Some),
+                }
+            }
+            other => other,
+        };
+        let same = posted.reference.is_some() && posted.shown == shown;
+        match sent {
+            Ok(reference) => next.reference = reference.or(posted.reference),
+            Err(SendError::Gone) if over => {}
+            Err(SendError::Gone) => {
+                next.reference = None;
+                next.shown = None;
+                self.cards.insert(request.clone(), next.clone());
+                save(ctx, request, &next).await?;
+                self.put_back(request.clone());
+                return Ok(Done::Sent);
+            }
+            Err(e) => return Err(e.into()),
+        }
+        if over {
+            self.forget(ctx, request).await?;
+        } else {
+            self.cards.insert(request.clone(), next.clone());
+            if !same {
+                save(ctx, request, &next).await?;
+            }
+        }
+        Ok(if same { Done::Nothing } else { Done::Sent })
+    }
+
+    async fn forget(&mut self, ctx: &Context<'_>, request: &RequestId) -> Result<(), StoreError> {
+        self.cards.remove(request);
+        let key = card_key(ctx.courier.channel().name(), request, &self.place);
+        ctx.broker.store.side_delete(CARDS, &key).await.map(drop)
+    }
+
+    async fn note(&mut self, ctx: &Context<'_>) -> Result<Done, Fault> {
+        let Some((key, note)) = self.notes.front().cloned() else { return Ok(Done::Nothing) };
+        let card =
+            note.thread.as_ref().map(|r| self.cards.get(r).and_then(|c| c.reference.clone()));
+        // Without its card there is no thread: the card itself will say what the note would.
+        let sent = if card != Some(None) {
+            let message = ctx.courier.channel().notice(&note.notice);
+            match ctx.courier.post(&self.place, card.flatten().as_deref(), &message).await {
+                Ok(_) => Done::Sent,
+                Err(SendError::Gone | SendError::Unshowable(_)) => Done::Sent,
+                // One person cannot be reached; others in their own lanes can.
+                Err(SendError::Barred(why)) if note.thread.is_none() => {
+                    tracing::warn!(why, "a note was not delivered");
+                    Done::Sent
+                }
+                Err(e) => return Err(e.into()),
+            }
+        } else {
+            Done::Nothing
+        };
+        self.notes.pop_front();
+        ctx.broker.store.side_delete(NOTES, &key).await?;
+        Ok(sent)
+    }
+
+    async fn flood(&mut self, ctx: &Context<'_>) -> Result<Done, Fault> {
+        let channel = ctx.courier.channel();
+        let mut agents: Vec<(String, usize)> =
+            self.waiting.iter().map(|(a, queue)| (a.to_string(), queue.len())).collect();
+        agents.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        agents.truncate(10);
+        let link = format!("{}/", ctx.broker.public_url);
+        let flood = Flood { waiting: self.waits(), agents, link };
+        let message = channel.flood(&flood);
+        let shown = Some(digest(&message));
+        if self.flood.reference.is_some() && self.flood.shown == shown {
+            return Ok(Done::Nothing);
+        }
+        let reference = match &self.flood.reference {
+            Some(reference) => match ctx.courier.update(reference, &message).await {
+                Ok(()) => Some(reference.clone()),
+                Err(SendError::Gone) => None,
+                Err(e) => return Err(e.into()),
+            },
+            None => Some(ctx.courier.post(&self.place, None, &message).await?),
+        };
+        let reference = reference.filter(|_| flood.waiting > 0);
+        self.flood = FloodMessage { reference, shown, ..self.flood.clone() };
+        let key = format!("{}/{}", channel.name(), place_key(&self.place));
+        let row = serde_json::to_vec(&self.flood).unwrap_or_default();
+        let keep = Some(ctx.now.plus_millis(KEEP_MS));
+        ctx.broker.store.side_put(FLOODS, &key, row, keep).await?;
+        Ok(Done::Sent)
+    }
+}
+
+async fn save(ctx: &Context<'_>, request: &RequestId, posted: &Posted) -> Result<(), StoreError> {
+    let key = card_key(ctx.courier.channel().name(), request, &posted.place);
+    let row = serde_json::to_vec(posted).unwrap_or_default();
+    let keep = Some(ctx.now.plus_millis(KEEP_MS));
+    ctx.broker.store.side_put(CARDS, &key, row, keep).await
+}
+
+/// Nothing about it will change any more.
+fn ended(loaded: &Loaded) -> bool {
+    let state = &loaded.state;
+    let lives = |lease: LeaseState| matches!(lease, LeaseState::Live | LeaseState::Withdrawn);
+    !state.phase.is_open()
+        && state.phase != grantwright_domain::Phase::Intended
+        && !state.lease.as_ref().is_some_and(|l| lives(l.state))
+}
+
+fn digest(message: &Message) -> Digest {
+    Digest::of("channel-message", format!("{}\n{}", message.text, message.body).as_bytes())
+}

@@ -1,0 +1,217 @@
+//! The desk: what it shows, keeps true, and bears of its service.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use grantwright_domain::event::{Account, AccountLinked};
+use grantwright_domain::{Event, RequestId};
+use grantwright_store::Transition;
+
+use super::conformance::suite;
+use super::paper::{Paper, PaperCourier, Wall};
+use super::{Desk, SendError};
+use crate::issue::rig::{Rig, human, id_of, word};
+use crate::people::Intention;
+
+struct Stand {
+    rig: Rig,
+    desk: Desk,
+    wall: Arc<Wall>,
+}
+
+impl Stand {
+    async fn new() -> Self {
+        let (rig, wall) = (Rig::new().await, Arc::new(Wall::default()));
+        let desk = Self::desk(&wall);
+        let stand = Self { rig, desk, wall };
+        stand.desk.turn(&stand.rig.broker).await;
+        stand
+    }
+
+    fn desk(wall: &Arc<Wall>) -> Desk {
+        Desk::new(Arc::new(PaperCourier { paper: Paper::new(), wall: Arc::clone(wall) }))
+    }
+
+    async fn ask(&self, key: &str) -> String {
+        let rows = key.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let params =
+            format!(r#"{{"dataset":"a","rows":{}}}"#, if rows.is_empty() { "7" } else { rows });
+        id_of(&self.rig.issue(self.rig.ask("export", &params, key)).await.unwrap())
+    }
+
+    /// Lets the desk work for a while.
+    async fn settle(&self, seconds: i64) {
+        let end = self.rig.broker.now().plus_seconds(seconds);
+        while self.rig.broker.now() < end {
+            let next = self.desk.turn(&self.rig.broker).await;
+            let wait = next.since(self.rig.broker.now()).clamp(1, 1000);
+            self.rig.clock.advance(wait);
+        }
+    }
+
+    fn card(&self, id: &str) -> serde_json::Value {
+        self.wall.cards().remove(id).unwrap_or_default()
+    }
+
+    fn notices(&self, place: &str) -> Vec<String> {
+        let messages = self.wall.messages.lock().unwrap();
+        messages
+            .values()
+            .filter(|m| m.place == place)
+            .filter_map(|m| Some(m.body.get("notice")?.get("text")?.as_str()?.to_owned()))
+            .collect()
+    }
+
+    async fn link(&self, who: &str) {
+        let account = Account { channel: "paper".into(), tenant: "T1".into(), account: who.into() };
+        let event = AccountLinked { at: self.rig.broker.now(), human: human(who), account };
+        let linked = Transition::authority(vec![Event::AccountLinked(event)]);
+        self.rig.broker.commit(linked).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_paper_channel_conforms() {
+    suite(&Paper::new()).await;
+}
+
+#[tokio::test]
+async fn a_card_follows_its_request_to_the_end() {
+    let stand = Stand::new().await;
+    stand.link("alice").await;
+    let id = stand.ask("k1").await;
+    stand.settle(3).await;
+    assert_eq!(stand.card(&id)["state"], "waits for one person");
+    let asked = stand.rig.act("bob", &id, Intention::Ask { text: "which?".into() }).await;
+    asked.unwrap();
+    stand.settle(5).await;
+    assert_eq!(stand.card(&id)["state"], "waits for the agent to answer bob");
+    let request = RequestId::parse(&id).unwrap();
+    let caller = &stand.rig.caller;
+    crate::people::answer(&stand.rig.broker, caller, &request, "that one").await.unwrap();
+    stand.settle(5).await;
+    assert_eq!(stand.card(&id)["answers"], 1);
+    let narrow = Intention::Narrow { ttl_s: Some(60), params: None };
+    stand.rig.act("bob", &id, narrow).await.unwrap();
+    stand.settle(5).await;
+    assert!(stand.card(&id)["state"].as_str().unwrap().starts_with("approved"));
+    assert_eq!(word(&stand.rig.collect(&id).await.unwrap()), "granted");
+    stand.settle(5).await;
+    assert!(stand.card(&id)["state"].as_str().unwrap().starts_with("issued as lease"));
+    assert_eq!(stand.card(&id)["open"], false);
+    // The thread has the question and the answer; the owner is told the outcome.
+    assert_eq!(
+        stand.notices("#reviewers"),
+        ["bob asks the agent:".to_owned(), "The agent answers:".to_owned()]
+    );
+    let told = stand.notices("@alice");
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0].starts_with("Your agent `etl`: Export 1 rows of `a` — issued as lease"),
+        "{told:?}"
+    );
+    // When the lease ends by itself the card says so, and nothing is kept of it.
+    stand.rig.clock.advance(61_000);
+    crate::end::sweep_once(&stand.rig.broker).await.unwrap();
+    stand.settle(5).await;
+    assert!(stand.card(&id)["state"].as_str().unwrap().ends_with("ended by itself"));
+    let rows = stand.rig.broker.store.side_list("chan-card", "", None, 10, stand.rig.broker.now());
+    assert!(rows.await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_looks_wrong_is_told_to_security() {
+    let stand = Stand::new().await;
+    let id = stand.ask("k1").await;
+    stand.settle(2).await;
+    let deny = Intention::Deny { reason: Some("odd".into()), reason_code: "looks_wrong".into() };
+    stand.rig.act("bob", &id, deny).await.unwrap();
+    stand.settle(3).await;
+    let told = stand.notices("#security");
+    assert_eq!(told, ["bob denied a request of `etl` because it looks wrong."]);
+    assert_eq!(stand.card(&id)["open"], false);
+}
+
+#[tokio::test]
+async fn a_restart_loses_nothing_and_says_nothing_twice() {
+    let mut stand = Stand::new().await;
+    let shown = stand.ask("k1").await;
+    stand.settle(3).await;
+    // Voted on while the desk is away; another was asked meanwhile, and one only queued.
+    stand.rig.approve("bob", &shown).await.unwrap();
+    let later = stand.ask("k2").await;
+    stand.desk.leave(&stand.rig.broker).await;
+    stand.rig.crash().await;
+    stand.desk = Stand::desk(&stand.wall);
+    stand.settle(5).await;
+    assert!(stand.card(&shown)["state"].as_str().unwrap().starts_with("approved"));
+    assert_eq!(stand.card(&later)["open"], true);
+    assert_eq!(stand.wall.messages.lock().unwrap().len(), 2, "each card once");
+    let before = stand.wall.calls.lock().unwrap().len();
+    stand.desk = Stand::desk(&stand.wall);
+    stand.rig.crash().await;
+    // The former keeper did not leave in order: the desk is taken over when its time has passed.
+    stand.settle(20).await;
+    assert_eq!(stand.wall.calls.lock().unwrap().len(), before, "nothing changed, nothing is said");
+    stand
+        .rig
+        .act("bob", &later, Intention::Deny { reason: None, reason_code: String::new() })
+        .await
+        .unwrap();
+    stand.settle(3).await;
+    assert_eq!(stand.card(&later)["open"], false);
+}
+
+#[tokio::test]
+async fn faults_of_the_service_delay_and_never_decide() {
+    let stand = Stand::new().await;
+    let id = stand.ask("k1").await;
+    let before = stand.rig.broker.store.head().size;
+    stand.wall.faults.lock().unwrap().extend([
+        SendError::Later(30_000),
+        SendError::Down("timeout".into()),
+        SendError::Barred("not_in_channel".into()),
+        SendError::Down("503".into()),
+    ]);
+    stand.settle(29).await;
+    assert_eq!(stand.wall.calls.lock().unwrap().len(), 1, "it waits as long as it was told");
+    stand.settle(300).await;
+    assert_eq!(stand.card(&id)["open"], true);
+    assert_eq!(stand.rig.broker.store.head().size, before, "nothing was decided");
+    // A message that somebody deleted is posted anew while it matters.
+    stand.wall.messages.lock().unwrap().clear();
+    stand.rig.act("bob", &id, Intention::Ask { text: "which?".into() }).await.unwrap();
+    stand.settle(5).await;
+    assert_eq!(stand.card(&id)["questions"], 1);
+    // One that the service does not take is stood for by a link.
+    stand.wall.faults.lock().unwrap().push_back(SendError::Unshowable("invalid_blocks".into()));
+    let request = RequestId::parse(&id).unwrap();
+    crate::people::answer(&stand.rig.broker, &stand.rig.caller, &request, "x").await.unwrap();
+    stand.settle(5).await;
+    assert_eq!(stand.card(&id), serde_json::Value::Null);
+    assert!(stand.notices("#reviewers").iter().any(|n| n.contains("waits in the console")));
+}
+
+#[tokio::test]
+async fn two_brokers_do_not_both_keep_a_desk() {
+    let stand = Stand::new().await;
+    let other = Stand::desk(&stand.wall);
+    let id = stand.ask("k1").await;
+    for _ in 0..4 {
+        other.turn(&stand.rig.broker).await;
+        stand.desk.turn(&stand.rig.broker).await;
+    }
+    assert_eq!(stand.wall.messages.lock().unwrap().len(), 1);
+    assert_eq!(stand.card(&id)["open"], true);
+    // The keeper dies; after its time the other goes on.
+    stand.rig.clock.advance(15_001);
+    stand
+        .rig
+        .act("bob", &id, Intention::Deny { reason: None, reason_code: String::new() })
+        .await
+        .unwrap();
+    other.turn(&stand.rig.broker).await;
+    assert_eq!(stand.card(&id)["open"], false);
+    let counted: BTreeMap<_, _> = stand.wall.cards();
+    assert_eq!(counted.len(), 1);
+}

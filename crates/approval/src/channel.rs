@@ -147,7 +147,10 @@ pub struct Press {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
     /// Approve.
-    Approve,
+    Approve {
+        /// What the person typed where the scope demands a confirmed fact.
+        confirm: Option<String>,
+    },
     /// Ask the agent.
     Ask {
         /// The question.
@@ -166,6 +169,8 @@ pub enum Wish {
         ttl_s: Option<u32>,
         /// Changed parameters, an object.
         params: Option<Value>,
+        /// As for an approval.
+        confirm: Option<String>,
     },
     /// Take an approval back.
     Withdraw,

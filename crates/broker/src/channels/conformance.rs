@@ -33,6 +33,8 @@ pub trait Hand: Send + Sync {
     fn forge(&self, delivery: Delivery) -> Delivery;
 }
 
+const APPROVE: Wish = Wish::Approve { confirm: None };
+
 /// A case and what it must come to.
 const CASES: [(&str, &str); 21] = [
     ("genuine", "done"),
@@ -145,7 +147,7 @@ impl<'h> Bench<'h> {
         let loaded = self.asked(scope).await;
         let id = loaded.state.terms.request_id.to_string();
         let value = handle(&loaded.state).encode();
-        let approve = self.made("bob", &value, &Wish::Approve);
+        let approve = self.made("bob", &value, &APPROVE);
         match case {
             "genuine" => {
                 let said = self.give(&approve).await;
@@ -161,12 +163,12 @@ impl<'h> Bench<'h> {
             }
             "pressed twice" => {
                 self.give(&approve).await;
-                let again = self.made("bob", &value, &Wish::Approve);
+                let again = self.made("bob", &value, &APPROVE);
                 format!("{}, changes nothing", self.refused(&again).await)
             }
             "five at once" => {
                 let presses = ["bob", "carol", "bob", "carol", "bob"]
-                    .map(|who| self.made(who, &value, &Wish::Approve));
+                    .map(|who| self.made(who, &value, &APPROVE));
                 futures_util::future::join_all(presses.iter().map(|p| self.give(p))).await;
                 let votes = self.load(&id).await.state.votes;
                 let people: std::collections::BTreeSet<_> =
@@ -210,33 +212,33 @@ impl<'h> Bench<'h> {
                 let mut said = Vec::new();
                 for odd in ["", "1", "2:r:0:0", "1:x:y:z", &format!("{value}:1"), &"9".repeat(1500)]
                 {
-                    said.push(self.refused(&self.made("bob", odd, &Wish::Approve)).await);
+                    said.push(self.refused(&self.made("bob", odd, &APPROVE)).await);
                 }
                 said.dedup();
                 said.join(", ")
             }
             "wrong digest" => {
                 let other = value.replace(&loaded.state.digest.hex(), &"ab".repeat(32));
-                self.refused(&self.made("bob", &other, &Wish::Approve)).await
+                self.refused(&self.made("bob", &other, &APPROVE)).await
             }
             "narrowed meanwhile" => {
-                let narrow = Intention::Narrow { ttl_s: Some(60), params: None };
+                let narrow = Intention::Narrow { ttl_s: Some(60), params: None, confirm: None };
                 self.rig.act("carol", &id, narrow).await.unwrap();
                 self.refused(&approve).await
             }
             "wrong workspace" => {
                 let (account, at) = (account("bob"), self.rig.broker.now());
-                let other = self.hand.press("T9", &account, &value, &Wish::Approve, "d9", at);
+                let other = self.hand.press("T9", &account, &value, &APPROVE, "d9", at);
                 self.refused(&other).await
             }
-            "unknown account" => self.refused(&self.made("mallory", &value, &Wish::Approve)).await,
-            "owner of the agent" => self.refused(&self.made("alice", &value, &Wish::Approve)).await,
-            "not in the group" => self.refused(&self.made("dave", &value, &Wish::Approve)).await,
+            "unknown account" => self.refused(&self.made("mallory", &value, &APPROVE)).await,
+            "owner of the agent" => self.refused(&self.made("alice", &value, &APPROVE)).await,
+            "not in the group" => self.refused(&self.made("dave", &value, &APPROVE)).await,
             "passkey request" => self.refused(&approve).await,
             "expired" => {
                 self.rig.clock.advance(3_600_001);
                 crate::end::sweep_once(&self.rig.broker).await.unwrap();
-                self.refused(&self.made("bob", &value, &Wish::Approve)).await
+                self.refused(&self.made("bob", &value, &APPROVE)).await
             }
             "already decided" => {
                 let deny = Intention::Deny { reason: None, reason_code: String::new() };
@@ -245,7 +247,7 @@ impl<'h> Bench<'h> {
             }
             "unknown request" => {
                 let other = value.replace(&id, "r-none");
-                self.refused(&self.made("bob", &other, &Wish::Approve)).await
+                self.refused(&self.made("bob", &other, &APPROVE)).await
             }
             other => panic!("no such case: {other}"),
         }

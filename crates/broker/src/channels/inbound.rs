@@ -76,13 +76,15 @@ async fn act(broker: &Broker, channel: &'static str, press: &Press) -> Result<Ou
         return link::offer(broker, &press.account, &press.shown_name).await.map(Outcome::Unlinked);
     };
     let what = match &press.wish {
-        Wish::Approve => Intention::Approve { reason: None, seen: Some(press.seen) },
+        Wish::Approve { confirm } => {
+            Intention::Approve { reason: None, seen: Some(press.seen), confirm: confirm.clone() }
+        }
         Wish::Ask { text } => Intention::Ask { text: text.clone() },
         Wish::Deny { reason_code, reason } => {
             Intention::Deny { reason: reason.clone(), reason_code: reason_code.clone() }
         }
-        Wish::Narrow { ttl_s, params } => {
-            Intention::Narrow { ttl_s: *ttl_s, params: params.clone() }
+        Wish::Narrow { ttl_s, params, confirm } => {
+            Intention::Narrow { ttl_s: *ttl_s, params: params.clone(), confirm: confirm.clone() }
         }
         Wish::Withdraw => Intention::Withdraw,
     };

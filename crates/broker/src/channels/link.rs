@@ -3,7 +3,7 @@
 //! theirs. No name and no e-mail address links anything.
 
 use grantwright_domain::event::{Account, AccountLinked};
-use grantwright_domain::{Digest, Event, HumanId};
+use grantwright_domain::{Digest, Event, HumanId, Timestamp};
 use grantwright_store::{StoreError, Transition};
 use grantwright_wire::Refusal;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,13 @@ pub struct Offer {
     pub account: Account,
     /// Its name as the service shows it: for the page only, never an identity.
     pub shown_name: String,
+}
+
+/// A code's row; vouched for, since it says whose account is linked.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    offer: Offer,
+    end: Timestamp,
 }
 
 fn key(code: &str) -> String {
@@ -60,9 +67,9 @@ pub async fn offer(
         account: account.clone(),
         shown_name: grantwright_approval::show::prose(shown_name, 80).text,
     };
-    let row = serde_json::to_vec(&offer).unwrap_or_default();
-    let end = Some(now.plus_millis(CODE_MS));
-    broker.store.side_put(CODES, &key(&code), row, end).await.map_err(of_store)?;
+    let (key, end) = (key(&code), now.plus_millis(CODE_MS));
+    let row = broker.vouch.seal(CODES, &key, &Stored { offer, end }).map_err(of_store)?;
+    broker.store.side_put(CODES, &key, row, Some(end)).await.map_err(of_store)?;
     Ok(format!("{}/link/{code}", broker.public_url))
 }
 
@@ -71,8 +78,10 @@ pub async fn offer(
 /// # Errors
 /// 404 when it is unknown, used or expired.
 pub async fn look(broker: &Broker, code: &str) -> Result<Offer, Refusal> {
-    let row = broker.store.side_get(CODES, &key(code), broker.now()).await.map_err(of_store)?;
-    row.and_then(|r| serde_json::from_slice(&r.value).ok()).ok_or_else(unknown)
+    let now = broker.now();
+    let row = broker.store.side_get(CODES, &key(code), now).await.map_err(of_store)?;
+    let stored = row.and_then(|row| broker.vouch.open::<Stored>(CODES, &row));
+    stored.filter(|s| s.end > now).map(|s| s.offer).ok_or_else(unknown)
 }
 
 /// Links the account to the signed-in person who confirmed it; the code works once.
@@ -81,9 +90,10 @@ pub async fn look(broker: &Broker, code: &str) -> Result<Offer, Refusal> {
 /// 404 as [`look`]; 409 when the account or the person is linked there already.
 pub async fn confirm(broker: &Broker, human: &HumanId, code: &str) -> Result<Offer, Refusal> {
     let now = broker.now();
-    let row = broker.store.side_take(CODES, &key(code), now).await.map_err(of_store)?;
-    let offer: Offer =
-        row.and_then(|value| serde_json::from_slice(&value).ok()).ok_or_else(unknown)?;
+    let key = key(code);
+    let value = broker.store.side_take(CODES, &key, now).await.map_err(of_store)?;
+    let stored = value.and_then(|v| broker.vouch.open_value::<Stored>(CODES, &key, &v));
+    let offer = stored.filter(|s| s.end > now).map(|s| s.offer).ok_or_else(unknown)?;
     let linked = Event::AccountLinked(AccountLinked {
         at: now,
         human: human.clone(),

@@ -95,11 +95,13 @@ impl Channel for Paper {
             return Err(Rejected::Stranger);
         }
         let wish = match text("wish").as_str() {
-            "approve" => Wish::Approve,
+            "approve" => Wish::Approve { confirm: None },
             "withdraw" => Wish::Withdraw,
             "ask" => Wish::Ask { text: text("text") },
             "deny" => Wish::Deny { reason_code: text("text"), reason: None },
-            "narrow" => Wish::Narrow { ttl_s: text("text").parse().ok(), params: None },
+            "narrow" => {
+                Wish::Narrow { ttl_s: text("text").parse().ok(), params: None, confirm: None }
+            }
             _ => return Err(Rejected::Malformed("wish")),
         };
         let handle = Handle::decode(&text("value"))?;
@@ -133,7 +135,7 @@ impl Hand for Paper {
         at: Timestamp,
     ) -> Delivery {
         let (word, text) = match wish {
-            Wish::Approve => ("approve", String::new()),
+            Wish::Approve { .. } => ("approve", String::new()),
             Wish::Withdraw => ("withdraw", String::new()),
             Wish::Ask { text } => ("ask", text.clone()),
             Wish::Deny { reason_code, .. } => ("deny", reason_code.clone()),

@@ -91,7 +91,7 @@ async fn a_card_follows_its_request_to_the_end() {
     crate::people::answer(&stand.rig.broker, caller, &request, "that one").await.unwrap();
     stand.settle(5).await;
     assert_eq!(stand.card(&id)["answers"], 1);
-    let narrow = Intention::Narrow { ttl_s: Some(60), params: None };
+    let narrow = Intention::Narrow { ttl_s: Some(60), params: None, confirm: None };
     stand.rig.act("bob", &id, narrow).await.unwrap();
     stand.settle(5).await;
     assert!(stand.card(&id)["state"].as_str().unwrap().starts_with("approved"));

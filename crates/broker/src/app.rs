@@ -154,6 +154,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     tokio::spawn(end::sweep(Arc::clone(&broker)));
     for minter in broker.minters.values() {
         tokio::spawn(keep_backend(Arc::clone(minter)));
+    }
     for desk in &broker.channels.desks {
         tokio::spawn(crate::channels::run(Arc::clone(&broker), Arc::clone(desk)));
     }

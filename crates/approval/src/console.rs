@@ -5,8 +5,11 @@
 //! out, and lets no control, bidirectional or zero-width character through, whoever wrote it.
 
 pub mod assets;
+pub mod inbox;
 pub mod layout;
 pub mod problem;
+pub mod request;
+pub mod story;
 pub mod words;
 
 pub use layout::{Frame, Here, Notice, Viewer, page};

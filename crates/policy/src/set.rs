@@ -92,6 +92,14 @@ impl PolicySet {
         Some((&rule.place.file, rule.place.line))
     }
 
+    /// A policy's own text, as it stands in its file.
+    #[must_use]
+    pub fn source(&self, policy: &str) -> Option<&str> {
+        let rule = self.rules.get(&PolicyId::new(policy))?;
+        let rest = self.texts.get(&rule.place.file)?.get(rule.offset..)?;
+        crate::statement::split(rest).first().map(|s| s.text)
+    }
+
     /// The schema that the policies were checked against.
     #[must_use]
     pub fn schema_text(&self) -> String {

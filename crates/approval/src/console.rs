@@ -4,9 +4,14 @@
 //! escaped; `PreEscaped` is not used here. *Deceptive characters*: [`layout::page`] is the only way
 //! out, and lets no control, bidirectional or zero-width character through, whoever wrote it.
 
+pub mod agents;
 pub mod assets;
 pub mod inbox;
 pub mod layout;
+pub mod leases;
+pub mod log;
+pub mod narrow;
+pub mod policies;
 pub mod problem;
 pub mod request;
 pub mod story;

@@ -14,5 +14,6 @@ pub mod text;
 
 pub use card::{Card, Material, card};
 pub use channel::Channel;
+pub use parts::{Whole, whole};
 pub use sheet::Sheet;
 pub use text::render_text;

@@ -332,3 +332,38 @@ fn sentence(m: &Material<'_>, have: usize) -> String {
         }
     }
 }
+
+/// A value that was too long for the card, in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// Which: as in [`FullView::name`].
+    pub name: String,
+    /// Safe to show.
+    pub text: String,
+}
+
+/// The long values of a card in full, each as safe to show as on the card.
+#[must_use]
+pub fn whole(m: &Material<'_>, views: &[FullView]) -> Vec<Whole> {
+    let terms = &m.state.terms;
+    let of = |view: &FullView| -> Option<String> {
+        let words = |text: &str| prose(text, usize::MAX).text;
+        match view.name.as_str() {
+            "reason" => m.reason.map(words),
+            "task" => m.task.map(words),
+            name => match (name.strip_prefix("params."), name.strip_prefix("answer ")) {
+                (Some(param), _) => terms
+                    .params
+                    .iter()
+                    .find(|(name, _)| code(name, IN_HEADLINE).text == param)
+                    .map(|(_, value)| value_words(value, usize::MAX, usize::MAX).0.join("\n")),
+                (_, Some(ordinal)) => m.texts.get(&ordinal.parse().ok()?).map(|t| words(t)),
+                _ => None,
+            },
+        }
+    };
+    let gone = || "(erased)".to_owned();
+    let whole =
+        |view: &FullView| Whole { name: view.name.clone(), text: of(view).unwrap_or_else(gone) };
+    views.iter().map(whole).collect()
+}

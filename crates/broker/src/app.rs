@@ -134,6 +134,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         sealed: Mutex::default(),
         inconsistent: AtomicBool::new(false),
         counts: Counts::default(),
+        desk: Default::default(),
         ca: RwLock::new(ca),
         channels: crate::channels::Channels::default(),
         discovery,

@@ -79,6 +79,8 @@ pub struct Broker {
     pub ca: RwLock<Arc<crate::ca::Ca>>,
     /// The configured chat channels.
     pub channels: crate::channels::Channels,
+    /// What the console's pages share.
+    pub desk: crate::http::console::desk::Desk,
 }
 
 /// Most waiting calls of one agent.
@@ -204,7 +206,11 @@ impl Broker {
             let size = self.store.head().size;
             return Err(StoreError::Ahead { known: size.saturating_add(1), size });
         }
+        let told = self.desk.telling(&transition.events);
         let committed = self.store.commit(transition).await;
+        if committed.is_ok() {
+            self.desk.tell(told);
+        }
         self.channels.stir();
         committed
     }

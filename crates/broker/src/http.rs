@@ -54,6 +54,22 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/log/checkpoint", Demand::Open),
     ("GET", "/log/tile/{*path}", Demand::Open),
     ("GET", "/assets/{name}", Demand::Open),
+    ("GET", "/", Demand::Session),
+    ("GET", "/agents", Demand::Session),
+    ("GET", "/agents/{name}", Demand::Session),
+    ("GET", "/leases", Demand::Session),
+    ("POST", "/leases/{id}/revoke", Demand::Session),
+    ("GET", "/live", Demand::Session),
+    ("GET", "/log", Demand::Session),
+    ("GET", "/policies", Demand::Session),
+    ("GET", "/requests/{id}", Demand::Session),
+    ("POST", "/requests/{id}/approve", Demand::Session),
+    ("POST", "/requests/{id}/ask", Demand::Session),
+    ("POST", "/requests/{id}/deny", Demand::Session),
+    ("GET", "/requests/{id}/narrow", Demand::Session),
+    ("POST", "/requests/{id}/narrow", Demand::Session),
+    ("GET", "/requests/{id}/proof", Demand::Session),
+    ("POST", "/requests/{id}/withdraw", Demand::Session),
     ("GET", "/login/{code}", Demand::Open),
     ("GET", "/enrol/{code}", Demand::Open),
     ("GET", "/session", Demand::Session),
@@ -97,7 +113,6 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/metrics", get(open::metrics))
         .route("/log/checkpoint", get(log::checkpoint))
         .route("/log/tile/{*path}", get(log::tile))
-        .route("/assets/{name}", get(console::assets::asset))
         .route("/login/{code}", get(login::login))
         .route("/enrol/{code}", get(sign::console_later))
         .route("/session", get(session::show))
@@ -129,6 +144,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
                 .layer(DefaultBodyLimit::max(guard::MOST_POLICY)),
         )
         .route("/api/v1/scopes", get(operators::scopes))
+        .merge(console::routes())
         .fallback(async |headers: HeaderMap| {
             let refusal = refuse(404, "no_such_door", "there is nothing here", "see docs/api.md");
             match console::respond::reads_pages(&headers) {

@@ -33,7 +33,8 @@ pub use error::StoreError;
 pub use fault::{Fault, Faults};
 pub use head::{Head, Keys};
 pub use read::{
-    ClaimedKey, Due, LeaseFilter, LeaseSummary, Loaded, RequestFilter, RequestSummary, StoredText,
+    ClaimedKey, Due, Found, LeaseFilter, LeaseSummary, Loaded, RequestFilter, RequestSearch,
+    RequestSummary, StoredText,
 };
 pub use side::{MAX_SIDE_VALUE, SideRow};
 pub use store::{Options, Store};

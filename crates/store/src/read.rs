@@ -2,8 +2,8 @@
 
 use grantwright_domain::request::LeaseState;
 use grantwright_domain::{
-    AgentId, Digest, Event, IdempotencyKey, InstanceId, LeaseId, Phase, RequestId, RequestState,
-    ScopeName, Timestamp,
+    AgentId, Digest, Event, HumanId, IdempotencyKey, InstanceId, LeaseId, Phase, RequestId,
+    RequestState, ScopeName, Timestamp,
 };
 use grantwright_proof::tile::encode_entries;
 use grantwright_proof::{
@@ -59,12 +59,50 @@ pub struct RequestFilter {
     pub open: bool,
     /// Only those in this phase.
     pub phase: Option<Phase>,
+    /// Only those that ended: they can no longer be decided.
+    pub ended: bool,
+    /// Those that end first, first; for open requests.
+    pub soonest: bool,
     /// Only this agent's.
     pub agent: Option<AgentId>,
     /// Only those whose `first_index` is below this.
     pub before: Option<u64>,
     /// How many, 1024 at most; 0: 1024.
     pub limit: u32,
+}
+
+/// What to search requests for, newest first. A search looks at a bounded number of rows; its answer
+/// says where the next goes on.
+#[derive(Debug, Clone, Default)]
+pub struct RequestSearch {
+    /// Only this agent's.
+    pub agent: Option<AgentId>,
+    /// Only for this scope.
+    pub scope: Option<ScopeName>,
+    /// Only in this phase.
+    pub phase: Option<Phase>,
+    /// Only those that this person decided, asked about, narrowed or withdrew from.
+    pub human: Option<HumanId>,
+    /// Only those with these words beside them, whatever their case.
+    pub text: Option<String>,
+    /// Asked at or after.
+    pub from: Option<Timestamp>,
+    /// Asked before.
+    pub until: Option<Timestamp>,
+    /// Only those whose `first_index` is below this.
+    pub before: Option<u64>,
+    /// How many to find, 1024 at most; 0: 1024.
+    pub limit: u32,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// The rows, newest first.
+    pub rows: Vec<RequestSummary>,
+    /// Where the next search goes on ([`RequestSearch::before`]), and the time of the oldest row that
+    /// this one looked at; none: it looked at all.
+    pub next: Option<(u64, Timestamp)>,
 }
 
 /// A request's row: for lists, never for decisions.
@@ -97,6 +135,8 @@ pub struct RequestSummary {
 pub struct LeaseFilter {
     /// Only live ones.
     pub live: bool,
+    /// Live ones that end after this moment, those that end first, first.
+    pub soonest_after: Option<Timestamp>,
     /// Only this agent's.
     pub agent: Option<AgentId>,
     /// Only those whose `first_index` is below this.
@@ -264,11 +304,14 @@ impl Select {
         self.and(&format!("{condition} ${number}"));
     }
 
-    fn newest_first(mut self, db: &mut dyn Db, limit: u32) -> Result<Vec<Row>, StoreError> {
-        let limit = if limit == 0 { MAX_ROWS } else { limit.min(MAX_ROWS) };
-        self.params.push(Value::from(u64::from(limit)));
+    fn newest_first(self, db: &mut dyn Db, limit: u32) -> Result<Vec<Row>, StoreError> {
+        self.by("first_index DESC", db, limit)
+    }
+
+    fn by(mut self, order: &str, db: &mut dyn Db, limit: u32) -> Result<Vec<Row>, StoreError> {
+        self.params.push(Value::from(u64::from(rows_of(limit))));
         let number = self.params.len();
-        self.sql.push_str(&format!(" ORDER BY first_index DESC LIMIT ${number}"));
+        self.sql.push_str(&format!(" ORDER BY {order} LIMIT ${number}"));
         Ok(db.query(&self.sql, &self.params)?)
     }
 }
@@ -277,12 +320,12 @@ pub(crate) fn list(
     db: &mut dyn Db,
     filter: &RequestFilter,
 ) -> Result<Vec<RequestSummary>, StoreError> {
-    let mut select = Select::new(
-        "SELECT id, agent, instance, scope, phase, version, first_index, created_ms, due_ms, \
-         lease_id FROM requests",
-    );
+    let mut select = Select::new(&format!("SELECT {REQUEST} FROM requests"));
     if filter.open {
         select.and("identity IS NOT NULL");
+    }
+    if filter.ended {
+        select.and("identity IS NULL AND phase <> 'intended'");
     }
     if let Some(phase) = filter.phase {
         if phase.is_open() {
@@ -297,23 +340,148 @@ pub(crate) fn list(
     if let Some(before) = filter.before {
         select.and_value("first_index <", Value::from(before));
     }
-    let rows = select.newest_first(db, filter.limit)?;
-    rows.into_iter()
-        .map(|mut r| {
-            Ok(RequestSummary {
-                id: id(&mut r, 0, RequestId::parse)?,
-                agent: id(&mut r, 1, AgentId::parse)?,
-                instance: id(&mut r, 2, InstanceId::parse)?,
-                scope: id(&mut r, 3, ScopeName::parse)?,
-                phase: r.text(4)?,
-                version: r.int(5)?,
-                first_index: r.int(6)?,
-                created_at: Timestamp::from_millis(r.signed(7)?),
-                due_at: r.opt(8, Row::signed)?.map(Timestamp::from_millis),
-                lease: if r.is_null(9) { None } else { Some(id(&mut r, 9, LeaseId::parse)?) },
-            })
-        })
-        .collect()
+    let order = if filter.soonest { "due_ms, first_index" } else { "first_index DESC" };
+    select.by(order, db, filter.limit)?.into_iter().map(request_row).collect()
+}
+
+const REQUEST: &str = "id, agent, instance, scope, phase, version, first_index, created_ms, \
+                       due_ms, lease_id";
+
+fn request_row(mut r: Row) -> Result<RequestSummary, StoreError> {
+    Ok(RequestSummary {
+        id: id(&mut r, 0, RequestId::parse)?,
+        agent: id(&mut r, 1, AgentId::parse)?,
+        instance: id(&mut r, 2, InstanceId::parse)?,
+        scope: id(&mut r, 3, ScopeName::parse)?,
+        phase: r.text(4)?,
+        version: r.int(5)?,
+        first_index: r.int(6)?,
+        created_at: Timestamp::from_millis(r.signed(7)?),
+        due_at: r.opt(8, Row::signed)?.map(Timestamp::from_millis),
+        lease: if r.is_null(9) { None } else { Some(id(&mut r, 9, LeaseId::parse)?) },
+    })
+}
+
+fn rows_of(limit: u32) -> u32 {
+    if limit == 0 { MAX_ROWS } else { limit.min(MAX_ROWS) }
+}
+
+/// Rows that one search looks at, at most.
+const LOOKED_AT: u64 = 10_000;
+/// Leaves of one person that one search looks at, at most.
+const LEAVES_OF_PEOPLE: u64 = 2_000;
+
+/// See [`crate::Store::search`].
+pub(crate) fn search(db: &mut dyn Db, s: &RequestSearch) -> Result<Found, StoreError> {
+    // Request ids begin with their time, so that the index of ids finds a moment's place in the log.
+    let at = |db: &mut dyn Db, moment: Timestamp| -> Result<Option<u64>, StoreError> {
+        let sql = "SELECT first_index FROM requests WHERE id >= $1 ORDER BY id LIMIT 1";
+        let id = format!("r{:012x}", moment.millis().max(0));
+        let mut rows = db.query(sql, &[Value::from(id.as_str())])?;
+        Ok(rows.first_mut().map(|r| r.int(0)).transpose()?)
+    };
+    let mut before = s.before.unwrap_or(i64::MAX.unsigned_abs());
+    if let Some(until) = s.until {
+        before = before.min(at(db, until)?.unwrap_or(before));
+    }
+    let least = match s.from {
+        Some(from) => match at(db, from)? {
+            Some(index) => index,
+            None => return Ok(Found::default()),
+        },
+        None => 0,
+    };
+    let window = [Value::from(least), Value::from(before), Value::from(LOOKED_AT)];
+    let sql = "SELECT min(first_index), min(created_ms), count(*) FROM (SELECT first_index, \
+               created_ms FROM requests WHERE first_index >= $1 AND first_index < $2 \
+               ORDER BY first_index DESC LIMIT $3) AS looked_at";
+    let mut looked = db.query(sql, &window)?;
+    let Some(row) = looked.first_mut().filter(|r| !r.is_null(0)) else {
+        return Ok(Found::default());
+    };
+    let (floor, oldest, count) = (row.int(0)?, row.signed(1)?, row.int(2)?);
+    let mut select = Select::new(&format!("SELECT {REQUEST} FROM requests"));
+    select.and_value("first_index >=", Value::from(floor));
+    select.and_value("first_index <", Value::from(before));
+    if let Some(agent) = &s.agent {
+        select.and_value("agent =", Value::from(agent.as_str()));
+    }
+    if let Some(scope) = &s.scope {
+        select.and_value("scope =", Value::from(scope.as_str()));
+    }
+    if let Some(phase) = s.phase {
+        select.and_value("phase =", Value::from(phase.word()));
+    }
+    if let Some(from) = s.from {
+        select.and_value("created_ms >=", Value::Int(from.millis()));
+    }
+    if let Some(until) = s.until {
+        select.and_value("created_ms <", Value::Int(until.millis()));
+    }
+    if let Some(text) = &s.text {
+        let mut words = String::from("%");
+        for c in text.to_lowercase().chars() {
+            if matches!(c, '%' | '_' | '\\') {
+                words.push('\\');
+            }
+            words.push(c);
+        }
+        words.push('%');
+        select.params.push(Value::Text(words));
+        let number = select.params.len();
+        select.and(&format!(
+            "EXISTS (SELECT 1 FROM texts t WHERE t.request_id = requests.id \
+             AND t.name NOT LIKE 'param:%' AND lower(t.body) LIKE ${number} ESCAPE '\\')"
+        ));
+    }
+    if let Some(human) = &s.human {
+        let ids = of_person(db, human, floor)?;
+        if ids.is_empty() {
+            select.and("1 = 0");
+        } else {
+            let list = placeholders(select.params.len() + 1, ids.len());
+            select.and(&format!("id IN ({list})"));
+            select.params.extend(ids.into_iter().map(Value::Text));
+        }
+    }
+    let rows: Result<Vec<_>, _> =
+        select.newest_first(db, s.limit)?.into_iter().map(request_row).collect();
+    let rows = rows?;
+    let next = if rows.len() as u64 >= u64::from(rows_of(s.limit)) {
+        rows.last().map(|r| (r.first_index, r.created_at))
+    } else {
+        (count == LOOKED_AT).then(|| (floor, Timestamp::from_millis(oldest)))
+    };
+    Ok(Found { rows, next })
+}
+
+/// Requests on which a person acted, by their newest leaves from `floor` on.
+fn of_person(db: &mut dyn Db, human: &HumanId, floor: u64) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT request_id, body FROM leaves WHERE kind IN ('voted', 'questioned', \
+               'narrowed', 'withdrawn') AND idx >= $1 ORDER BY idx DESC LIMIT $2";
+    let rows = db.query(sql, &[Value::from(floor), Value::from(LEAVES_OF_PEOPLE)])?;
+    // An id holds no character that JSON escapes.
+    let field = format!("\"human\":\"{human}\"");
+    let mut out = Vec::new();
+    for mut row in rows {
+        let (Some(request), body) = (row.opt(0, Row::text)?, row.blob(1)?) else { continue };
+        let is_theirs = body.windows(field.len()).any(|w| w == field.as_bytes());
+        if is_theirs && !out.contains(&request) && out.len() < 500 {
+            out.push(request);
+        }
+    }
+    Ok(out)
+}
+
+pub(crate) fn count_all_open(db: &mut dyn Db) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM requests WHERE identity IS NOT NULL";
+    Ok(db.query(sql, &[])?.first_mut().map(|r| r.int(0)).transpose()?.unwrap_or(0))
+}
+
+pub(crate) fn open_by_agent(db: &mut dyn Db) -> Result<Vec<(AgentId, u64)>, StoreError> {
+    let sql = "SELECT agent, count(*) FROM requests WHERE identity IS NOT NULL GROUP BY agent";
+    let rows = db.query(sql, &[])?;
+    rows.into_iter().map(|mut r| Ok((id(&mut r, 0, AgentId::parse)?, r.int(1)?))).collect()
 }
 
 const LEASE: &str = "SELECT lease_id, id, agent, instance, scope, lease_state, lease_expires_ms, \
@@ -361,7 +529,15 @@ pub(crate) fn leases(
     if let Some(before) = filter.before {
         select.and_value("first_index <", Value::from(before));
     }
-    select.newest_first(db, filter.limit)?.into_iter().map(lease_row).collect()
+    let order = match filter.soonest_after {
+        Some(now) => {
+            // What is due is indexed: open requests, and leases that live.
+            select.and_value("due_ms >", Value::Int(now.millis()));
+            "due_ms, first_index"
+        }
+        None => "first_index DESC",
+    };
+    select.by(order, db, filter.limit)?.into_iter().map(lease_row).collect()
 }
 
 pub(crate) fn sealed(

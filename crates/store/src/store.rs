@@ -19,8 +19,8 @@ use crate::transition::Transition;
 use crate::url::Url;
 use crate::writer::{Board, Command, Writer};
 use crate::{
-    ClaimedKey, Committed, Due, Faults, Head, Keys, LeaseFilter, LeaseSummary, Loaded,
-    RequestFilter, RequestSummary, Sealed, StoreError,
+    ClaimedKey, Committed, Due, Faults, Found, Head, Keys, LeaseFilter, LeaseSummary, Loaded,
+    RequestFilter, RequestSearch, RequestSummary, Sealed, StoreError,
 };
 
 /// Operations that may wait for the writer; more are refused.
@@ -258,6 +258,30 @@ impl Store {
     pub async fn count_open(&self, agent: &AgentId) -> Result<u64, StoreError> {
         let agent = agent.clone();
         self.read(move |db| read::count_open(db, &agent)).await
+    }
+
+    /// How many requests can be decided, over all agents.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn count_all_open(&self) -> Result<u64, StoreError> {
+        self.read(read::count_all_open).await
+    }
+
+    /// How many requests can be decided, by agent; agents that have none are left out.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn open_by_agent(&self) -> Result<Vec<(AgentId, u64)>, StoreError> {
+        self.read(read::open_by_agent).await
+    }
+
+    /// Searches requests, newest first, within bounds.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn search(&self, search: RequestSearch) -> Result<Found, StoreError> {
+        self.read(move |db| read::search(db, &search)).await
     }
 
     /// Leaves `from ..` with their indexes, at most `limit` and at most 1024.

@@ -1,6 +1,7 @@
 //! One request in full: parts 1 to 9 of the card, then what stands behind them.
 
 use grantwright_domain::event::Decision;
+use grantwright_domain::scope::CONFIRM_AGENT;
 use grantwright_domain::{Digest, Strength, Timestamp};
 use maud::{Markup, html};
 use serde_json::Value;
@@ -9,12 +10,15 @@ use super::inbox::{Ended, ended, left, stakes};
 use super::story::{Step, story};
 use super::words::{count, ident, phase, quote, sentence, several, time};
 use crate::card::{Card, FullView, Issues, Param, Progress, Who};
+use crate::parts::Whole;
 
 /// What the reader may do, and why not.
 #[derive(Debug, Clone)]
 pub struct May {
     /// Decide; or why not, and what to do.
     pub decide: Result<(), String>,
+    /// Approve, if they may decide; or why not yet.
+    pub approve: Result<(), String>,
     /// Their approval stands: it can be withdrawn.
     pub withdraw: bool,
     /// Something can be narrowed.
@@ -29,15 +33,6 @@ pub struct PolicyText {
     /// `file:line`, or why there is no text.
     pub place: String,
     /// Its text.
-    pub text: String,
-}
-
-/// A long value in full.
-#[derive(Debug, Clone)]
-pub struct Whole {
-    /// Which: as in [`FullView::name`].
-    pub name: String,
-    /// Safe to show.
     pub text: String,
 }
 
@@ -304,8 +299,11 @@ fn hidden(m: &Page<'_>) -> Markup {
 fn actions(m: &Page<'_>) -> Markup {
     let passkey = m.card.state.strength == Some(Strength::Passkey);
     let off = m.may.decide.is_err();
+    let no_approve = off || m.may.approve.is_err();
     html! {
-        @if let Err(why) = &m.may.decide { p.small #why-not { (why) } }
+        @if let Err(why) = m.may.decide.as_ref().and(m.may.approve.as_ref()) {
+            p.small #why-not { (why) }
+        }
         @if passkey && !off {
             p.small.muted { "Approving is signed with your passkey, over exactly this: "
                 (sentence(&m.card.headline)) "; " (m.card.stakes.join(" · ")) "; "
@@ -317,14 +315,15 @@ fn actions(m: &Page<'_>) -> Markup {
                     (hidden(m))
                     button type="submit" { "Withdraw approval" }
                 }
-            } @else if !m.is_opened() && !off {
+            } @else if !m.is_opened() && !no_approve {
                 a.button href={ (m.action("")) "?full=1#full" } data-key="a" { "Open in full first" }
             } @else {
                 form method="post" action=(m.action("approve")) data-passkey[passkey] {
                     (hidden(m))
                     input type="hidden" name="seen" value=(m.seen);
                     @if !m.whole.is_empty() { input type="hidden" name="opened" value="1"; }
-                    button type="submit" data-key="a" disabled[off] { "Approve" }
+                    @if !no_approve { (confirm(m)) }
+                    button type="submit" data-key="a" disabled[no_approve] { "Approve" }
                 }
             }
             button type="button" popovertarget="deny" data-key="d" disabled[off] { "Deny" }
@@ -336,6 +335,19 @@ fn actions(m: &Page<'_>) -> Markup {
             }
         }
         @if !off { (deny(m)) (ask(m)) }
+    }
+}
+
+/// The two-step guard: a fact of the request is typed, so that it was read.
+fn confirm(m: &Page<'_>) -> Markup {
+    html! {
+        @if let Some(fact) = &m.card.state.confirm {
+            label.wide {
+                @if fact == CONFIRM_AGENT { "To approve, type the agent's name" }
+                @else { "To approve, type the value of " code { (fact) } }
+                input name="confirm" required autocomplete="off" autocapitalize="off" spellcheck="false";
+            }
+        }
     }
 }
 
@@ -416,6 +428,8 @@ pub fn unopened(views: &[FullView]) -> String {
     match views.len() {
         0 => String::new(),
         1 => "a value is too long to show: open it in full before approving".into(),
-        n => format!("{} values are too long to show: open them in full before approving", count(n)),
+        n => {
+            format!("{} values are too long to show: open them in full before approving", count(n))
+        }
     }
 }

@@ -42,7 +42,9 @@ fn told(event: &Event) -> String {
             let again = if e.again { ", when it was decided again" } else { "" };
             format!("{said}{again}: {}", plain(&e.verdict.reason))
         }
-        Event::Questioned(e) => format!("{} asked the agent, through {}", e.human, plain(&e.channel)),
+        Event::Questioned(e) => {
+            format!("{} asked the agent, through {}", e.human, plain(&e.channel))
+        }
         Event::Answered(_) => "the agent answered".into(),
         Event::Narrowed(e) => format!("{} narrowed it, through {}", e.human, plain(&e.channel)),
         Event::Voted(e) => {
@@ -60,7 +62,9 @@ fn told(event: &Event) -> String {
         Event::Withdrawn(e) => format!("{} took the approval back", e.human),
         Event::Intended(e) => format!("the grant was spent, at `{}`", plain(&e.minter)),
         Event::Issued(e) => format!("issued as lease `{}`, until {}", e.lease_id, e.expires_at),
-        Event::Failed(e) => format!("the backend refused (`{}`): {}", plain(&e.code), plain(&e.detail)),
+        Event::Failed(e) => {
+            format!("the backend refused (`{}`): {}", plain(&e.code), plain(&e.detail))
+        }
         Event::Unknown(e) => format!("the outcome is unknown: {}", plain(&e.detail)),
         Event::Cancelled(e) => format!("cancelled by {}", plain(&e.by)),
         Event::Expired(e) => match &e.lease_id {

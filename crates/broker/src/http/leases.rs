@@ -3,7 +3,9 @@
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use grantwright_domain::{GroupName, HumanId, LeaseId, RequestState, Timestamp};
+use grantwright_mint::Ended;
 use grantwright_store::LeaseFilter;
+use grantwright_wire::Refusal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -61,23 +63,30 @@ pub async fn revoke(
     Person(human): Person,
     Path(id): Path<String>,
 ) -> Answer {
+    let ended = end_as(&broker, &human, &id).await?;
+    Ok(Json(
+        json!({ "lease_id": id, "state": if ended.ended { "revoked" } else { "withdrawn" }, "ended": ended.ended, "effect": ended.effect }),
+    ))
+}
+
+/// Ends a lease as this person.
+///
+/// # Errors
+/// 404, 403 when they may not, 409 when it is not live.
+pub(crate) async fn end_as(broker: &Broker, human: &HumanId, id: &str) -> Result<Ended, Refusal> {
     let unknown = || refuse(404, "unknown_lease", "there is no such lease", "list the leases");
-    let id = LeaseId::parse(&id).map_err(|_| unknown())?;
+    let id = LeaseId::parse(id).map_err(|_| unknown())?;
     let found = broker.store.lease(&id).await.map_err(of_store)?.ok_or_else(unknown)?;
     let loaded = broker.store.load(&found.request).await.map_err(of_store)?.ok_or_else(unknown)?;
-    if !may_end(&broker, &human, &loaded.state) {
+    if !may_end(broker, human, &loaded.state) {
         return Err(refuse(
             403,
             "not_permitted",
             "the agent's owner, its reviewers, security and operators end leases",
             "ask one of them",
-        )
-        .into());
+        ));
     }
-    let ended = end::end_lease(&broker, loaded.state, human.as_str()).await?;
-    Ok(Json(
-        json!({ "lease_id": id, "state": if ended.ended { "revoked" } else { "withdrawn" }, "ended": ended.ended, "effect": ended.effect }),
-    ))
+    end::end_lease(broker, loaded.state, human.as_str()).await
 }
 
 fn may_end(broker: &Broker, human: &HumanId, state: &RequestState) -> bool {

@@ -304,6 +304,7 @@ impl Rig {
             sealed: Mutex::default(),
             inconsistent: false.into(),
             counts: Counts::default(),
+            desk: Default::default(),
             discovery: serde_json::Value::Null,
             jwks: serde_json::Value::Null,
             ca: ca.into(),

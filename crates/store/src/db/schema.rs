@@ -84,6 +84,11 @@ CREATE TABLE side (
 ) {by_key};
 CREATE INDEX side_expires ON side (expires_ms) WHERE expires_ms IS NOT NULL;
 ",
+    // What people did, for searches by person.
+    "
+CREATE INDEX leaves_people ON leaves (idx)
+    WHERE kind IN ('voted', 'questioned', 'narrowed', 'withdrawn');
+",
 ];
 
 /// Which database the statements are for.

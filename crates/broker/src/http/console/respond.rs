@@ -1,9 +1,16 @@
 //! How a page leaves: which status, and what its browser may do with it.
 
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use grantwright_approval::console::{Frame, page, problem};
 use grantwright_wire::Refusal;
+
+use crate::core::Broker;
+use crate::http::Refused;
+use crate::http::session::SessionPost;
 
 /// Own files only, nothing inline, no frames, forms to ourselves.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -44,4 +51,35 @@ pub fn reads_pages(headers: &HeaderMap) -> bool {
         .get(header::ACCEPT)
         .and_then(|v| v.to_str().ok())
         .is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// What pages' handlers return.
+pub type Page = Result<Response, Trouble>;
+
+/// Why there is no page.
+pub struct Trouble(Refusal);
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Trouble {
+    fn into_response(self) -> Response {
+        problem(&self.0)
+    }
+}
+
+/// A form that a person of a session sent; who sent it otherwise sees a page that says why not.
+pub struct Posted(pub SessionPost);
+
+impl FromRequest<Arc<Broker>> for Posted {
+    type Rejection = Trouble;
+    async fn from_request(request: Request, broker: &Arc<Broker>) -> Result<Self, Trouble> {
+        match SessionPost::from_request(request, broker).await {
+            Ok(call) => Ok(Self(call)),
+            Err(Refused(refusal)) => Err(Trouble(refusal)),
+        }
+    }
 }

@@ -1,0 +1,119 @@
+//! What the pages keep between calls: proven requests, so that a list need not prove each again, and
+//! the tidings for open pages. Nothing is decided by it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use grantwright_domain::{Event, RequestId, VerdictKind};
+use grantwright_store::{Loaded, RequestSummary};
+use grantwright_wire::Refusal;
+use tokio::sync::broadcast;
+
+use crate::core::Broker;
+use crate::error::of_store;
+
+/// Most requests that are kept.
+const MOST: usize = 4096;
+/// Most open streams, of everybody together.
+pub const MOST_STREAMS: usize = 256;
+/// Tidings that a slow page may lag behind; beyond them it is told to look at everything.
+const BEHIND: usize = 256;
+
+/// A request changed.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Which.
+    pub request: RequestId,
+    /// Lists show it: people are asked, or were.
+    pub listed: bool,
+}
+
+/// See the module.
+pub struct Desk {
+    kept: Mutex<HashMap<RequestId, Arc<Loaded>>>,
+    changes: broadcast::Sender<Change>,
+    streams: AtomicUsize,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self {
+            kept: Mutex::default(),
+            changes: broadcast::channel(BEHIND).0,
+            streams: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// A place among the open streams; dropping it gives it back.
+pub struct Place(Arc<Broker>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.desk.streams.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Desk {
+    /// What open pages are told once these events are durable.
+    #[must_use]
+    pub fn telling(&self, events: &[Event]) -> Option<Change> {
+        if self.changes.receiver_count() == 0 {
+            return None;
+        }
+        let request = events.iter().find_map(Event::request_id)?.clone();
+        // What policy alone decided goes by unseen: a busy agent must not make every page reload.
+        let routine = events.iter().any(
+            |e| matches!(e, Event::Decided(d) if !d.again && d.verdict.kind != VerdictKind::Ask),
+        );
+        Some(Change { request, listed: !routine })
+    }
+
+    /// Tells open pages.
+    pub fn tell(&self, change: Option<Change>) {
+        if let Some(change) = change {
+            // No page may be open any more.
+            let _ = self.changes.send(change);
+        }
+    }
+
+    /// Hears tidings from now on.
+    #[must_use]
+    pub fn hear(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+}
+
+/// A place for one more stream; none when all are taken.
+#[must_use]
+pub fn place(broker: &Arc<Broker>) -> Option<Place> {
+    let before = broker.desk.streams.fetch_add(1, Ordering::SeqCst);
+    let place = Place(Arc::clone(broker));
+    (before < MOST_STREAMS).then_some(place)
+}
+
+/// The proven request of a row, from memory where it has not changed since.
+///
+/// # Errors
+/// When the store cannot be read, or does not prove.
+pub async fn proven(broker: &Broker, row: &RequestSummary) -> Result<Option<Arc<Loaded>>, Refusal> {
+    let kept = |desk: &Desk| {
+        let kept = desk.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&row.id).filter(|l| l.state.version == row.version).cloned()
+    };
+    if let Some(loaded) = kept(&broker.desk) {
+        return Ok(Some(loaded));
+    }
+    let Some(loaded) = broker.store.load(&row.id).await.map_err(of_store)? else { return Ok(None) };
+    let loaded = Arc::new(loaded);
+    let mut kept = broker.desk.kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() >= MOST {
+        kept.retain(|_, l| l.state.phase.is_open());
+        if kept.len() >= MOST {
+            kept.clear();
+        }
+    }
+    kept.insert(row.id.clone(), Arc::clone(&loaded));
+    Ok(Some(loaded))
+}

@@ -8,13 +8,13 @@ use std::pin::Pin;
 
 use futures_util::future::join_all;
 use grantwright_domain::event::Decision;
-use grantwright_domain::{LeaseId, Phase};
+use grantwright_domain::{HumanId, LeaseId, Phase, Timestamp};
 use grantwright_proof::{Checkpoint, Hash, Tile, TileKind, leaf_hash, tile::decode_entries};
 use grantwright_proof::{verify_consistency, verify_inclusion};
 
 use crate::{
-    Committed, Evidence, Fault, Faults, LeaseFilter, Options, RequestFilter, Side, Store,
-    StoreError, Text, Transition,
+    Committed, Evidence, Fault, Faults, LeaseFilter, Options, RequestFilter, RequestSearch, Side,
+    Store, StoreError, Text, Transition,
 };
 use world::World;
 
@@ -447,6 +447,45 @@ pub async fn invariant_29_a_failed_fsync_ends_writing(url: String) -> Outcome {
     Ok(())
 }
 
+/// What a search finds is what a list shows, within each condition.
+async fn searches(store: &Store, all: &[crate::RequestSummary]) -> Outcome {
+    let found = async |s: RequestSearch| done(store.search(s).await);
+    let every = found(RequestSearch::default()).await?;
+    ensure(every.rows == all && every.next.is_none(), || format!("{every:?}"))?;
+    let page = found(RequestSearch { limit: 3, ..RequestSearch::default() }).await?;
+    let before = page.next.map(|(before, _)| before);
+    let rest = found(RequestSearch { before, ..RequestSearch::default() }).await?;
+    let joined: Vec<_> = page.rows.into_iter().chain(rest.rows).collect();
+    ensure(joined == all, || format!("{joined:?}"))?;
+    let granted = RequestSearch { phase: Some(Phase::Granted), ..RequestSearch::default() };
+    ensure(found(granted).await?.rows.len() == 5, || "granted".into())?;
+    let stranger = RequestSearch { agent: Some(world::agent("other")), ..RequestSearch::default() };
+    ensure(found(stranger).await?.rows.is_empty(), || "another agent's".into())?;
+    let text = |text: &str| RequestSearch { text: Some(text.into()), ..RequestSearch::default() };
+    let reason = done(store.load(&world::request(10)).await)?;
+    let reason = reason.and_then(|l| l.texts.into_iter().find(|t| t.name == "reason"));
+    let reason = reason.ok_or("no reason")?.text;
+    let words = found(text(&reason.to_uppercase())).await?.rows;
+    ensure(words.iter().any(|r| r.id == world::request(10)), || format!("{words:?}"))?;
+    for pattern in ["%zz%", "_", "100%", "\\"] {
+        let none = found(text(pattern)).await?.rows;
+        ensure(none.is_empty() || reason.contains(pattern), || format!("{pattern}: {none:?}"))?;
+    }
+    let who = |who: &str| HumanId::parse(who).map_err(|e| e.to_string());
+    let nobody = RequestSearch { human: Some(who("nobody")?), ..RequestSearch::default() };
+    ensure(found(nobody).await?.rows.is_empty(), || "nobody's".into())?;
+    let (early, late) = (world_time(all, false), world_time(all, true));
+    let within = RequestSearch { from: early, ..RequestSearch::default() };
+    ensure(found(within).await?.rows.len() == all.len(), || "from the first".into())?;
+    let after = RequestSearch { from: late.map(|t| t.plus_millis(1)), ..RequestSearch::default() };
+    ensure(found(after).await?.rows.is_empty(), || "after the last".into())
+}
+
+fn world_time(all: &[crate::RequestSummary], last: bool) -> Option<Timestamp> {
+    let times = all.iter().map(|r| r.created_at);
+    if last { times.max() } else { times.min() }
+}
+
 /// Lists, leases, due work and single requests say the same.
 ///
 /// # Errors
@@ -475,6 +514,16 @@ pub async fn readings_agree(url: String) -> Outcome {
     let stranger = RequestFilter { agent: Some(world::agent("other")), ..RequestFilter::default() };
     ensure(done(store.list(stranger).await)?.is_empty(), || "another agent's".into())?;
     ensure(done(store.count_open(&world::agent("bot")).await)? == 2, || "count".into())?;
+
+    ensure(done(store.count_all_open().await)? == 2, || "open of all".into())?;
+    let by_agent = done(store.open_by_agent().await)?;
+    ensure(by_agent == [(world::agent("bot"), 2)], || format!("{by_agent:?}"))?;
+    let soonest = RequestFilter { open: true, soonest: true, ..RequestFilter::default() };
+    let soonest: Vec<_> = done(store.list(soonest).await)?.into_iter().map(|r| r.due_at).collect();
+    ensure(soonest.len() == 2 && soonest.is_sorted(), || format!("{soonest:?}"))?;
+    let ended = RequestFilter { ended: true, ..RequestFilter::default() };
+    ensure(done(store.list(ended).await)?.len() == 5, || "ended".into())?;
+    searches(&store, &all).await?;
 
     let loaded = done(store.load(&world::request(10)).await)?.ok_or("the request is gone")?;
     ensure(Some(&loaded.state) == asked.state.as_ref(), || "the fold differs".into())?;

@@ -1,12 +1,11 @@
 //! A request as the API shows it.
 
-use std::collections::BTreeMap;
-
-use grantwright_approval::{Card, Material};
-use grantwright_domain::{Event, Rights, Scope, VerdictKind};
+use grantwright_approval::Card;
+use grantwright_domain::{Rights, Scope, VerdictKind};
 use grantwright_store::Loaded;
 use serde_json::{Map, Value, json};
 
+use super::console::matter;
 use crate::core::Broker;
 use crate::issue::approve::strength_word;
 
@@ -118,32 +117,6 @@ fn decision_card(broker: &Broker, loaded: &Loaded, scope: &Scope) -> Value {
 /// The request's decision card, as every channel and page renders it.
 #[must_use]
 pub fn card_of(broker: &Broker, loaded: &Loaded, scope: &Scope) -> Card {
-    let text = |name: &str| loaded.texts.iter().find(|t| t.name == name).map(|t| t.text.as_str());
-    let texts: BTreeMap<u64, String> = loaded
-        .texts
-        .iter()
-        .filter_map(|t| {
-            let (kind, ordinal) = t.name.split_once(':')?;
-            matches!(kind, "question" | "answer").then_some(())?;
-            Some((ordinal.parse().ok()?, t.text.clone()))
-        })
-        .collect();
-    let unusual = loaded.leaves.iter().rev().find_map(|(_, e)| match e {
-        Event::Decided(d) => Some(d.unusual.as_slice()),
-        _ => None,
-    });
-    let minter = broker.minters.get(&scope.minter);
-    let preview = minter.and_then(|m| m.preview(scope, &loaded.state.terms.params).ok());
-    grantwright_approval::card(&Material {
-        state: &loaded.state,
-        scope,
-        authority: &broker.authority(),
-        reason: text("reason"),
-        task: text("task"),
-        texts: &texts,
-        unusual: unusual.unwrap_or_default(),
-        preview: preview.unwrap_or(Value::Null),
-        revocable: minter.and_then(|m| m.declaration().revocable),
-        now: broker.now(),
-    })
+    let (authority, now) = (broker.authority(), broker.now());
+    matter::card(matter::At { broker, authority: &authority, now }, loaded, scope)
 }

@@ -11,6 +11,7 @@ pub mod layout;
 pub mod leases;
 pub mod log;
 pub mod narrow;
+pub mod passkeys;
 pub mod policies;
 pub mod problem;
 pub mod request;

@@ -3,10 +3,12 @@
 
 mod judge;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use grantwright_domain::event::{PolicyLoaded, Requested};
+use grantwright_domain::event::{PolicyLoaded, Requested, Voted};
 use grantwright_domain::{Event, Phase, RequestId, State, Timestamp, Violation, param};
+use grantwright_proof::PasskeyError;
+use grantwright_proof::passkey::verify_vote;
 use serde_json::Value;
 
 use crate::report::{Findings, OpenIntent};
@@ -28,8 +30,10 @@ pub(crate) struct Conduct {
     broken: HashSet<RequestId>,
     /// Time of the last leaf.
     last: Option<Timestamp>,
-    /// Votes by channel; none of them is signed by its voter.
+    /// Votes by channel that are not signed by their voters.
     votes: BTreeMap<String, u64>,
+    /// Nonces of signed votes, each with its leaf.
+    nonces: HashMap<String, u64>,
 }
 
 impl Conduct {
@@ -61,7 +65,7 @@ impl Conduct {
         match event {
             Event::PolicyLoaded(e) => self.load(leaf, e, source, findings)?,
             Event::Requested(e) => self.params(leaf, e, findings),
-            Event::Voted(e) => *self.votes.entry(e.channel.clone()).or_default() += 1,
+            Event::Voted(e) => self.signature(leaf, e, findings),
             _ => {}
         }
         let authority = &self.state.authority;
@@ -97,6 +101,27 @@ impl Conduct {
             findings.add(leaf, "time", detail);
         }
         self.last = Some(at);
+    }
+
+    /// A vote that carries a proof was signed by the passkey that it names, over this very vote and
+    /// once. Whose passkey it is, and that it was enrolled before and has not ended, the rules said.
+    fn signature(&mut self, leaf: u64, e: &Voted, findings: &mut Findings) {
+        let Some(proof) = &e.proof else {
+            *self.votes.entry(e.channel.clone()).or_default() += 1;
+            return;
+        };
+        let text = |name: &str| proof.get(name).and_then(Value::as_str).unwrap_or_default();
+        let authority = &self.state.authority;
+        let refused = match authority.passkeys.get(text("credential_id")) {
+            Some(passkey) => verify_vote(e, passkey, &authority.origin, None).err(),
+            None => Some(PasskeyError::Malformed("proof")),
+        };
+        if let Some(why) = refused {
+            findings.add(leaf, "passkey", format!("the vote's signature: {why}"));
+        }
+        if let Some(first) = self.nonces.insert(text("nonce").to_owned(), leaf) {
+            findings.add(leaf, "passkey-nonce", format!("the nonce was spent in leaf {first}"));
+        }
     }
 
     fn params(&self, leaf: u64, e: &Requested, findings: &mut Findings) {
@@ -176,6 +201,14 @@ impl Conduct {
                  log's key could have written them",
                 list.join(", ")
             ));
+        }
+        if !self.nonces.is_empty() {
+            out.push(
+                "a passkey's signature shows that its holder signed this very decision, not what \
+                 the page showed them; that the passkey is the person's, the operator who made its \
+                 enrolment link vouches"
+                    .into(),
+            );
         }
         out.push(
             "who stood behind each connection, when things happened, and what a backend minted are \

@@ -107,6 +107,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         "auto" => format!("http://localhost:{}", http_addr.port()),
         url => url.trim_end_matches('/').to_owned(),
     };
+    let party = http::ceremony::Party::of(&public_url)
+        .map_err(|e| StartError::new(format!("public_url: {e}")))?;
     let tls = TlsServer::new(tls_config(&ca, clock.now())?);
     let Backends { minters, issuers } = backends(&config, &keys, &public_url, &clock)?;
     let published: Vec<_> = issuers.iter().flat_map(|i| i.keys()).collect();
@@ -121,6 +123,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         minters,
         clock,
         public_url,
+        party,
         wake: wake::Wake::new(),
         random: random()?,
         denies: Mutex::default(),

@@ -362,6 +362,10 @@ impl Config {
             && !self.public_url.starts_with("http://localhost")
         {
             out.push("public_url: want https://…, http://localhost:… or `auto`".into());
+        } else if self.public_url != "auto"
+            && let Err(why) = crate::http::ceremony::Party::of(&self.public_url)
+        {
+            out.push(format!("public_url: {why}"));
         }
         let mut names = std::collections::BTreeSet::new();
         for minter in &self.minters {

@@ -15,6 +15,7 @@ use grantwright_wire::Refusal;
 
 use crate::config::Config;
 use crate::error::refuse;
+use crate::http::ceremony::Party;
 use crate::vouch::Vouch;
 use crate::wake::Wake;
 
@@ -45,6 +46,8 @@ pub struct Broker {
     pub config: Config,
     /// Base of links for people.
     pub public_url: String,
+    /// Who the console's passkeys answer to.
+    pub party: Party,
     /// Wakes who waits.
     pub wake: Wake,
     /// Random bytes for ids and salts.

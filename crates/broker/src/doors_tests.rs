@@ -319,6 +319,7 @@ async fn invariant_25_every_route_by_every_kind_of_caller() {
                 .replace("{id}", "r-none")
                 .replace("{name}", "no-agent")
                 .replace("{code}", "x")
+                .replace("{key}", "AAAA")
                 .replace("{*path}", "0/000.p/1");
             let mut request =
                 Request::builder().method(*method).uri(&path).header(header::HOST, "localhost");
@@ -338,6 +339,9 @@ async fn invariant_25_every_route_by_every_kind_of_caller() {
                 (Demand::Session, "at the console") => {
                     assert!(!matches!(status, 401 | 403), "{method} {path} by {kind}: {status}");
                 }
+                // Without an `Origin`, nobody is a browser with our page.
+                (Demand::Browser, "at the console") => assert_ne!(status, 403, "{method} {path}"),
+                (Demand::Browser, _) => assert_eq!(status, 403, "{method} {path} by {kind}"),
                 (Demand::Open, _) => assert!(status != 403, "{method} {path} by {kind}"),
                 (Demand::Operator, "operator")
                 | (Demand::Person, "owner" | "reviewer" | "security" | "operator") => {

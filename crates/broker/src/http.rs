@@ -1,5 +1,6 @@
 //! The HTTP doors: people and operators (with a person's token), the log, discovery and health.
 
+pub mod ceremony;
 pub mod console;
 mod guard;
 pub mod leases;
@@ -10,6 +11,7 @@ pub mod log;
 pub mod login;
 pub mod open;
 pub mod operators;
+pub mod passkeys;
 pub mod requests;
 pub mod session;
 pub mod sign;
@@ -40,6 +42,8 @@ pub enum Demand {
     Person,
     /// An operator's token.
     Operator,
+    /// Nothing but the own origin: a page of ours in a browser.
+    Browser,
     /// A person signed in at the console; for anything but GET with the CSRF token and own origin.
     Session,
 }
@@ -72,6 +76,15 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("POST", "/requests/{id}/withdraw", Demand::Session),
     ("GET", "/login/{code}", Demand::Open),
     ("GET", "/enrol/{code}", Demand::Open),
+    ("POST", "/enrol/{code}", Demand::Browser),
+    ("POST", "/enrol/{code}/options", Demand::Browser),
+    ("GET", "/signin", Demand::Open),
+    ("POST", "/signin", Demand::Browser),
+    ("POST", "/signin/options", Demand::Browser),
+    ("GET", "/account", Demand::Session),
+    ("POST", "/account/passkeys/{id}/remove", Demand::Session),
+    ("POST", "/requests/{id}/passkey", Demand::Session),
+    ("POST", "/requests/{id}/passkey/options", Demand::Session),
     ("GET", "/session", Demand::Session),
     ("POST", "/signout", Demand::Session),
     ("POST", "/api/v1/login", Demand::Open),
@@ -94,6 +107,8 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("POST", "/api/v1/people", Demand::Operator),
     ("POST", "/api/v1/people/{id}/token", Demand::Operator),
     ("POST", "/api/v1/people/{id}/link", Demand::Operator),
+    ("GET", "/api/v1/people/{id}/passkeys", Demand::Operator),
+    ("POST", "/api/v1/people/{id}/passkeys/{key}/revoke", Demand::Operator),
     ("GET", "/api/v1/groups", Demand::Operator),
     ("POST", "/api/v1/groups", Demand::Operator),
     ("GET", "/api/v1/models", Demand::Person),
@@ -114,7 +129,14 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/log/checkpoint", get(log::checkpoint))
         .route("/log/tile/{*path}", get(log::tile))
         .route("/login/{code}", get(login::login))
-        .route("/enrol/{code}", get(sign::console_later))
+        .route("/enrol/{code}", get(passkeys::enrol_page).post(passkeys::enrol))
+        .route("/enrol/{code}/options", post(passkeys::enrol_options))
+        .route("/signin", get(passkeys::signin_page).post(passkeys::signin))
+        .route("/signin/options", post(passkeys::signin_options))
+        .route("/account", get(passkeys::account))
+        .route("/account/passkeys/{id}/remove", post(passkeys::remove))
+        .route("/requests/{id}/passkey", post(passkeys::decide))
+        .route("/requests/{id}/passkey/options", post(passkeys::decide_options))
         .route("/session", get(session::show))
         .route("/signout", post(session::sign_out))
         .route("/api/v1/login", post(sign::login))
@@ -135,6 +157,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/api/v1/people", get(operators::people).post(operators::set_person))
         .route("/api/v1/people/{id}/token", post(operators::token))
         .route("/api/v1/people/{id}/link", post(operators::link))
+        .route("/api/v1/people/{id}/passkeys", get(passkeys::list))
+        .route("/api/v1/people/{id}/passkeys/{key}/revoke", post(passkeys::revoke_by_operator))
         .route("/api/v1/groups", get(operators::groups).post(operators::set_group))
         .route("/api/v1/models", get(operators::models).post(operators::set_model))
         .route(

@@ -20,6 +20,8 @@ mod http;
 mod init;
 mod issue;
 mod keys;
+#[cfg(test)]
+mod passkey_tests;
 mod people;
 mod policies;
 mod rpc;

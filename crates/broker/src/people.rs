@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 use grantwright_domain::event::{
     Answered, Cancelled, Decided, Narrowed, Questioned, Voted, Withdrawn,
 };
+use grantwright_domain::passkey::PasskeyProof;
 use grantwright_domain::{
     Authority, Decision, Digest, Event, HumanId, ParamValue, Params, RequestId, RequestState,
     Rights, Strength, Terms, Timestamp, VerdictKind, param,
 };
 use grantwright_policy::Approval;
+use grantwright_proof::passkey::verify_vote;
 use grantwright_store::{Loaded, StoreError, Text, Transition};
 use grantwright_wire::Refusal;
 use serde_json::{Map, Value};
@@ -18,6 +20,7 @@ use serde_json::{Map, Value};
 use crate::core::{Broker, Caller};
 use crate::error::{no_such_request, of_store, of_violation, refuse};
 use crate::guards::two_step;
+use crate::http::ceremony::{self, Party};
 use crate::issue::{approve, decide};
 
 /// Longest text of a question, an answer or a reason, in characters.
@@ -65,6 +68,17 @@ pub enum Intention {
         /// What the person typed where the scope demands a confirmed fact: as it is once narrowed.
         confirm: Option<String>,
     },
+    /// Approve this digest, signed with a passkey.
+    Sign {
+        /// As for [`Intention::Approve`].
+        reason: Option<String>,
+        /// As for [`Intention::Approve`].
+        seen: Option<u64>,
+        /// As for [`Intention::Approve`].
+        confirm: Option<String>,
+        /// What the passkey said; its nonce was taken, so that it is used once.
+        proof: Box<PasskeyProof>,
+    },
     /// Take an approval back.
     Withdraw,
 }
@@ -106,7 +120,13 @@ pub async fn act(
         };
         let (events, texts) =
             step.events(&loaded.state, what).map_err(|r| r.request_id(id.as_str()))?;
-        step.dry_run(&loaded.state, &events).map_err(|r| r.request_id(id.as_str()))?;
+        step.dry_run(&loaded.state, &events).map_err(|r| {
+            let r = r.request_id(id.as_str());
+            if r.code != "passkey_required" {
+                return r;
+            }
+            r.next(format!("open {} and sign with your passkey", broker.link(id)))
+        })?;
         let denied =
             events.iter().any(|e| matches!(e, Event::Voted(v) if v.decision == Decision::Deny));
         let mut terms = vec![loaded.state.terms.clone()];
@@ -145,7 +165,7 @@ pub(crate) fn remember_deny(broker: &Broker, terms: &Terms, at: Timestamp) {
 /// A second identical vote changes nothing.
 fn said_already(state: &RequestState, actor: &Actor, digest: Digest, what: &Intention) -> bool {
     let decision = match what {
-        Intention::Approve { .. } => Decision::Approve,
+        Intention::Approve { .. } | Intention::Sign { .. } => Decision::Approve,
         Intention::Deny { .. } => Decision::Deny,
         _ => return false,
     };
@@ -196,6 +216,17 @@ impl Step<'_> {
             Intention::Narrow { ttl_s, params, confirm } => {
                 self.narrow(state, *ttl_s, params.as_ref(), confirm.as_deref())
             }
+            Intention::Sign { reason, seen, confirm, proof } => {
+                let confirm = confirm.as_deref();
+                let (mut events, texts) =
+                    self.vote(state, Decision::Approve, reason.as_deref(), "", *seen, confirm)?;
+                for event in &mut events {
+                    if let Event::Voted(vote) = event {
+                        self.sign(vote, proof)?;
+                    }
+                }
+                Ok((events, texts))
+            }
             Intention::Withdraw => Ok((
                 vec![Event::Withdrawn(Withdrawn {
                     at: self.now,
@@ -207,6 +238,26 @@ impl Step<'_> {
                 Vec::new(),
             )),
         }
+    }
+
+    /// Puts the proof into the vote, once its signature is seen to be over this very vote.
+    fn sign(&self, vote: &mut Voted, proof: &PasskeyProof) -> Result<(), Refusal> {
+        let Party { id, origin } = &self.broker.party;
+        vote.proof = Some(proof.to_map());
+        let passkey = self.authority.passkeys.get(&proof.credential_id);
+        let passkey =
+            passkey.filter(|p| p.human == vote.human && p.rp_id == *id).ok_or_else(|| {
+                refuse(
+                    403,
+                    "passkey_unknown",
+                    "this passkey is not enrolled to you here",
+                    "use yours",
+                )
+            })?;
+        let verified = verify_vote(vote, passkey, &self.authority.origin, Some(origin))
+            .map_err(ceremony::refused)?;
+        vote.proof = Some(verified.to_map());
+        Ok(())
     }
 
     /// Folds the events in a copy: the person gets the rules' own words before anything is written.

@@ -1,5 +1,5 @@
 //! Pure verification of the transparency log: RFC 6962 Merkle trees, C2SP tiles, signed notes,
-//! checkpoints and offline receipts.
+//! checkpoints and offline receipts; and of the passkeys with which people sign decisions.
 //!
 //! It hashes, signs and verifies values that it is given. It does not read files, clocks, networks
 //! or random numbers, and it does not know what a leaf means. It may use `domain` and small
@@ -13,6 +13,7 @@ pub mod edge;
 pub mod error;
 pub mod hash;
 pub mod note;
+pub mod passkey;
 pub mod prove;
 pub mod tile;
 pub mod tlog_proof;
@@ -26,6 +27,7 @@ pub use edge::Edge;
 pub use error::{NoteError, ProofError};
 pub use hash::{EMPTY_ROOT, Hash, leaf_hash, node_hash};
 pub use note::{NoteSigner, VerifiedNote, Vkey, verify_note};
+pub use passkey::PasskeyError;
 pub use prove::{HashReader, consistency_proof, inclusion_proof, root_hash};
 pub use tile::{Tile, TileKind, TileReader};
 pub use tlog_proof::{Receipt, ReceiptFacts, TlogProof, verify_receipt};

@@ -3,4 +3,5 @@
 //! Fakes live beside the seam that they stand in for (`store` has its faults, `mint` its hostile
 //! servers); here is what belongs to none of them. It may use any crate but `cli`.
 
+pub mod authenticator;
 pub mod canary;

@@ -1,4 +1,4 @@
-//! What pages load: one stylesheet, one script, one icon, each at a path that names its content, so
+//! What pages load: one stylesheet, two scripts, one icon, each at a path that names its content, so
 //! that a browser may keep it for ever and never holds an old one.
 
 use std::sync::LazyLock;
@@ -16,10 +16,11 @@ pub struct Asset {
     pub body: &'static str,
 }
 
-static ASSETS: LazyLock<[Asset; 3]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[Asset; 4]> = LazyLock::new(|| {
     [
         asset("console", "css", "text/css; charset=utf-8", include_str!("console.css")),
         asset("console", "js", "text/javascript; charset=utf-8", include_str!("console.js")),
+        asset("passkey", "js", "text/javascript; charset=utf-8", include_str!("passkey.js")),
         asset("icon", "svg", "image/svg+xml", include_str!("icon.svg")),
     ]
 });
@@ -51,6 +52,12 @@ pub fn script() -> &'static str {
     of_type(".js")
 }
 
+/// Path of the script of passkeys.
+#[must_use]
+pub fn passkey_script() -> &'static str {
+    ASSETS.iter().find(|a| a.path.starts_with("/assets/passkey-")).map_or("", |a| &a.path)
+}
+
 /// Path of the icon.
 #[must_use]
 pub fn icon() -> &'static str {
@@ -63,7 +70,7 @@ mod tests {
 
     #[test]
     fn each_file_is_found_at_its_own_path_only() {
-        for path in [stylesheet(), script(), icon()] {
+        for path in [stylesheet(), script(), passkey_script(), icon()] {
             assert!(find(path).is_some_and(|a| a.path == path), "{path}");
         }
         assert!(find("/assets/console.css").is_none() && find("").is_none());

@@ -95,6 +95,7 @@ pub fn page(frame: &Frame<'_>, content: &Markup) -> String {
                 link rel="stylesheet" href=(assets::stylesheet());
                 link rel="icon" type="image/svg+xml" href=(assets::icon());
                 script src=(assets::script()) defer {}
+                script src=(assets::passkey_script()) defer {}
             }
             body {
                 a.skip href="#main" { "Skip to the content" }
@@ -191,7 +192,7 @@ mod tests {
         let out = page(&frame, &html! { p title=(hostile) { (hostile) } });
         assert!(!out.chars().any(|c| c != '\n' && is_deceptive(c)));
         assert_eq!(out.matches("a⟨U+202E⟩b⟨U+200B⟩c⟨U+0000⟩d⟨U+E0041⟩&lt;script&gt;").count(), 3);
-        assert_eq!(out.matches("<script").count(), 1, "our own");
+        assert_eq!(out.matches("<script").count(), 2, "our own");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod clean;
 mod fixture;
 mod forbidden;
+mod passkey;
 mod source;
 mod store;
 mod story;

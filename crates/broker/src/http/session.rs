@@ -289,7 +289,6 @@ impl SessionPost {
     ///
     /// # Errors
     /// 400.
-    #[allow(dead_code, reason = "doors that take JSON of people at the console come next")]
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         body(&self.body)
     }

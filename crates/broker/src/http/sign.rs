@@ -7,11 +7,10 @@ use grantwright_domain::authority::TOKEN_LIFE_MS;
 use grantwright_domain::event::{LinkSpent, TokenIssued};
 use grantwright_domain::{Digest, Event, HumanId, Timestamp};
 use grantwright_store::{StoreError, Transition};
-use grantwright_wire::Refusal;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Answer, Person, Refused, Shared, body};
+use super::{Answer, Person, Shared, body};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 
@@ -94,15 +93,4 @@ pub async fn me(State(broker): Shared, Person(human): Person) -> Answer {
     Ok(Json(
         json!({ "human": human, "operator": authority.is_operator(&human), "groups": authority.groups_of(&human, broker.now()) }),
     ))
-}
-
-/// The console's doors say clearly that it is not there, and spend nothing.
-pub async fn console_later() -> Refused {
-    let refusal: Refusal = refuse(
-        501,
-        "no_console",
-        "this broker has no web console, so the link cannot be used; it was not spent",
-        "decide with `grantwright approval` or over the API",
-    );
-    Refused(refusal)
 }

@@ -291,6 +291,7 @@ impl Rig {
             minters,
             clock: Arc::clone(clock) as Arc<dyn Clock>,
             public_url: "http://localhost:1".into(),
+            party: crate::http::ceremony::Party::of("http://localhost:1").unwrap(),
             wake: wake::Wake::new(),
             random,
             denies: Mutex::default(),

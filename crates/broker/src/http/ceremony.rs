@@ -1,0 +1,248 @@
+//! What a passkey's ceremonies share: the relying party, the options that a page hands to its browser,
+//! and challenges. A challenge of enrolment or sign-in is a token that this broker recognises and
+//! takes once, so that strangers who ask for thousands fill nothing.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use grantwright_domain::passkey::NONCE_LIFE_MS;
+use grantwright_domain::{HumanId, Timestamp};
+use grantwright_proof::PasskeyError;
+use grantwright_proof::passkey::Expected;
+use grantwright_wire::Refusal;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::core::Broker;
+use crate::error::{of_store, refuse};
+
+/// Rows of challenges that were used.
+const SPENT: &str = "ceremony-spent";
+/// How long a browser waits for its person, in milliseconds.
+const TIMEOUT_MS: i64 = 120_000;
+
+/// Who passkeys of this console answer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Party {
+    /// The relying party: the host of `public_url`.
+    pub id: String,
+    /// The origin of the console's pages.
+    pub origin: String,
+}
+
+impl Party {
+    /// Of this `public_url`.
+    ///
+    /// # Errors
+    /// When its host cannot hold a passkey, with what to do.
+    pub fn of(public_url: &str) -> Result<Self, String> {
+        let (scheme, rest) = public_url.split_once("://").ok_or("it is not a URL")?;
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
+        let id = host.to_ascii_lowercase();
+        // WebAuthn §5.1.3: a relying party is a domain; browsers give an address no passkey.
+        let number = |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
+        if host.starts_with('[')
+            || authority.ends_with(']')
+            || id.split('.').next_back().is_some_and(number)
+        {
+            return Err(format!(
+                "`{host}` is an IP address, which cannot hold a passkey; use a name, or `localhost`"
+            ));
+        }
+        let plain =
+            |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'-');
+        if id.is_empty() || !id.bytes().all(plain) || !(port.is_empty() || number(port)) {
+            return Err(format!("`{authority}` is not a host name with an optional port"));
+        }
+        let default = matches!((scheme, port), ("https", "443") | ("http", "80"));
+        let port = if port.is_empty() || default { String::new() } else { format!(":{port}") };
+        Ok(Self { origin: format!("{scheme}://{id}{port}"), id })
+    }
+}
+
+/// What a challenge is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "for", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Purpose {
+    /// Enrol a passkey by this link.
+    Enrol {
+        /// The link's name.
+        link: String,
+    },
+    /// Sign in.
+    SignIn,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ticket {
+    purpose: Purpose,
+    nonce: String,
+    until: Timestamp,
+}
+
+/// A fresh challenge: the ticket that the page sends back with the answer, and the bytes to sign.
+pub fn challenge(broker: &Broker, purpose: Purpose) -> (String, String) {
+    let until = broker.now().plus_millis(NONCE_LIFE_MS);
+    let ticket = Ticket { purpose, nonce: broker.random.secret(), until };
+    let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&ticket).unwrap_or_default());
+    let mac = broker.vouch.derive("ceremony", &payload);
+    let challenge = encode(&ticket.nonce);
+    (format!("{payload}.{mac}"), challenge)
+}
+
+/// The challenge of a ticket that this broker gave for `purpose`; it is spent now.
+///
+/// # Errors
+/// 403 `ceremony_over` when it is made up, for another purpose, too old or used.
+pub async fn redeem(broker: &Broker, ticket: &str, purpose: &Purpose) -> Result<Vec<u8>, Refusal> {
+    let over = || {
+        refuse(403, "ceremony_over", "this page is too old, or was used already", "load it again")
+    };
+    let (payload, mac) = ticket.split_once('.').ok_or_else(over)?;
+    if !crate::vouch::same(mac, &broker.vouch.derive("ceremony", payload)) {
+        return Err(over());
+    }
+    let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| over())?;
+    let read: Ticket = serde_json::from_slice(&json).map_err(|_| over())?;
+    let now = broker.now();
+    if read.until <= now || read.purpose != *purpose {
+        return Err(over());
+    }
+    let (store, end) = (&broker.store, Some(read.until));
+    let first = store.side_put_if_absent(SPENT, &read.nonce, Vec::new(), end, now).await;
+    if !first.map_err(of_store)? {
+        return Err(over());
+    }
+    hex::decode(&read.nonce).map_err(|_| over())
+}
+
+/// Hexadecimal digits as base64url of their bytes.
+pub fn encode(hexadecimal: &str) -> String {
+    URL_SAFE_NO_PAD.encode(hex::decode(hexadecimal).unwrap_or_default())
+}
+
+/// Bytes that a page sent in base64url.
+///
+/// # Errors
+/// 400.
+pub fn decode(text: &str) -> Result<Vec<u8>, Refusal> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| {
+        refuse(400, "malformed", "an answer's bytes are not base64url", "load the page again")
+    })
+}
+
+/// What an answer must be for.
+pub fn expected<'a>(broker: &'a Broker, challenge: &'a [u8]) -> Expected<'a> {
+    let Party { id, origin } = &broker.party;
+    Expected { challenge, rp_id: id, origin: Some(origin) }
+}
+
+/// Why a passkey's answer is refused, to who gave it.
+pub fn refused(e: PasskeyError) -> Refusal {
+    refuse(
+        403,
+        "passkey_refused",
+        e.to_string(),
+        "try again, with the passkey that you enrolled here",
+    )
+}
+
+/// Credentials, as options name them.
+pub fn descriptors<'a>(ids: impl IntoIterator<Item = &'a String>) -> Value {
+    ids.into_iter().map(|id| json!({ "type": "public-key", "id": id })).collect()
+}
+
+/// Options for `navigator.credentials.get`; bytes in base64url.
+pub fn get_options(broker: &Broker, challenge: &str, allowed: Value) -> Value {
+    json!({
+        "challenge": challenge, "rpId": broker.party.id, "timeout": TIMEOUT_MS,
+        "userVerification": "required", "allowCredentials": allowed,
+    })
+}
+
+/// Options for `navigator.credentials.create`; bytes in base64url.
+pub fn create_options(broker: &Broker, challenge: &str, human: &HumanId, have: Value) -> Value {
+    let user = broker.vouch.derive("user-handle", human.as_str());
+    json!({
+        "challenge": challenge, "timeout": TIMEOUT_MS, "attestation": "none",
+        "rp": { "id": broker.party.id, "name": "Grantwright" },
+        "user": { "id": encode(&user), "name": human, "displayName": human },
+        "pubKeyCredParams": [{ "type": "public-key", "alg": -7 }, { "type": "public-key", "alg": -8 }],
+        "authenticatorSelection": {
+            "residentKey": "preferred", "requireResidentKey": false, "userVerification": "required",
+        },
+        "excludeCredentials": have,
+    })
+}
+
+/// What a page sends of an assertion; members that pages may add are read over.
+#[derive(Debug, Deserialize)]
+pub struct Assertion {
+    /// The credential.
+    pub id: String,
+    /// What it said.
+    pub response: AssertionResponse,
+}
+
+/// See [`Assertion`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AssertionResponse {
+    /// `authenticatorData`.
+    pub authenticator_data: String,
+    /// `clientDataJSON`.
+    #[serde(rename = "clientDataJSON")]
+    pub client_data: String,
+    /// `signature`.
+    pub signature: String,
+}
+
+/// What a page sends of a new passkey.
+#[derive(Debug, Deserialize)]
+pub struct Attestation {
+    /// What it said.
+    pub response: AttestationResponse,
+}
+
+/// See [`Attestation`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttestationResponse {
+    /// `clientDataJSON`.
+    #[serde(rename = "clientDataJSON")]
+    pub client_data: String,
+    /// `attestationObject`.
+    pub attestation_object: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relying_party_is_a_name() {
+        for (url, id, origin) in [
+            ("http://localhost:8080", "localhost", "http://localhost:8080"),
+            ("https://GW.example.org/", "gw.example.org", "https://gw.example.org"),
+            ("https://gw.example.org:443/x", "gw.example.org", "https://gw.example.org"),
+            ("https://gw.example.org:8443", "gw.example.org", "https://gw.example.org:8443"),
+        ] {
+            let want = Party { id: id.into(), origin: origin.into() };
+            assert_eq!(Party::of(url), Ok(want), "{url}");
+        }
+        for url in [
+            "https://127.0.0.1",
+            "https://10.0.0.5:8443",
+            "https://[::1]:8443",
+            "https://[2001:db8::1]",
+            "https://127.1",
+            "https://",
+            "https://a b",
+            "https://user@host",
+            "localhost",
+        ] {
+            assert!(Party::of(url).is_err(), "{url}");
+        }
+    }
+}

@@ -3,10 +3,11 @@
 
 mod judge;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use grantwright_domain::event::{PolicyLoaded, Requested, Voted};
-use grantwright_domain::{Event, Phase, RequestId, State, Timestamp, Violation, param};
+use grantwright_domain::{Event, HumanId, Phase, RequestId, State, Timestamp, Violation, param};
 use grantwright_proof::PasskeyError;
 use grantwright_proof::passkey::verify_vote;
 use serde_json::Value;
@@ -34,6 +35,9 @@ pub(crate) struct Conduct {
     votes: BTreeMap<String, u64>,
     /// Nonces of signed votes, each with its leaf.
     nonces: HashMap<String, u64>,
+    /// Votes of people as whom another could have acted, by both: all, and those where that other had
+    /// changed the agent or a group of approvers within the day.
+    stood_in: BTreeMap<(HumanId, HumanId), (u64, u64)>,
 }
 
 impl Conduct {
@@ -65,7 +69,10 @@ impl Conduct {
         match event {
             Event::PolicyLoaded(e) => self.load(leaf, e, source, findings)?,
             Event::Requested(e) => self.params(leaf, e, findings),
-            Event::Voted(e) => self.signature(leaf, e, findings),
+            Event::Voted(e) => {
+                self.signature(leaf, e, findings);
+                self.stand_ins(e);
+            }
             _ => {}
         }
         let authority = &self.state.authority;
@@ -126,12 +133,13 @@ impl Conduct {
 
     fn params(&self, leaf: u64, e: &Requested, findings: &mut Findings) {
         let Some(scope) = self.state.authority.catalog.get(&e.terms.template) else { return };
-        let open: BTreeMap<_, _> = scope
-            .params
-            .iter()
-            .filter(|(_, spec)| !spec.sensitive)
-            .map(|(name, spec)| (name.clone(), spec.clone()))
-            .collect();
+        let open: Cow<'_, BTreeMap<_, _>> = match scope.params.values().any(|s| s.sensitive) {
+            false => Cow::Borrowed(&scope.params),
+            true => {
+                let open = scope.params.iter().filter(|(_, spec)| !spec.sensitive);
+                Cow::Owned(open.map(|(name, spec)| (name.clone(), spec.clone())).collect())
+            }
+        };
         let given = serde_json::to_value(&e.terms.params).unwrap_or(Value::Null);
         if let Err(why) = param::check_all(&open, &given) {
             findings.add(leaf, "params", why.to_string());
@@ -142,6 +150,24 @@ impl Conduct {
             scope.params.iter().any(|(n, s)| s.sensitive && !s.optional && !sealed.contains_key(n));
         if missing || !sealed.keys().all(sensitive) {
             findings.add(leaf, "params", "the sensitive parameters are not those of the scope");
+        }
+    }
+
+    /// An operator who makes tokens and links for others could vote as them. That the agent's owner did
+    /// is refused; what remains is named.
+    fn stand_ins(&mut self, e: &Voted) {
+        let State { authority, requests, .. } = &self.state;
+        let Some(request) = requests.get(&e.request_id) else { return };
+        let approvers = request.verdict.as_ref().map(|v| &v.approvers);
+        let others: BTreeSet<&HumanId> = authority.stand_ins(&e.human, e.at).collect();
+        for other in others {
+            let changed = approvers.is_some_and(|groups| {
+                authority.changed_recently(other, &request.terms.agent, groups, e.at)
+            });
+            let key = (e.human.clone(), other.clone());
+            let (all, recent) = self.stood_in.entry(key).or_default();
+            *all += 1;
+            *recent += u64::from(changed);
         }
     }
 
@@ -209,6 +235,13 @@ impl Conduct {
                  enrolment link vouches"
                     .into(),
             );
+        }
+        for ((human, other), (all, recent)) in &self.stood_in {
+            out.push(format!(
+                "{all} votes of `{human}` were cast while `{other}`, who made a token or link for them \
+                 or said which account is theirs, could have cast them ({recent} of them within 24 h \
+                 of a change by `{other}` of the agent or of a group of approvers)"
+            ));
         }
         out.push(
             "who stood behind each connection, when things happened, and what a backend minted are \

@@ -14,7 +14,7 @@ use grantwright_mint::sts::{StsConfig, StsMinter};
 use grantwright_mint::vault::{Login, VaultConfig, VaultMinter};
 use grantwright_mint::{Minter, Unconfigured};
 use grantwright_proof::NoteSigner;
-use grantwright_store::{Keys, Store};
+use grantwright_store::{Keys, Options, Store};
 use grantwright_wire::v1::broker_server::BrokerServer;
 use grantwright_wire::v1::enrolment_server::EnrolmentServer;
 use grantwright_wire::{Incoming, Limits, TlsServer, TrustDomain};
@@ -27,6 +27,7 @@ use crate::config::{Config, MinterSection, VaultLogin, VaultSection};
 use crate::core::{Broker, Counts, Random};
 use crate::error::StartError;
 use crate::keys::{KeyDir, read_secret, replace};
+use crate::rates::Rates;
 use crate::rpc::broker::BrokerService;
 use crate::rpc::enrolment::EnrolmentService;
 use crate::vouch::Vouch;
@@ -79,6 +80,30 @@ pub fn ca_step(config: &Path, step: CaStep) -> Result<(), StartError> {
     }
 }
 
+/// Descriptors that this process may have.
+fn descriptors() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+/// As many sidecars as descriptors allow beside the HTTP doors, the store, calls to backends and a
+/// reserve: a flood of connections must not keep the broker from its own files.
+fn grpc_limits(descriptors: usize) -> Limits {
+    let whole = Limits::default();
+    let doors = http::listen::Bounds::of(descriptors).connections;
+    let connections = descriptors.saturating_sub(doors + RESERVE).clamp(16, whole.connections);
+    Limits {
+        connections,
+        handshakes: whole.handshakes.min(connections),
+        without_certificate: whole.without_certificate.min(connections / 4),
+        ..whole
+    }
+}
+
+/// Descriptors for everything that is not a caller's connection.
+const RESERVE: usize = 128;
+
 /// As many descriptors as the system lets this process have: each sidecar holds one.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -128,6 +153,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
         random: random()?,
         denies: Mutex::default(),
         rates: Mutex::default(),
+        calls: Rates::new(config.limits.calls_per_second),
+        streams: Mutex::default(),
+        minting: Mutex::default(),
         parking: Mutex::default(),
         acknowledged: Mutex::default(),
         waits: Mutex::default(),
@@ -175,7 +203,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
             EnrolmentServer::new(EnrolmentService(Arc::clone(&broker)))
                 .max_decoding_message_size(MAX_MESSAGE),
         )
-        .serve_with_incoming(Incoming::new(grpc, tls, trust_domain, Limits::default()));
+        .serve_with_incoming(Incoming::new(grpc, tls, trust_domain, grpc_limits(descriptors())));
     let pages = serve_http(http, http6, Arc::clone(&broker));
     let ended = tokio::select! {
         r = rpc => r.map_err(|e| StartError::new(format!("the gRPC listener ended: {e}"))),
@@ -210,7 +238,9 @@ pub(crate) async fn open_store(config: &Config, keys: &KeyDir) -> Result<Store, 
                 "the key `mac.key` is not 64 hexadecimal digits; restore it from its backup",
             )
         })?;
-    Store::open(&config.store.url, Keys { signer, mac_key })
+    // The broker remembers denies, waits and deliveries: two of them would not know each other's.
+    let options = Options { alone: true, ..Options::default() };
+    Store::open_with(&config.store.url, Keys { signer, mac_key }, options)
         .await
         .map_err(|e| StartError::new(format!("the store: {e}")))
 }
@@ -450,5 +480,22 @@ async fn asked_to_stop() {
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invariant_28_connections_leave_descriptors_for_the_broker_itself() {
+        for descriptors in [256, 1024, 4096, 1 << 20, usize::MAX] {
+            let doors = http::listen::Bounds::of(descriptors).connections;
+            let limits = grpc_limits(descriptors);
+            assert!(limits.connections + doors + RESERVE <= descriptors, "{descriptors}");
+            assert!(limits.handshakes <= limits.connections);
+            assert!(limits.without_certificate < limits.connections);
+        }
+        assert_eq!(grpc_limits(1 << 20).connections, Limits::default().connections);
     }
 }

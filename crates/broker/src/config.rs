@@ -90,6 +90,8 @@ pub struct Limits {
     pub open_requests_per_agent: u32,
     /// Asks per second and agent.
     pub asks_per_second: u32,
+    /// Other calls per second, of one agent and of one person.
+    pub calls_per_second: u32,
     /// How long people have to decide.
     pub pending_ttl: String,
     /// How long a person's deny sticks to the identical ask.
@@ -101,6 +103,7 @@ impl Default for Limits {
         Self {
             open_requests_per_agent: 20,
             asks_per_second: 50,
+            calls_per_second: 200,
             pending_ttl: "1h".into(),
             deny_sticky: "10m".into(),
         }
@@ -351,8 +354,14 @@ impl Config {
                 out.push(format!("{key}: {e}"));
             }
         }
-        if self.limits.open_requests_per_agent == 0 || self.limits.asks_per_second == 0 {
-            out.push("limits: 0 would refuse every ask; give at least 1".into());
+        if [
+            self.limits.open_requests_per_agent,
+            self.limits.asks_per_second,
+            self.limits.calls_per_second,
+        ]
+        .contains(&0)
+        {
+            out.push("limits: 0 would refuse every call; give at least 1".into());
         }
         if !self.store.url.starts_with("sqlite://") && !self.store.url.starts_with("postgres") {
             out.push("store.url: want sqlite:///absolute/path or postgres://…".into());

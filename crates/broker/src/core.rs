@@ -1,6 +1,6 @@
 //! What every stage shares: store, policy, minters, clock, bounds. Built in `app.rs`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -16,6 +16,7 @@ use grantwright_wire::Refusal;
 use crate::config::Config;
 use crate::error::refuse;
 use crate::http::ceremony::Party;
+use crate::rates::Rates;
 use crate::vouch::Vouch;
 use crate::wake::Wake;
 
@@ -56,6 +57,12 @@ pub struct Broker {
     pub denies: Mutex<HashMap<Digest, Timestamp>>,
     /// Token buckets: asks by agent.
     pub rates: Mutex<HashMap<AgentId, Bucket>>,
+    /// Every other call, by agent and by person.
+    pub calls: Rates,
+    /// Open streams, by instance.
+    pub streams: Mutex<HashMap<InstanceId, u32>>,
+    /// Requests whose intent is being made durable or whose backend is being called by this process.
+    pub minting: Mutex<HashSet<RequestId>>,
     /// One park at a time per agent, so that its bound of open requests holds.
     pub parking: Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>,
     /// Credentials whose arrival was acknowledged, by instance: never delivered again.
@@ -88,6 +95,39 @@ pub struct Broker {
 
 /// Most waiting calls of one agent.
 const MAX_WAITS: u32 = 512;
+
+/// Most open streams of one sidecar: it needs one, and another while it connects again.
+const MAX_STREAMS: u32 = 4;
+
+/// A place among an instance's streams; dropping it gives it back.
+pub struct Place {
+    broker: Arc<Broker>,
+    instance: InstanceId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut streams = self.broker.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        match streams.get_mut(&self.instance) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                streams.remove(&self.instance);
+            }
+        }
+    }
+}
+
+/// A request that this process takes through its backend; dropping it says that it no longer does.
+pub struct Minting<'b> {
+    broker: &'b Broker,
+    id: RequestId,
+}
+
+impl Drop for Minting<'_> {
+    fn drop(&mut self) {
+        self.broker.minting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
 
 /// A place among an agent's waiting calls; dropping it gives it back.
 pub struct Wait {
@@ -203,8 +243,14 @@ impl Broker {
     /// Appends: the only way in which the running broker writes to the log.
     ///
     /// # Errors
-    /// As [`Store::commit`]; [`StoreError::Ahead`] while the log is known to be inconsistent.
+    /// As [`Store::commit`]; [`StoreError::Ahead`] while the log is known to be inconsistent,
+    /// [`StoreError::Unavailable`] while the clock is doubted.
     pub async fn commit(&self, transition: Transition) -> Result<Committed, StoreError> {
+        if self.clock.jumped_ms().is_some() {
+            return Err(StoreError::Unavailable(
+                "the clock jumped; its time is not written".into(),
+            ));
+        }
         if self.inconsistent.load(std::sync::atomic::Ordering::Relaxed) {
             let size = self.store.head().size;
             return Err(StoreError::Ahead { known: size.saturating_add(1), size });
@@ -218,11 +264,21 @@ impl Broker {
         committed
     }
 
-    /// Refuses everything that would append while the log is known to be inconsistent.
+    /// Refuses everything that would append while the clock is doubted or the log is known to be
+    /// inconsistent.
     ///
     /// # Errors
-    /// 503 `log_inconsistent`.
+    /// 503 `clock_jumped` or `log_inconsistent`.
     pub fn consistent(&self) -> Result<(), Refusal> {
+        if let Some(ms) = self.clock.jumped_ms() {
+            let way = if ms < 0 { "back" } else { "forward" };
+            return Err(refuse(
+                503,
+                "clock_jumped",
+                format!("the broker's clock jumped {way} by {} s", ms.unsigned_abs() / 1000),
+                "an operator sets the clock right, or starts the broker again if its new time is right",
+            ));
+        }
         if self.inconsistent.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(refuse(
                 503,
@@ -260,6 +316,34 @@ impl Broker {
         }
         bucket.millitokens -= 1000;
         Ok(())
+    }
+
+    /// Marks a request whose intent is about to be written: what is intended and not marked was left
+    /// without an outcome.
+    #[must_use]
+    pub fn minting(&self, id: &RequestId) -> Minting<'_> {
+        self.minting.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        Minting { broker: self, id: id.clone() }
+    }
+
+    /// A place among the instance's streams.
+    ///
+    /// # Errors
+    /// 429 when it has its bound of them.
+    pub fn stream(self: &Arc<Self>, instance: &InstanceId) -> Result<Place, Refusal> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = streams.entry(instance.clone()).or_insert(0);
+        if *count >= MAX_STREAMS {
+            return Err(refuse(
+                429,
+                "too_many_streams",
+                format!("{MAX_STREAMS} streams of this sidecar are open already"),
+                "close one of them",
+            )
+            .retry_after_ms(1000));
+        }
+        *count += 1;
+        Ok(Place { broker: Arc::clone(self), instance: instance.clone() })
     }
 
     /// A place among the agent's waiting calls.

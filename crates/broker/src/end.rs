@@ -70,6 +70,7 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
         ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)?;
     }
     unacknowledged(broker, due.sealed, now).await?;
+    resolve_unfinished(broker).await?;
     let mut acknowledged =
         broker.acknowledged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     acknowledged.retain(|_, mine| {
@@ -107,23 +108,34 @@ fn ignore_conflict<T>(result: Result<T, StoreError>) -> Result<(), Refusal> {
     }
 }
 
-/// Records the intents that a crash left without an outcome as unknown: never tried again blindly.
+/// Records the intents that a crash or a failed write left without an outcome as unknown: never tried
+/// again blindly. At the start and with each sweep.
 ///
 /// # Errors
 /// When the log cannot be read or written.
 pub async fn resolve_unfinished(broker: &Broker) -> Result<usize, Refusal> {
     let mut resolved = 0;
     for id in broker.store.unfinished().await.map_err(of_store)? {
+        // Listed before this look: what is being minted now is marked, and its end unmarks it.
+        if broker.minting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&id) {
+            continue;
+        }
         let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
         let state = loaded.state;
+        if state.phase != grantwright_domain::Phase::Intended {
+            continue;
+        }
         let event = Event::Unknown(Unknown {
             at: broker.now().max(state.last_at),
             digest: state.digest,
             request_id: id.clone(),
-            detail: "the broker stopped between the intent and its outcome".into(),
+            detail: "the broker stopped, or could not write, between the intent and its outcome"
+                .into(),
         });
-        tracing::error!(request = %id, "the outcome of a mint is unknown: the broker stopped meanwhile");
+        tracing::error!(request = %id, "the outcome of a mint is unknown: it was not recorded");
         ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)?;
+        broker.counts.unknown.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        broker.wake.changed(&id);
         resolved += 1;
     }
     Ok(resolved)
@@ -135,27 +147,29 @@ pub async fn resolve_unfinished(broker: &Broker) -> Result<usize, Refusal> {
 /// When the store cannot be read.
 pub async fn restore_denies(broker: &Broker) -> Result<(), Refusal> {
     let now = broker.now();
-    let filter = RequestFilter {
-        phase: Some(grantwright_domain::Phase::Denied),
-        limit: 1000,
-        ..RequestFilter::default()
-    };
-    for summary in broker.store.list(filter).await.map_err(of_store)? {
-        let Some(loaded) = broker.store.load(&summary.id).await.map_err(of_store)? else {
-            continue;
-        };
-        let last = loaded
-            .state
-            .votes
-            .iter()
-            .rev()
-            .find(|v| v.decision == grantwright_domain::Decision::Deny);
-        if let Some(vote) = last.filter(|v| now.since(v.at) < broker.config.deny_sticky_ms()) {
-            let terms = loaded.state.original.iter().chain([&loaded.state.terms]);
-            terms.for_each(|t| crate::people::remember_deny(broker, t, vote.at));
+    let mut before = None;
+    loop {
+        let page = broker.store.denied_by_people(before).await.map_err(of_store)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        before = Some(*last);
+        for (_, id) in page {
+            let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
+            // A deny is the last leaf of its request, so that these are in the order of time.
+            if now.since(loaded.state.last_at) >= broker.config.deny_sticky_ms() {
+                return Ok(());
+            }
+            let last = loaded
+                .state
+                .votes
+                .iter()
+                .rev()
+                .find(|v| v.decision == grantwright_domain::Decision::Deny);
+            if let Some(vote) = last {
+                let terms = loaded.state.original.iter().chain([&loaded.state.terms]);
+                terms.for_each(|t| crate::people::remember_deny(broker, t, vote.at));
+            }
         }
     }
-    Ok(())
 }
 
 /// Ends a live lease and says what that did.

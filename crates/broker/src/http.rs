@@ -253,9 +253,11 @@ fn bearer(broker: &Broker, headers: &axum::http::HeaderMap) -> Result<HumanId, R
     let known =
         authority.tokens.get(&Digest::of("person-token", token.as_bytes())).ok_or_else(unknown)?;
     let active = authority.humans.get(&known.subject).is_some_and(|h| h.active);
-    if known.spent || known.expires_at <= broker.now() || !active {
+    let now = broker.now();
+    if known.spent || known.expires_at <= now || !active {
         return Err(unknown());
     }
+    broker.calls.take("person", known.subject.as_str(), now)?;
     Ok(known.subject.clone())
 }
 

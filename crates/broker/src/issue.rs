@@ -51,7 +51,8 @@ pub async fn issue(
     let admitted = match admit::admit(broker, caller, ask).await? {
         Admission::New(admitted) => admitted,
         Admission::Same(request) => {
-            return collect(broker, caller, &request, 0, known_size, true).await;
+            // What is not the common case lies apart: every ask's future carries the largest branch.
+            return Box::pin(collect(broker, caller, &request, 0, known_size, true)).await;
         }
     };
     let recorded = record::record(broker, admitted)?;
@@ -62,15 +63,16 @@ pub async fn issue(
         }
         Verdicted::Allowed(allowed) => {
             let broker = Arc::clone(broker);
-            detached(async move { finish(&broker, allowed, known_size).await }).await
+            let work = async move { finish(&broker, allowed, known_size).await };
+            Box::pin(detached(work)).await
         }
-        Verdicted::Asking(asking) => match approve::park(broker, asking).await? {
+        Verdicted::Asking(asking) => match Box::pin(approve::park(broker, asking)).await? {
             Standing::Parked(outcome) => Ok(outcome),
             Standing::Joined(request) => {
-                collect(broker, caller, &request, 0, known_size, true).await
+                Box::pin(collect(broker, caller, &request, 0, known_size, true)).await
             }
         },
-        Verdicted::Denied(denied) => Err(decide::refuse_denied(broker, denied).await?),
+        Verdicted::Denied(denied) => Err(Box::pin(decide::refuse_denied(broker, denied)).await?),
     }
 }
 
@@ -80,6 +82,9 @@ async fn finish(
     allowed: decide::Allowed,
     known_size: u64,
 ) -> Result<Outcome, Refusal> {
+    // Until its outcome is known, nobody else takes it for one that was left without.
+    let _minting =
+        (!mint::is_built_in(broker, &allowed)).then(|| broker.minting(allowed.request_id()));
     let intended = mint::intend(broker, allowed).await?;
     let minted = mint::mint(broker, intended).await?;
     deliver::deliver(broker, minted, known_size).await

@@ -24,6 +24,7 @@ mod keys;
 mod passkey_tests;
 mod people;
 mod policies;
+mod rates;
 mod rpc;
 #[cfg(test)]
 mod session_tests;

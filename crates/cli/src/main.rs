@@ -31,6 +31,11 @@ mod times;
 
 use clap::Parser;
 
+// A grant makes some two hundred small objects on one thread and frees them on another: there the
+// system's allocator costs a seventh of its time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> exit::Exit {
     let line = command::Line::parse();
     let settings = config::Settings::read();

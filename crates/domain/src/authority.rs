@@ -10,7 +10,7 @@ use crate::id::{AgentId, GroupName, HumanId, InstanceId, ScopeName};
 use crate::passkey::{MAX_CREDENTIAL_ID, MAX_PASSKEYS, PublicKey, is_aaguid, is_base64url};
 use crate::scope::Scope;
 use crate::state::Violation;
-use crate::time::Timestamp;
+use crate::time::{CLOCK_BOUND_MS, Timestamp};
 
 /// An operator who changed an agent, its owner or a group may not approve for this long (24 h).
 pub const SEPARATION_MS: i64 = 24 * 3_600_000;
@@ -23,6 +23,10 @@ pub const TOKEN_LIFE_MS: i64 = 12 * 3_600_000;
 pub const CLAIM_LIFE_MS: i64 = 24 * 3_600_000;
 /// Most groups that one word of an identity provider names.
 pub const MOST_CLAIMED: usize = 64;
+/// How long a join token or link that ended is remembered (24 h): to say that it was used.
+const FORGET_MS: i64 = 24 * 3_600_000;
+/// Serials that are remembered of an instance; a call with an older one is refused as unknown.
+const SERIALS_KEPT: usize = 16;
 
 /// A person.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,6 +212,8 @@ pub struct Authority {
     pub catalog: HashMap<Digest, Arc<Scope>>,
     /// Index of the last authority leaf folded in.
     pub last_leaf: u64,
+    /// The latest time of an authority leaf.
+    pub latest_at: Timestamp,
 }
 
 impl Authority {
@@ -332,6 +338,20 @@ impl Authority {
             .map(|(a, _)| a)
     }
 
+    /// Refuses a time that lies before what the log has seen by more than the clock bound: a leaf that
+    /// is dated back would be judged by rights of another day.
+    ///
+    /// # Errors
+    /// The rule `time`.
+    pub fn not_before(&self, at: Timestamp) -> Result<(), Violation> {
+        let behind = self.latest_at.since(at);
+        if behind <= CLOCK_BOUND_MS {
+            return Ok(());
+        }
+        let detail = format!("its time lies {} s before the log's", behind / 1000);
+        Err(Violation::rule("time", detail))
+    }
+
     fn operator(&self, by: &HumanId) -> Result<(), Violation> {
         if self.is_operator(by) {
             Ok(())
@@ -432,6 +452,7 @@ impl Authority {
         if event.request_id().is_some() {
             return Ok(());
         }
+        self.not_before(event.at())?;
         match event {
             Event::Opened(e) => {
                 if index != 0 || !self.origin.is_empty() {
@@ -566,6 +587,7 @@ impl Authority {
                 if self.agents.get(&e.agent).is_none_or(|a| a.revoked) {
                     return refuse("agent-known", format!("no live agent `{}`", e.agent));
                 }
+                self.joins.retain(|_, j| j.expires_at.plus_millis(FORGET_MS) > e.at);
                 if self.joins.iter().any(|(h, j)| *h == e.token_hash || j.id == e.join_id) {
                     return refuse("join-once", format!("join token `{}` exists", e.join_id));
                 }
@@ -634,6 +656,11 @@ impl Authority {
                     return refuse("agent-known", format!("no live agent `{}`", instance.agent));
                 }
                 instance.serials.push(e.serial.clone());
+                // Certificates live an hour and are renewed at half: older ones ended long ago.
+                if instance.serials.len() > SERIALS_KEPT {
+                    let old = instance.serials.remove(0);
+                    self.serials.remove(&old);
+                }
                 instance.key = e.key;
                 instance.not_after = e.not_after;
                 self.serials.insert(e.serial.clone(), e.instance.clone());
@@ -647,6 +674,7 @@ impl Authority {
                 if !self.humans.get(&e.human).is_some_and(|h| h.active) {
                     return refuse("human-known", format!("no active person `{}`", e.human));
                 }
+                self.links.retain(|_, l| l.expires_at.plus_millis(FORGET_MS) > e.at);
                 if self.links.iter().any(|(h, l)| *h == e.code_hash || l.id == e.link_id) {
                     return refuse("link-once", format!("link `{}` exists", e.link_id));
                 }
@@ -760,6 +788,7 @@ impl Authority {
             }
             _ => return Ok(()),
         }
+        self.latest_at = self.latest_at.max(event.at());
         self.last_leaf = index;
         Ok(())
     }

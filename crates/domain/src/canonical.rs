@@ -84,6 +84,38 @@ pub(crate) fn depth(json: &[u8]) -> usize {
     deepest
 }
 
+/// Of an object in canonical form: the text of an entry of its own that begins with `entry` (key, colon
+/// and quote), and the object without it. None where the bytes have no such entry.
+pub(crate) fn take_text<'j>(json: &'j [u8], entry: &[u8]) -> Option<(&'j [u8], Vec<u8>)> {
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    let mut at = 0;
+    loop {
+        match json.get(at)? {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' if !in_text && depth == 1 && json.get(at..)?.starts_with(entry) => break,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => depth += 1,
+            b'}' | b']' if !in_text => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+        at += 1;
+    }
+    let value = json.get(at + entry.len()..)?;
+    let text = value.get(..value.iter().position(|b| *b == b'"')?)?;
+    let mut after = json.get(at + entry.len() + text.len() + 1..)?;
+    let mut before = json.get(..at)?;
+    // One of the two commas goes with it.
+    match after.strip_prefix(b",") {
+        Some(rest) => after = rest,
+        None => before = before.strip_suffix(b",").unwrap_or(before),
+    }
+    let mut rest = Vec::with_capacity(before.len() + after.len());
+    rest.extend_from_slice(before);
+    rest.extend_from_slice(after);
+    Some((text, rest))
+}
+
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,
@@ -170,6 +202,25 @@ mod tests {
         for n in [MAX_DEPTH, MAX_DEPTH + 1] {
             let json = "[".repeat(n) + &"]".repeat(n);
             assert_eq!(parse(json.as_bytes()).is_ok(), depth(json.as_bytes()) <= MAX_DEPTH);
+        }
+    }
+
+    #[test]
+    fn an_entry_is_taken_from_the_outermost_object_only() {
+        let take = |json: &str| {
+            let (text, rest) = take_text(json.as_bytes(), b"\"kind\":\"")?;
+            Some(format!("{} {}", str::from_utf8(text).unwrap(), str::from_utf8(&rest).unwrap()))
+        };
+        for (json, found) in [
+            (r#"{"a":{"kind":"x"},"kind":"y","z":1}"#, Some(r#"y {"a":{"kind":"x"},"z":1}"#)),
+            (r#"{"a":"\"kind\":\"x","kind":"y"}"#, Some(r#"y {"a":"\"kind\":\"x"}"#)),
+            (r#"{"kind":"y"}"#, Some("y {}")),
+            (r#"{"kind":"y","z":1}"#, Some(r#"y {"z":1}"#)),
+            (r#"{"a":[{"kind":"x"}]}"#, None),
+            (r#"{"a":1}}"#, None),
+            ("", None),
+        ] {
+            assert_eq!(take(json).as_deref(), found, "{json}");
         }
     }
 

@@ -58,20 +58,23 @@ impl Digest {
     /// The hexadecimal form.
     #[must_use]
     pub fn hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut out = String::with_capacity(64);
-        for b in self.0 {
-            for nibble in [b >> 4, b & 15] {
-                out.push(char::from(DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0')));
-            }
+        self.with_hex(str::to_owned)
+    }
+
+    /// The hexadecimal form, without a place of its own on the heap.
+    fn with_hex<T>(&self, then: impl FnOnce(&str) -> T) -> T {
+        let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+        let mut out = [b'0'; 64];
+        for (pair, b) in out.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[digit(b >> 4), digit(b & 15)]);
         }
-        out
+        then(str::from_utf8(&out).unwrap_or_default())
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.hex())
+        self.with_hex(|hex| f.write_str(hex))
     }
 }
 
@@ -83,13 +86,25 @@ impl fmt::Debug for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&self.hex())
+        self.with_hex(|hex| s.serialize_str(hex))
     }
 }
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        d.deserialize_str(Text)
+    }
+}
+
+/// Reads it without a place of its own on the heap.
+struct Text;
+
+impl serde::de::Visitor<'_> for Text {
+    type Value = Digest;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("64 lower-case hexadecimal digits")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Digest, E> {
+        Digest::parse(text).map_err(E::custom)
     }
 }

@@ -782,7 +782,7 @@ impl Event {
     pub fn from_leaf(leaf: &[u8]) -> Result<Self, CanonicalError> {
         // What is written again as the very same bytes, and is no deeper than allowed, is canonical:
         // the strict reader, which builds a tree first, could only agree. It tells what is wrong.
-        if let Ok(event) = serde_json::from_slice::<Self>(leaf)
+        if let Some(event) = Self::quickly(leaf)
             && canonical::depth(leaf) <= canonical::MAX_DEPTH
             && event.to_leaf().is_ok_and(|written| written == leaf)
         {
@@ -793,6 +793,24 @@ impl Event {
             return Err(CanonicalError("not in canonical form".into()));
         }
         Ok(event)
+    }
+
+    /// The event of bytes that may be canonical: whoever calls this writes it again and compares. A tag
+    /// within an object makes serde build a tree first; the kinds that fill a log go without.
+    fn quickly(leaf: &[u8]) -> Option<Self> {
+        let (kind, rest) = canonical::take_text(leaf, b"\"kind\":\"")?;
+        fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<T> {
+            serde_json::from_slice(bytes).ok()
+        }
+        match kind {
+            b"requested" => read(&rest).map(Self::Requested),
+            b"decided" => read(&rest).map(Self::Decided),
+            b"voted" => read(&rest).map(Self::Voted),
+            b"intended" => read(&rest).map(Self::Intended),
+            b"issued" => read(&rest).map(Self::Issued),
+            b"expired" => read(&rest).map(Self::Expired),
+            _ => read(leaf),
+        }
     }
 
     /// The `kind` as it stands in the leaf.

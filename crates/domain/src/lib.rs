@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod canonical;
 pub mod digest;
+pub mod draft;
 pub mod eligible;
 pub mod event;
 pub mod grant;
@@ -23,6 +24,7 @@ pub mod verdict;
 pub use authority::Authority;
 pub use canonical::CanonicalError;
 pub use digest::Digest;
+pub use draft::Draft;
 pub use eligible::Ineligible;
 pub use event::{Decision, Event, Leaf};
 pub use grant::Grant;

@@ -337,6 +337,16 @@ impl RequestState {
     /// When D is not the digest of the terms, or the terms do not belong to this log, agent or scope.
     pub fn begin(index: u64, e: &Requested, rights: Rights<'_>) -> Result<Self, Violation> {
         let digest = e.terms.digest().map_err(|x| Violation::rule("canonical", x.to_string()))?;
+        Self::begin_with(index, e, digest, rights)
+    }
+
+    /// The state after the first leaf, whose terms have this `digest`.
+    pub(crate) fn begin_with(
+        index: u64,
+        e: &Requested,
+        digest: Digest,
+        rights: Rights<'_>,
+    ) -> Result<Self, Violation> {
         let t = &e.terms;
         let refuse = |rule, detail: String| Err(Violation::rule(rule, detail));
         if digest != e.digest {
@@ -355,6 +365,7 @@ impl RequestState {
                     format!("agent `{}` or its instance is unknown or revoked", t.agent),
                 );
             }
+            authority.not_before(e.at)?;
             if authority.scopes.get(&t.scope) != Some(&t.template) {
                 return refuse(
                     "scope-pinned",
@@ -600,6 +611,9 @@ impl RequestState {
         self.require(event.at() >= self.last_at, "time", || {
             "time runs backwards within the request".into()
         })?;
+        if let Rights::Now(authority) = rights {
+            authority.not_before(event.at())?;
+        }
         match event {
             Event::Decided(e) => {
                 self.open(e.digest, e.at)?;

@@ -8,10 +8,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
+/// By how much clocks of this system may differ from each other and from the time that passed (30 s).
+pub const CLOCK_BOUND_MS: i64 = 30_000;
+
 /// Where time comes from. Product code has one implementation; tests pass their own.
 pub trait Clock: Send + Sync {
     /// The time now.
     fn now(&self) -> Timestamp;
+    /// By how many milliseconds it differs from the time that passed since the process started, when
+    /// that is more than [`CLOCK_BOUND_MS`]: then its time is doubted and nothing is granted by it.
+    fn jumped_ms(&self) -> Option<i64> {
+        None
+    }
 }
 
 impl Timestamp {
@@ -55,10 +63,49 @@ impl Timestamp {
     /// # Errors
     /// When the text is not an RFC 3339 time.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(at) = Self::parse_plain(text.as_bytes()) {
+            return Ok(at);
+        }
         let at: jiff::Timestamp =
             text.parse().map_err(|_| format!("`{text}` is not an RFC 3339 time"))?;
         Ok(Self(at.as_millisecond()))
     }
+}
+
+impl Timestamp {
+    /// The form that is written here: `2026-01-31T09:30:00Z`, with three more digits where there are
+    /// milliseconds. None: another form, or no such day; that is for the whole parser to say.
+    fn parse_plain(text: &[u8]) -> Option<Self> {
+        let (whole, ms) = match text {
+            [whole @ .., b'Z'] if whole.len() == 19 => (whole, 0),
+            [whole @ .., b'.', a, b, c, b'Z'] if whole.len() == 19 => {
+                (whole, number(&[*a, *b, *c])?)
+            }
+            _ => return None,
+        };
+        let signs = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+        if signs.iter().any(|(at, sign)| whole.get(*at) != Some(sign)) {
+            return None;
+        }
+        let part = |from: usize, to: usize| number(whole.get(from..to)?);
+        let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
+        let (h, m, s) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
+        // The last days of months are the whole parser's.
+        if !(1..=12).contains(&month) || !(1..=28).contains(&day) || h > 23 || m > 59 || s > 59 {
+            return None;
+        }
+        // Howard Hinnant's public-domain `days_from_civil`.
+        let y = if month <= 2 { year - 1 } else { year };
+        let era = y.div_euclid(400);
+        let yoe = y - era * 400;
+        let doy = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+        let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
+        Some(Self(((days * 24 + h) * 60 + m) * 60_000 + s * 1000 + ms))
+    }
+}
+
+fn number(digits: &[u8]) -> Option<i64> {
+    digits.iter().try_fold(0, |n, d| d.is_ascii_digit().then(|| n * 10 + i64::from(d - b'0')))
 }
 
 impl fmt::Display for Timestamp {
@@ -76,10 +123,32 @@ impl fmt::Display for Timestamp {
         let month = if mp < 10 { mp + 3 } else { mp - 9 };
         let year = yoe + era * 400 + i64::from(month <= 2);
         let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}")?;
-        match ms % 1000 {
-            0 => f.write_str("Z"),
-            frac => write!(f, ".{frac:03}Z"),
+        let ms = ms % 1000;
+        if !(0..=9999).contains(&year) {
+            write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}")?;
+            return if ms == 0 { f.write_str("Z") } else { write!(f, ".{ms:03}Z") };
+        }
+        // Digit by digit: every leaf holds several times, and formatting is slow.
+        let mut out = *b"0000-00-00T00:00:00.000Z";
+        let parts = [
+            (0, 4, year),
+            (5, 2, month),
+            (8, 2, day),
+            (11, 2, h),
+            (14, 2, m),
+            (17, 2, s),
+            (20, 3, ms),
+        ];
+        for (from, digits, mut value) in parts {
+            for place in out.iter_mut().skip(from).take(digits).rev() {
+                *place = b'0' + u8::try_from(value % 10).unwrap_or(0);
+                value /= 10;
+            }
+        }
+        let text = str::from_utf8(&out).map_err(|_| fmt::Error)?;
+        match text.split_once('.') {
+            Some((whole, _)) if ms == 0 => write!(f, "{whole}Z"),
+            _ => f.write_str(text),
         }
     }
 }
@@ -92,8 +161,20 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        d.deserialize_str(Text)
+    }
+}
+
+/// Reads it without a place of its own on the heap.
+struct Text;
+
+impl serde::de::Visitor<'_> for Text {
+    type Value = Timestamp;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an RFC 3339 time")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Timestamp, E> {
+        Timestamp::parse(text).map_err(E::custom)
     }
 }
 
@@ -151,6 +232,17 @@ mod tests {
         ] {
             assert_eq!(Timestamp::from_millis(ms).to_string(), text);
             assert_eq!(Timestamp::parse(text), Ok(Timestamp::from_millis(ms)));
+        }
+        // Every day of a few centuries, and what is written otherwise or is no time at all.
+        for day in -40_000_i64..120_000 {
+            let at = Timestamp::from_millis(day * 86_400_000 + day.rem_euclid(86_400_000));
+            assert_eq!(Timestamp::parse(&at.to_string()), Ok(at));
+        }
+        for (text, ms) in [("1970-01-01T01:00:00+01:00", Some(0)), ("1970-02-30T00:00:00Z", None)] {
+            assert_eq!(Timestamp::parse(text).ok().map(Timestamp::millis), ms, "{text}");
+        }
+        for bad in ["", "1970-01-01T24:00:00.5Z", "1970-13-01T00:00:00Z", "197a-01-01T00:00:00Z"] {
+            assert!(Timestamp::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -35,6 +35,7 @@ checks! {
     invariant_02_intents_are_durable_or_refused,
     invariant_03_one_approval_one_intent,
     invariant_06_a_key_names_one_request,
+    invariant_11_a_draft_under_past_rights_is_folded_again,
     invariant_19_every_checkpoint_extends_the_last,
     invariant_21_a_sealed_copy_goes,
     invariant_27_an_ended_epoch_commits_nothing,
@@ -52,7 +53,7 @@ checks! {
 /// # Errors
 /// In words, as in all checks.
 pub async fn open(url: &str, faults: &Faults) -> Result<Store, String> {
-    let options = Options { faults: faults.clone() };
+    let options = Options { faults: faults.clone(), ..Options::default() };
     Store::open_with(url, world::keys(), options).await.map_err(|e| format!("open: {e}"))
 }
 
@@ -276,6 +277,32 @@ pub async fn invariant_06_a_key_names_one_request(url: String) -> Outcome {
     ensure(a.is_ok() && matches!(b, Err(StoreError::KeyTaken { .. })), || format!("{a:?} {b:?}"))?;
     store.close().await;
     Ok(())
+}
+
+/// A draft is taken as it was folded only while the authority is the very same: what it allowed before
+/// a revocation is refused after it.
+///
+/// # Errors
+/// In words.
+pub async fn invariant_11_a_draft_under_past_rights_is_folded_again(url: String) -> Outcome {
+    let (store, world) = begin(&url).await?;
+    let (first, second) = (world.draft(1, store.authority()), world.draft(2, store.authority()));
+    let committed = done(store.commit(Transition::draft(first)).await)?;
+    let loaded = done(store.load(&world::request(1)).await)?.ok_or("no request")?;
+    ensure(committed.state.as_ref() == Some(&loaded.state), || {
+        format!("{:?} is not the fold of its leaves, {:?}", committed.state, loaded.state)
+    })?;
+    let again = store.commit(Transition::draft(world.draft(1, store.authority()))).await;
+    ensure(refused(&again, "request-once"), || format!("{again:?}"))?;
+    done(store.commit(world.revoke_agent()).await)?;
+    let late = store.commit(Transition::draft(second)).await;
+    ensure(refused(&late, "agent-live"), || format!("{late:?}"))?;
+    store.close().await;
+    Ok(())
+}
+
+fn refused(result: &Result<Committed, StoreError>, rule: &str) -> bool {
+    matches!(result, Err(StoreError::Violation(v)) if v.rule == rule)
 }
 
 /// Every checkpoint verifies and extends every earlier one, whatever the batches were.

@@ -25,6 +25,8 @@ pub(crate) enum DbError {
     Broken(String),
     /// A stored value is not of its form.
     Malformed(&'static str),
+    /// Another broker holds this store.
+    Taken,
     /// Not reachable or not usable now.
     Unavailable(String),
 }
@@ -297,6 +299,8 @@ pub(crate) trait Db: Send {
     fn rollback(&mut self);
     /// Whether other brokers may append too.
     fn is_shared(&self) -> bool;
+    /// Whether a connection that was lost is made again.
+    fn reconnects(&self) -> bool;
 }
 
 /// `$first, $first+1, …` for a list of `count` parameters.

@@ -46,7 +46,7 @@ pub enum StoreError {
         /// It was claimed with the same body.
         same_body: bool,
     },
-    /// Another broker owns this file.
+    /// Another broker owns this file or database.
     #[error("another broker uses `{0}`; stop it first")]
     Locked(String),
     /// A blob that the log names is not at hand, or is not what its digest says.
@@ -89,7 +89,11 @@ impl StoreError {
     pub(crate) fn ends_writing(&self) -> bool {
         matches!(
             self,
-            Self::EpochEnded | Self::Halted(_) | Self::Tampered(_) | Self::WrongKey { .. }
+            Self::EpochEnded
+                | Self::Halted(_)
+                | Self::Locked(_)
+                | Self::Tampered(_)
+                | Self::WrongKey { .. }
         )
     }
 }
@@ -99,6 +103,7 @@ impl From<DbError> for StoreError {
         match e {
             DbError::Broken(detail) => Self::Halted(detail),
             DbError::Malformed(what) => Self::Tampered(format!("malformed {what}")),
+            DbError::Taken => Self::Locked("this database".into()),
             DbError::Unavailable(detail) => Self::Unavailable(detail),
         }
     }

@@ -578,6 +578,19 @@ pub(crate) fn unfinished(db: &mut dyn Db) -> Result<Vec<RequestId>, StoreError> 
     db.query(sql, &[])?.iter_mut().map(|r| id(r, 0, RequestId::parse)).collect()
 }
 
+/// Denied by a vote, newest first: its leaf is the request's last.
+pub(crate) fn denied_by_people(
+    db: &mut dyn Db,
+    before: Option<u64>,
+) -> Result<Vec<(u64, RequestId)>, StoreError> {
+    let sql = "SELECT r.last_index, r.id FROM requests r JOIN leaves l ON l.idx = r.last_index \
+               WHERE r.phase = 'denied' AND l.kind = 'voted' AND r.last_index < $1 \
+               ORDER BY r.last_index DESC LIMIT 200";
+    let before = Value::Int(before.map_or(i64::MAX, crate::db::int));
+    let mut rows = db.query(sql, &[before])?;
+    rows.iter_mut().map(|r| Ok((r.int(0)?, id(r, 1, RequestId::parse)?))).collect()
+}
+
 pub(crate) fn count_open(db: &mut dyn Db, agent: &AgentId) -> Result<u64, StoreError> {
     let sql = "SELECT count(*) FROM requests WHERE identity IS NOT NULL AND agent = $1";
     let mut rows = db.query(sql, &[Value::from(agent.as_str())])?;

@@ -47,7 +47,7 @@ impl Snapshot {
     /// [`StoreError::Unavailable`].
     pub fn open(url: &str) -> Result<Self, StoreError> {
         let (mut db, copy): (Box<dyn Db>, _) = match Url::parse(url)? {
-            Url::Postgres(url) => (Box::new(Postgres::open(&url, false)?), None),
+            Url::Postgres(url) => (Box::new(Postgres::open(&url, false, false)?), None),
             Url::Sqlite(path) => {
                 let (db, copy) = open_sqlite(&path)?;
                 (Box::new(db), copy)

@@ -37,6 +37,9 @@ type Reading = Box<dyn FnOnce(&mut dyn Db) + Send>;
 pub struct Options {
     /// Faults to inject; empty in a product.
     pub faults: Faults,
+    /// Refuse to share a PostgreSQL database with another broker that is alone there, and stop writing
+    /// when the lock that says so is lost to one. A SQLite file is never shared.
+    pub alone: bool,
 }
 
 /// An open store. Clones share it; it closes when the last is dropped or one is closed.
@@ -80,7 +83,7 @@ impl Store {
             let open = || {
                 let db: Box<dyn Db> = match &place {
                     Url::Sqlite(path) => Box::new(Sqlite::open_writer(path)?),
-                    Url::Postgres(url) => Box::new(Postgres::open(url, true)?),
+                    Url::Postgres(url) => Box::new(Postgres::open(url, true, options.alone)?),
                 };
                 Writer::open(db, keys, options.faults)
             };
@@ -251,6 +254,18 @@ impl Store {
         self.read(read::unfinished).await
     }
 
+    /// Requests that a person denied, with the index of their last leaf, newest first and before
+    /// `before`; at most 200. The next page begins before the last one's index.
+    ///
+    /// # Errors
+    /// See [`Store::key`].
+    pub async fn denied_by_people(
+        &self,
+        before: Option<u64>,
+    ) -> Result<Vec<(u64, RequestId)>, StoreError> {
+        self.read(move |db| read::denied_by_people(db, before)).await
+    }
+
     /// How many of an agent's requests are open.
     ///
     /// # Errors
@@ -352,7 +367,7 @@ async fn reader(url: Url) -> Result<mpsc::Sender<Reading>, StoreError> {
         let open = || -> Result<Box<dyn Db>, StoreError> {
             Ok(match &url {
                 Url::Sqlite(path) => Box::new(Sqlite::open_reader(path)?),
-                Url::Postgres(url) => Box::new(Postgres::open(url, false)?),
+                Url::Postgres(url) => Box::new(Postgres::open(url, false, false)?),
             })
         };
         match open() {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use grantwright_domain::draft::Folded;
 use grantwright_domain::{
-    AgentId, Digest, Event, IdempotencyKey, InstanceId, RequestId, RequestState, Timestamp,
+    AgentId, Digest, Draft, Event, IdempotencyKey, InstanceId, RequestId, RequestState, Timestamp,
 };
 use grantwright_proof::{Hash, leaf_hash, tile::MAX_ENTRY};
 
@@ -26,6 +27,8 @@ pub enum Base {
     },
     /// What decisions rest on: events without a request.
     Authority,
+    /// A draft, which holds the events and their fold; the transition's own events stay empty.
+    Draft(Box<Draft>),
 }
 
 /// One step: all of it is written, or nothing.
@@ -56,6 +59,11 @@ impl Transition {
     #[must_use]
     pub fn at(state: RequestState, events: Vec<Event>) -> Self {
         Self::on(Base::At { state: Box::new(state) }, events)
+    }
+    /// A request's next events, folded already.
+    #[must_use]
+    pub fn draft(draft: Draft) -> Self {
+        Self::on(Base::Draft(Box::new(draft)), Vec::new())
     }
     /// Events without a request.
     #[must_use]
@@ -157,10 +165,19 @@ pub(crate) struct Encoded {
     pub hash: Hash,
 }
 
+/// On what prepared leaves build: a [`Base`] whose events were taken out.
+#[derive(Debug)]
+pub(crate) enum Ground {
+    At(Box<RequestState>),
+    Authority,
+    Folded(Box<Folded>),
+    New,
+}
+
 /// A transition whose leaves are encoded and hashed: done by the caller, to spare the writer.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub base: Base,
+    pub base: Ground,
     /// The request; none for [`Base::Authority`].
     pub request: Option<RequestId>,
     pub leaves: Vec<Encoded>,
@@ -173,17 +190,28 @@ pub(crate) struct Prepared {
 impl Transition {
     pub(crate) fn prepare(self) -> Result<Prepared, StoreError> {
         let invalid = |what: &str| Err(StoreError::Invalid(what.to_owned()));
-        let request = match (&self.base, self.events.first()) {
-            (Base::Authority, None) => return invalid("no event"),
-            (Base::Authority, Some(_)) => None,
-            (Base::New, Some(Event::Requested(e))) => Some(e.request_id.clone()),
-            (Base::New, _) => return invalid("a new request begins with `requested`"),
-            (Base::At { state }, _) => Some(state.terms.request_id.clone()),
+        let (base, events) = match self.base {
+            Base::Draft(_) if !self.events.is_empty() => return invalid("events beside a draft"),
+            Base::Draft(draft) => {
+                let (folded, events) = draft.into_parts();
+                (Ground::Folded(folded), events)
+            }
+            Base::Authority => (Ground::Authority, self.events),
+            Base::At { state } => (Ground::At(state), self.events),
+            Base::New => (Ground::New, self.events),
         };
-        if self.events.len() > MAX_EVENTS {
+        let request = match (&base, events.first()) {
+            (Ground::Authority, None) => return invalid("no event"),
+            (Ground::Authority, Some(_)) => None,
+            (Ground::New, Some(Event::Requested(e))) => Some(e.request_id.clone()),
+            (Ground::New, _) => return invalid("a new request begins with `requested`"),
+            (Ground::At(state), _) => Some(state.terms.request_id.clone()),
+            (Ground::Folded(folded), _) => Some(folded.state().terms.request_id.clone()),
+        };
+        if events.len() > MAX_EVENTS {
             return invalid("too many events");
         }
-        if self.events.iter().any(|e| e.request_id() != request.as_ref()) {
+        if events.iter().any(|e| e.request_id() != request.as_ref()) {
             return invalid("events of different requests");
         }
         let no_side = self.side.texts.is_empty() && self.side.sealed.is_none();
@@ -191,13 +219,13 @@ impl Transition {
             return invalid("a key, text or sealed copy without a request");
         }
         let nothing_beside = no_side && self.side.blobs.is_empty() && !self.side.delete_sealed;
-        if self.events.is_empty() && (self.key.is_none() || !nothing_beside) {
+        if events.is_empty() && (self.key.is_none() || !nothing_beside) {
             return invalid("without events only a key can be claimed");
         }
         self.side.check()?;
-        let leaves = self.events.into_iter().map(encode).collect::<Result<_, _>>()?;
+        let leaves = events.into_iter().map(encode).collect::<Result<_, _>>()?;
         Ok(Prepared {
-            base: self.base,
+            base,
             request,
             leaves,
             key: self.key,

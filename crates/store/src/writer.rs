@@ -22,6 +22,14 @@ use stage::{Stage, Staged};
 
 /// Most transitions in one transaction.
 pub(crate) const MAX_BATCH: usize = 256;
+/// Transitions in a batch from which on the next batch is awaited a little: there are many callers, and
+/// a commit costs the same for one as for fifty.
+const CROWD: usize = 4;
+/// How long one look for more callers takes, and how many looks at most: 2 ms in all.
+const LOOK: std::time::Duration = std::time::Duration::from_micros(250);
+const LOOKS: usize = 8;
+/// Transitions with which a batch is large enough to begin at once.
+const ENOUGH: usize = 64;
 /// Acknowledgements that wait for a transition to ride along with; more get a transaction.
 const MAX_WAITING: usize = 4096;
 
@@ -101,7 +109,11 @@ impl Writer {
     pub(crate) fn run(mut self, commands: &mut mpsc::Receiver<Command>) {
         let mut batch: Vec<(Prepared, Reply<Committed>)> = Vec::with_capacity(MAX_BATCH);
         let mut beside: Vec<(Box<SideWrite>, Reply<SideDone>)> = Vec::new();
+        let mut last = 0;
         while let Some(first) = commands.blocking_recv() {
+            if last >= CROWD {
+                gather(commands);
+            }
             let mut command = Some(first);
             let mut other = None;
             while let Some(next) = command.take() {
@@ -122,6 +134,7 @@ impl Writer {
                     command = commands.try_recv().ok();
                 }
             }
+            last = batch.len();
             if !batch.is_empty() || self.waiting.len() >= MAX_WAITING {
                 self.commit(&mut batch);
             }
@@ -254,9 +267,12 @@ impl Writer {
         }
         match self.try_enter(mode) {
             // A connection that broke while idle shows itself only now; nothing was written yet.
-            Err(StoreError::Unavailable(_)) if self.db.is_shared() => {
+            Err(StoreError::Unavailable(_)) if self.db.reconnects() => {
                 self.db.rollback();
-                self.memory = None;
+                // Alone, the memory stays: a head that moved meanwhile is another broker's doing.
+                if self.db.is_shared() {
+                    self.memory = None;
+                }
                 self.try_enter(mode)
             }
             entered => entered,
@@ -375,6 +391,23 @@ impl Writer {
         {
             tracing::warn!(error = %e, "sealed copies stay until the next sweep");
         }
+    }
+}
+
+/// Waits while more callers arrive. With few callers it is never called, so that nobody waits for
+/// others who do not come.
+fn gather(commands: &mpsc::Receiver<Command>) {
+    let mut waiting = commands.len();
+    for _ in 0..LOOKS {
+        if waiting >= ENOUGH {
+            return;
+        }
+        std::thread::sleep(LOOK);
+        let now = commands.len();
+        if now == waiting {
+            return;
+        }
+        waiting = now;
     }
 }
 

@@ -181,3 +181,33 @@ async fn two_brokers_keep_one_order_and_survive_lost_connections() {
     store.close().await;
     other.close().await;
 }
+
+/// What one broker remembers another does not know: the second is refused, and whoever lost the lock
+/// to another writes no more.
+#[tokio::test]
+async fn invariant_27_a_second_broker_alone_is_refused_and_the_loser_stops() {
+    let Some(server) = Server::start() else { return };
+    let url = server.database("alone");
+    let alone = || grantwright_store::Options { alone: true, ..Default::default() };
+    let open = || grantwright_store::Store::open_with(&url, world::keys(), alone());
+    let first = open().await.unwrap();
+    let world = World::new();
+    first.commit(world.opening()).await.unwrap();
+    first.commit(world.grant(1)).await.unwrap();
+    let second = open().await;
+    assert!(matches!(second, Err(StoreError::Locked(_))), "{second:?}");
+
+    // Its session ends behind its back, and another takes its place.
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'alone'";
+    assert!(server.psql(cut).status.success());
+    let second = open().await.expect("the place is free");
+    second.commit(world.grant(2)).await.unwrap();
+    for n in [3, 4] {
+        let late = first.commit(world.grant(n)).await;
+        assert!(late.is_err(), "{late:?}");
+    }
+    second.close().await;
+    let late = first.commit(world.grant(5)).await;
+    assert!(matches!(late, Err(StoreError::Halted(_))), "{late:?}");
+    open().await.expect("the next one").close().await;
+}

@@ -42,6 +42,7 @@ conformance_tests! {
     invariant_02_intents_are_durable_or_refused,
     invariant_03_one_approval_one_intent,
     invariant_06_a_key_names_one_request,
+    invariant_11_a_draft_under_past_rights_is_folded_again,
     invariant_19_every_checkpoint_extends_the_last,
     invariant_21_a_sealed_copy_goes,
     invariant_27_an_ended_epoch_commits_nothing,

@@ -76,6 +76,22 @@ fn invariant_20_a_vote_forged_with_the_logs_key_is_listed_as_undetectable() {
     assert!(report.undetectable.iter().any(|u| u.starts_with(said)), "{:?}", report.undetectable);
 }
 
+/// The operator who registered the agent made bob's token: the report says that she could be bob.
+#[test]
+fn invariant_10_votes_that_an_operator_could_have_cast_are_listed() {
+    let mut w = Writer::new();
+    w.ask("r-1", "demo.export", json!({"dataset": "customers", "rows": 5}));
+    w.decide("r-1");
+    let vote = w.ballot("r-1", "bob", "api", Decision::Approve);
+    w.push(Event::Voted(vote));
+    let mut log = Memory::of(&w.events, &w.beside);
+    let report = log.verify(&[log.newest()]);
+    assert!(report.ok);
+    let listed = |u: &&String| u.starts_with("1 votes of `bob` were cast while `op`");
+    let said = report.undetectable.iter().find(listed).expect("it is listed");
+    assert!(said.contains("(1 of them within 24 h of a change by `op`"), "{said}");
+}
+
 #[test]
 fn invariant_20_a_rollback_that_no_kept_checkpoint_contradicts_is_listed_as_undetectable() {
     let (events, log) = log();

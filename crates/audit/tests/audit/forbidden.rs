@@ -614,3 +614,17 @@ fn a_broken_request_is_named_once_and_the_others_are_still_judged() {
     assert_eq!(leaves, [first as u64, second as u64]);
     assert!(report.open_intents.is_empty());
 }
+
+#[test]
+fn invariant_20_a_change_dated_back_to_rights_of_another_day() {
+    let (mut events, _) = log();
+    let leaf = at(&events, "", "model_set", 0).max(at(&events, "", "group_set", 0));
+    let late = events[..leaf].iter().filter(|e| e.request_id().is_none()).map(Event::at).max();
+    let back = late.expect("leaves before it").plus_millis(-30_001);
+    match &mut events[leaf] {
+        Event::ModelSet(e) => e.at = back,
+        Event::GroupSet(e) => e.at = back,
+        _ => panic!(),
+    }
+    expect(&events, leaf, "time");
+}

@@ -1,10 +1,11 @@
 //! The sockets of the HTTP doors, and the connections on them. Both are bounded, in number, in the
 //! size of a head and in time: strangers may fill these doors, never the process.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -46,10 +47,57 @@ impl Bounds {
     #[must_use]
     pub fn of_this_process() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self::of(usize::try_from(descriptors).unwrap_or(usize::MAX))
+    }
+
+    /// The same, of a process with so many descriptors.
+    #[must_use]
+    pub fn of(descriptors: usize) -> Self {
         Self {
-            connections: usize::try_from(descriptors / 4).unwrap_or(1024).clamp(16, 1024),
+            connections: (descriptors / 4).clamp(16, 1024),
             head: Duration::from_secs(10),
             call: 2 * super::guard::CALL_TIME,
+        }
+    }
+}
+
+impl Bounds {
+    /// Connections of one address at the same time: whoever fills his share leaves an eighth to
+    /// others. It is large, for a proxy in front of us is one address too.
+    fn of_one_address(self) -> usize {
+        (self.connections - self.connections / 8).max(8)
+    }
+}
+
+/// Connections by peer.
+type Peers = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One connection's place in its peer's share; dropping it gives it back.
+struct Share {
+    peers: Peers,
+    peer: IpAddr,
+}
+
+impl Share {
+    fn take(peers: &Peers, peer: IpAddr, most: usize) -> Option<Self> {
+        let mut held = peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(peer).or_insert(0);
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Self { peers: Arc::clone(peers), peer })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut held = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.get_mut(&self.peer) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                held.remove(&self.peer);
+            }
         }
     }
 }
@@ -65,7 +113,7 @@ pub async fn serve(
     router: Router,
     bounds: Bounds,
 ) -> Infallible {
-    let places = Arc::new(Semaphore::new(bounds.connections));
+    let places = (Arc::new(Semaphore::new(bounds.connections)), Peers::default());
     let second = async {
         match &second {
             Some(listener) => accept(listener, &router, &places, bounds).await,
@@ -81,20 +129,23 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     router: &Router,
-    places: &Arc<Semaphore>,
+    (places, peers): &(Arc<Semaphore>, Peers),
     bounds: Bounds,
 ) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+                let address = peer.ip().to_canonical();
+                let share = Share::take(peers, address, bounds.of_one_address());
+                let (Ok(place), Some(share)) = (Arc::clone(places).try_acquire_owned(), share)
+                else {
                     tracing::debug!(%peer, "too many connections; this one is closed");
                     continue;
                 };
                 let serving = connection(stream, router.clone(), bounds);
                 tokio::spawn(async move {
                     serving.await;
-                    drop(place);
+                    drop((place, share));
                 });
             }
             Err(error) => {

@@ -98,6 +98,29 @@ async fn one_connection_too_many_is_closed_and_a_place_comes_back() {
 }
 
 #[tokio::test]
+async fn invariant_28_one_address_leaves_room_to_others() {
+    let rig = Rig::new().await;
+    let address = doors(&rig, Bounds { connections: 16, ..BOUNDS }).await;
+    let from = |source: &'static str| async move {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(source.parse().unwrap()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let served = matches!(stream.read(&mut [0; 512]).await, Ok(1..));
+        (stream, served)
+    };
+    let mut kept = Vec::new();
+    for n in 0..14 {
+        let (stream, served) = from("127.0.0.1:0").await;
+        assert!(served, "{n}");
+        kept.push(stream);
+    }
+    assert!(!from("127.0.0.1:0").await.1, "beyond its share");
+    assert!(from("127.0.0.2:0").await.1, "another address");
+    kept.pop();
+}
+
+#[tokio::test]
 async fn a_call_that_never_ends_ends_its_connection() {
     let rig = Rig::new().await;
     let bounds = Bounds { call: Duration::from_millis(300), ..BOUNDS };

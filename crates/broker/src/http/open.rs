@@ -55,6 +55,8 @@ pub async fn metrics(State(broker): Shared) -> Response {
     }
     let inconsistent = u8::from(broker.inconsistent.load(Ordering::Relaxed));
     out.push_str(&format!("# HELP grantwright_log_inconsistent 1 when the log contradicts a checkpoint it signed\n# TYPE grantwright_log_inconsistent gauge\ngrantwright_log_inconsistent {inconsistent}\n"));
+    let jumped = u8::from(broker.clock.jumped_ms().is_some());
+    out.push_str(&format!("# HELP grantwright_clock_jumped 1 while the clock differs from the time that passed and nothing is issued\n# TYPE grantwright_clock_jumped gauge\ngrantwright_clock_jumped {jumped}\n"));
     let head = broker.store.head();
     out.push_str(&format!("# HELP grantwright_log_leaves leaves in the log\n# TYPE grantwright_log_leaves gauge\ngrantwright_log_leaves {}\n", head.size));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()

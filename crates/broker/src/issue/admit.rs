@@ -20,7 +20,6 @@ pub const MAX_REASON: usize = 2000;
 pub const MAX_TASK: usize = 200;
 
 /// New, or the same as one asked before.
-#[expect(clippy::large_enum_variant, reason = "made once for an ask and taken apart at once")]
 pub enum Admission {
     /// A new request.
     New(Admitted),
@@ -30,7 +29,7 @@ pub enum Admission {
 
 /// A well-formed ask of a known agent.
 pub struct Admitted {
-    ask: Checked,
+    ask: Box<Checked>,
 }
 
 /// What admission checked; the next stage takes it.
@@ -52,7 +51,7 @@ pub(super) struct Checked {
 }
 
 impl Admitted {
-    pub(super) fn into_checked(self) -> Checked {
+    pub(super) fn into_checked(self) -> Box<Checked> {
         self.ask
     }
 }
@@ -130,7 +129,7 @@ pub async fn admit(
         body,
     });
     Ok(Admission::New(Admitted {
-        ask: Checked {
+        ask: Box::new(Checked {
             caller: caller.clone(),
             authority,
             at,
@@ -145,7 +144,7 @@ pub async fn admit(
             renews,
             key: claim,
             known_size: ask.known_size,
-        },
+        }),
     }))
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use grantwright_domain::event::{Expired, Voted};
 use grantwright_domain::text::{shorten, visible};
 use grantwright_domain::{
-    AgentId, Decision, Digest, Event, Params, Phase, RequestId, RequestState, Rights, Timestamp,
-    VerdictKind,
+    AgentId, Decision, Digest, Draft, Event, Params, Phase, RequestId, RequestState, Rights,
+    Timestamp, VerdictKind,
 };
 use grantwright_store::{Loaded, RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
@@ -38,11 +38,11 @@ pub enum Standing {
 
 /// An approved request, rebuilt from its proven leaves.
 pub struct Approved {
-    staged: Staged,
+    staged: Box<Staged>,
 }
 
 impl Approved {
-    pub(super) fn into_staged(self) -> Staged {
+    pub(super) fn into_staged(self) -> Box<Staged> {
         self.staged
     }
 }
@@ -75,7 +75,7 @@ pub async fn park(broker: &Broker, asking: Asking) -> Result<Standing, Refusal> 
     if open >= u64::from(most) {
         // An identical open ask is one request, also at the bound.
         let identity = staged
-            .state
+            .state()
             .terms
             .identity()
             .map_err(|e| refuse(400, "malformed", e.to_string(), "correct the ask"))?;
@@ -158,7 +158,7 @@ async fn join(
 /// When the log cannot be written.
 pub async fn back_to_people(broker: &Broker, asking: Asking) -> Result<Outcome, Refusal> {
     let staged = asking.into_staged();
-    let id = staged.state.terms.request_id.clone();
+    let id = staged.state().terms.request_id.clone();
     let committed = commit_staged(broker, staged, None, false).await.map_err(of_store)?;
     broker.wake.changed(&id);
     let state = committed.state.ok_or_else(no_such_request)?;
@@ -276,19 +276,16 @@ fn approved(
     // Time does not run backwards within a request.
     let at = now.max(loaded.state.last_at);
     Ok(Approved {
-        staged: Staged {
+        staged: Box::new(Staged {
             caller: caller.clone(),
-            authority,
             at,
             scope,
             sensitive,
-            durable: Some(loaded.state.clone()),
-            state: loaded.state,
-            events: Vec::new(),
+            draft: Draft::on(authority, loaded.state),
             texts: Vec::new(),
             key: None,
             known_size,
-        },
+        }),
     })
 }
 

@@ -27,20 +27,23 @@ pub enum Verdicted {
 
 /// A request whose verdict is met.
 pub struct Allowed {
-    staged: Staged,
+    staged: Box<Staged>,
 }
 /// A request that waits for people.
 pub struct Asking {
-    staged: Staged,
+    staged: Box<Staged>,
 }
 /// A request that policy refuses.
 pub struct Denied {
-    staged: Staged,
+    staged: Box<Staged>,
 }
 
 impl Allowed {
-    pub(super) fn into_staged(self) -> Staged {
+    pub(super) fn into_staged(self) -> Box<Staged> {
         self.staged
+    }
+    pub(super) fn request_id(&self) -> &grantwright_domain::RequestId {
+        &self.staged.state().terms.request_id
     }
     pub(super) fn staged(&self) -> &Staged {
         &self.staged
@@ -48,7 +51,7 @@ impl Allowed {
 }
 
 impl Asking {
-    pub(super) fn into_staged(self) -> Staged {
+    pub(super) fn into_staged(self) -> Box<Staged> {
         self.staged
     }
 }
@@ -70,15 +73,19 @@ pub fn again(broker: &Broker, approved: Approved) -> Result<Verdicted, Refusal> 
     decide_staged(broker, approved.into_staged(), true)
 }
 
-fn decide_staged(broker: &Broker, mut staged: Staged, again: bool) -> Result<Verdicted, Refusal> {
-    let policy = in_force(broker, &staged.authority)?;
+fn decide_staged(
+    broker: &Broker,
+    mut staged: Box<Staged>,
+    again: bool,
+) -> Result<Verdicted, Refusal> {
+    let policy = in_force(broker, staged.authority())?;
     let pinned = policy.scopes().get(&staged.scope.name).is_some_and(|s| **s == *staged.scope);
     if !pinned && !again {
         return Err(changing());
     }
     let event = decided(&policy, &staged, again)?;
     staged.push(Event::Decided(event))?;
-    Ok(match staged.state.phase {
+    Ok(match staged.state().phase {
         Phase::Approved => Verdicted::Allowed(Allowed { staged }),
         Phase::Denied => Verdicted::Denied(Denied { staged }),
         _ => Verdicted::Asking(Asking { staged }),
@@ -103,10 +110,10 @@ fn changing() -> Refusal {
 }
 
 fn decided(policy: &PolicySet, staged: &Staged, again: bool) -> Result<Decided, Refusal> {
-    let state = &staged.state;
+    let state = staged.state();
     let (verdict, attributes, context) = evaluate(
         policy,
-        &staged.authority,
+        staged.authority(),
         state,
         &staged.scope,
         &staged.caller.peer.to_string(),
@@ -132,14 +139,14 @@ fn excluded(
     staged: &Staged,
     attributes: &Map<String, Value>,
 ) -> BTreeSet<HumanId> {
-    let state = &staged.state;
+    let state = staged.state();
     let terms = &state.terms;
     let votes = state.votes.iter().filter(|v| v.live && v.decision == Decision::Approve);
     votes
         .filter(|v| {
             let vote = Approval {
                 human: &v.human,
-                groups: &staged.authority.groups_of(&v.human, staged.at),
+                groups: &staged.authority().groups_of(&v.human, staged.at),
                 scope: &staged.scope,
                 params: &terms.params,
                 agent: &terms.agent,
@@ -183,9 +190,9 @@ pub(crate) fn evaluate(
 /// When the log cannot be written; nothing was granted then either.
 pub async fn refuse_denied(broker: &Broker, denied: Denied) -> Result<Refusal, Refusal> {
     let staged = denied.staged;
-    let id = staged.state.terms.request_id.clone();
-    let code = staged.state.end_code.clone();
-    let verdict = staged.state.verdict.clone();
+    let id = staged.state().terms.request_id.clone();
+    let code = staged.state().end_code.clone();
+    let verdict = staged.state().verdict.clone();
     commit_staged(broker, staged, None, false).await.map_err(of_store)?;
     broker.counts.denied.fetch_add(1, Ordering::Relaxed);
     broker.wake.changed(&id);

@@ -28,11 +28,11 @@ pub const MAX_REMEMBERED: usize = 50_000;
 pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result<Outcome, Refusal> {
     let (mut staged, lease_id, made, minter) = minted.into_parts();
     let built_in = minter.signer().is_some();
-    let at = if built_in { staged.at } else { broker.now().max(staged.state.last_at) };
-    let id = staged.state.terms.request_id.clone();
+    let at = if built_in { staged.at } else { broker.now().max(staged.state().last_at) };
+    let id = staged.state().terms.request_id.clone();
     let issued = Issued {
         at,
-        digest: staged.state.digest,
+        digest: staged.state().digest,
         request_id: id.clone(),
         lease_id: lease_id.clone(),
         expires_at: made.expires_at,
@@ -54,7 +54,7 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
         staged.known_size = known_size;
         let instance = staged.caller.instance.clone();
         let delivery =
-            delivery(&staged.authority, &staged.state, &instance, &made.credential, built_in)?;
+            delivery(staged.authority(), staged.state(), &instance, &made.credential, built_in)?;
         let sealed = match &delivery {
             Delivery::Sealed(bytes) => {
                 Some(Sealed { instance, bytes: bytes.clone(), until: at.plus_millis(REDELIVER_MS) })
@@ -93,7 +93,7 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
             })?;
             // Revoked while the backend was at work: recorded, ended, and not delivered.
             if let Err(refusal) = still_lives(broker, &state) {
-                crate::end::end_lease(broker, state, "broker").await?;
+                Box::pin(crate::end::end_lease(broker, state, "broker")).await?;
                 return Err(refusal);
             }
             Ok(granted(&state, delivery, committed.evidence.map(evidence)))

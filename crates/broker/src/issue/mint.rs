@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::{Failed, Intended as IntendedEvent, Unknown};
-use grantwright_domain::{Event, Grant, LeaseId, Rights};
+use grantwright_domain::{Draft, Event, Grant, LeaseId, Rights};
 use grantwright_mint::jwt::JwtInput;
 use grantwright_mint::{MintError, Minted as Made, Minter};
-use grantwright_store::{Base, Committed, Sealed, Side, StoreError, Transition};
+use grantwright_store::{Committed, Sealed, Side, StoreError, Transition};
 use grantwright_wire::Refusal;
 
 use super::decide::Allowed;
@@ -20,7 +20,7 @@ use crate::error::{of_store, of_violation, refuse};
 
 /// A spent grant, and the minter it goes to.
 pub struct Intended {
-    staged: Staged,
+    staged: Box<Staged>,
     grant: Grant,
     lease: LeaseId,
     minter: Arc<dyn Minter>,
@@ -28,14 +28,14 @@ pub struct Intended {
 
 /// A minted credential that has not left the broker.
 pub struct Minted {
-    staged: Staged,
+    staged: Box<Staged>,
     lease: LeaseId,
     made: Made,
     minter: Arc<dyn Minter>,
 }
 
 impl Minted {
-    pub(super) fn into_parts(self) -> (Staged, LeaseId, Made, Arc<dyn Minter>) {
+    pub(super) fn into_parts(self) -> (Box<Staged>, LeaseId, Made, Arc<dyn Minter>) {
         (self.staged, self.lease, self.made, self.minter)
     }
 }
@@ -56,31 +56,36 @@ pub async fn intend(broker: &Broker, allowed: Allowed) -> Result<Intended, Refus
     minter.ready().map_err(|e| {
         refuse(503, "backend_unconfigured", e.to_string(), "an operator configures the backend")
     })?;
-    let terms = &staged.state.terms;
+    let terms = &staged.state().terms;
     let event = IntendedEvent {
         at: staged.at,
-        digest: staged.state.digest,
+        digest: staged.state().digest,
         request_id: terms.request_id.clone(),
         minter: staged.scope.minter.clone(),
-        approvers: staged.state.standing(Rights::Now(&staged.authority), staged.at),
+        approvers: staged.state().standing(Rights::Now(staged.authority()), staged.at),
     };
     let lease = lease_of(&terms.request_id)
         .ok_or_else(|| refuse(503, "internal", "no lease id could be made", "ask again"))?;
     staged.push(Event::Intended(event))?;
-    let grant =
-        Grant::spend(&staged.state, &staged.authority, lease.clone(), &staged.sensitive, staged.at)
-            .map_err(|v| of_violation(&v))?;
+    let grant = Grant::spend(
+        staged.state(),
+        staged.authority(),
+        lease.clone(),
+        &staged.sensitive,
+        staged.at,
+    )
+    .map_err(|v| of_violation(&v))?;
     if minter.signer().is_none() {
         // From here the backend may be called: the intent is durable first.
-        staged = commit_intent(broker, staged).await?;
+        staged = Box::pin(commit_intent(broker, staged)).await?;
     }
     Ok(Intended { staged, grant, lease, minter })
 }
 
-async fn commit_intent(broker: &Broker, staged: Staged) -> Result<Staged, Refusal> {
+async fn commit_intent(broker: &Broker, staged: Box<Staged>) -> Result<Box<Staged>, Refusal> {
     let (caller, authority, scope, known_size) = (
         staged.caller.clone(),
-        Arc::clone(&staged.authority),
+        Arc::clone(staged.authority()),
         Arc::clone(&staged.scope),
         staged.known_size,
     );
@@ -99,19 +104,16 @@ async fn commit_intent(broker: &Broker, staged: Staged) -> Result<Staged, Refusa
     let state = committed
         .state
         .ok_or_else(|| refuse(503, "internal", "the request was not returned", "ask again"))?;
-    Ok(Staged {
+    Ok(Box::new(Staged {
         caller,
-        authority,
         at: broker.now(),
         scope,
         sensitive: Default::default(),
-        durable: Some(state.clone()),
-        state,
-        events: Vec::new(),
+        draft: Draft::on(authority, state),
         texts: Vec::new(),
         key: None,
         known_size,
-    })
+    }))
 }
 
 /// Mints.
@@ -127,14 +129,14 @@ pub async fn mint(broker: &Broker, intended: Intended) -> Result<Minted, Refusal
     };
     match result {
         Ok(made) => Ok(Minted { staged, lease, made, minter }),
-        Err(error) => Err(record_failure(broker, staged, error).await),
+        Err(error) => Err(Box::pin(record_failure(broker, staged, error)).await),
     }
 }
 
-async fn record_failure(broker: &Broker, mut staged: Staged, error: MintError) -> Refusal {
-    let at = broker.now().max(staged.state.last_at);
-    let id = staged.state.terms.request_id.clone();
-    let (digest, request_id) = (staged.state.digest, id.clone());
+async fn record_failure(broker: &Broker, mut staged: Box<Staged>, error: MintError) -> Refusal {
+    let at = broker.now().max(staged.state().last_at);
+    let id = staged.state().terms.request_id.clone();
+    let (digest, request_id) = (staged.state().digest, id.clone());
     let (event, refusal) = match error {
         MintError::Refused { code, detail, operator } => {
             tracing::warn!(request = %id, code, operator, "the backend refused");
@@ -185,22 +187,13 @@ async fn record_failure(broker: &Broker, mut staged: Staged, error: MintError) -
 /// Commits what is staged.
 pub(super) async fn commit_staged(
     broker: &Broker,
-    staged: Staged,
+    staged: Box<Staged>,
     sealed: Option<Sealed>,
     want_evidence: bool,
 ) -> Result<Committed, StoreError> {
-    let base = match staged.durable {
-        Some(state) => Base::At { state: Box::new(state) },
-        None => Base::New,
-    };
-    broker
-        .commit(Transition {
-            base,
-            events: staged.events,
-            key: staged.key,
-            side: Side { texts: staged.texts, sealed, ..Side::default() },
-            known_size: staged.known_size,
-            want_evidence,
-        })
-        .await
+    let Staged { draft, key, texts, known_size, .. } = *staged;
+    let side = Side { texts, sealed, ..Side::default() };
+    let transition =
+        Transition { key, side, known_size, want_evidence, ..Transition::draft(draft) };
+    broker.commit(transition).await
 }

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use grantwright_domain::event::Requested;
 use grantwright_domain::{
-    Authority, Digest, Event, Params, RequestState, Rights, Scope, Terms, Timestamp,
+    Authority, Digest, Draft, Event, Params, RequestState, Scope, Terms, Timestamp,
 };
 use grantwright_store::{KeyClaim, Text};
 use grantwright_wire::Refusal;
@@ -16,11 +15,11 @@ use crate::error::{of_violation, refuse};
 
 /// A request with its digest, and the leaves that are not yet durable.
 pub struct Recorded {
-    staged: Staged,
+    staged: Box<Staged>,
 }
 
 impl Recorded {
-    pub(super) fn into_staged(self) -> Staged {
+    pub(super) fn into_staged(self) -> Box<Staged> {
         self.staged
     }
 }
@@ -28,15 +27,11 @@ impl Recorded {
 /// A request on its way: its state, and what the next commit writes.
 pub(super) struct Staged {
     pub(super) caller: Caller,
-    pub(super) authority: Arc<Authority>,
     pub(super) at: Timestamp,
     pub(super) scope: Arc<Scope>,
     pub(super) sensitive: Params,
-    /// The state with all staged events folded in.
-    pub(super) state: RequestState,
-    /// The state as it is durable; none for a new request.
-    pub(super) durable: Option<RequestState>,
-    pub(super) events: Vec<Event>,
+    /// The events that are not yet durable, folded.
+    pub(super) draft: Draft,
     pub(super) texts: Vec<Text>,
     pub(super) key: Option<KeyClaim>,
     pub(super) known_size: u64,
@@ -45,11 +40,15 @@ pub(super) struct Staged {
 impl Staged {
     /// Stages one more event.
     pub(super) fn push(&mut self, event: Event) -> Result<(), Refusal> {
-        self.state
-            .apply(u64::MAX, &event, Rights::Now(&self.authority))
-            .map_err(|v| of_violation(&v))?;
-        self.events.push(event);
-        Ok(())
+        self.draft.push(event).map_err(|v| of_violation(&v))
+    }
+    /// The state with all staged events folded in.
+    pub(super) fn state(&self) -> &RequestState {
+        self.draft.state()
+    }
+    /// What the events were folded under.
+    pub(super) fn authority(&self) -> &Arc<Authority> {
+        self.draft.authority()
     }
 }
 
@@ -120,24 +119,18 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         decide_by: ask.at.plus_millis(broker.config.pending_ms()),
     };
     admit::not_denied_lately(broker, &terms, ask.at)?;
-    let digest =
-        terms.digest().map_err(|e| refuse(400, "malformed", e.to_string(), "correct the ask"))?;
-    let requested = Requested { at: ask.at, digest, request_id, renews: ask.renews, terms };
-    let state = RequestState::begin(u64::MAX, &requested, Rights::Now(&ask.authority))
-        .map_err(|v| of_violation(&v))?;
+    let draft =
+        Draft::begin(ask.authority, ask.at, ask.renews, terms).map_err(|v| of_violation(&v))?;
     Ok(Recorded {
-        staged: Staged {
+        staged: Box::new(Staged {
             caller: ask.caller,
-            authority: ask.authority,
             at: ask.at,
             scope: ask.scope,
             sensitive: ask.sensitive,
-            state,
-            durable: None,
-            events: vec![Event::Requested(requested)],
+            draft,
             texts,
             key: ask.key,
             known_size: ask.known_size,
-        },
+        }),
     })
 }

@@ -29,21 +29,29 @@ use crate::config::Config;
 use crate::core::{Broker, Caller, Counts, Random};
 use crate::keys::KeyDir;
 use crate::people::{Actor, Intention};
+use crate::rates::Rates;
 use crate::{app, end, people, policies, wake};
 
 /// A clock that stands still until it is moved.
-pub struct TestClock(AtomicI64);
+pub struct TestClock(AtomicI64, AtomicI64);
 
 impl TestClock {
     /// Moves on.
     pub fn advance(&self, ms: i64) {
         self.0.fetch_add(ms, Ordering::SeqCst);
     }
+    /// Jumps: its time is doubted by so much; 0 heals it.
+    pub fn jump(&self, ms: i64) {
+        self.1.store(ms, Ordering::SeqCst);
+    }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+    fn jumped_ms(&self) -> Option<i64> {
+        Some(self.1.load(Ordering::SeqCst)).filter(|ms| *ms != 0)
     }
 }
 
@@ -226,7 +234,7 @@ impl Rig {
     /// The same, at another time.
     pub async fn at(ms: i64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(TestClock(AtomicI64::new(ms)));
+        let clock = Arc::new(TestClock(AtomicI64::new(ms), AtomicI64::new(0)));
         let (faults, backend) = (Faults::default(), Arc::new(Backend::default()));
         std::fs::create_dir(dir.path().join("keys")).unwrap();
         let keys = KeyDir::new(dir.path().join("keys"));
@@ -260,7 +268,7 @@ impl Rig {
         let config = Config::load(&dir.join("broker.toml")).unwrap();
         let keys = KeyDir::new(config.keys.dir.clone());
         let signer = NoteSigner::from_seed("test.example/log", &[7; 32]).unwrap();
-        let options = Options { faults: faults.clone() };
+        let options = Options { faults: faults.clone(), ..Options::default() };
         let store = Store::open_with(&config.store.url, Keys { signer, mac_key: [9; 32] }, options)
             .await
             .unwrap();
@@ -296,6 +304,9 @@ impl Rig {
             random,
             denies: Mutex::default(),
             rates: Mutex::default(),
+            calls: Rates::new(config.limits.calls_per_second),
+            streams: Mutex::default(),
+            minting: Mutex::default(),
             parking: Mutex::default(),
             acknowledged: Mutex::default(),
             waits: Mutex::default(),

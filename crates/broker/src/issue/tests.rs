@@ -654,3 +654,72 @@ async fn invariant_12_two_steps_an_approval_counts_only_with_the_typed_fact() {
     assert_eq!(word(&rig.collect(&id).await.expect("collected")), "granted");
     check(&rig).await;
 }
+
+#[tokio::test]
+async fn invariant_26_nothing_is_issued_by_a_clock_that_jumped() {
+    let rig = Rig::new().await;
+    rig.issue(rig.ask("read", CUSTOMERS, "k1")).await.expect("granted");
+    let size = rig.broker.store.head().size;
+    for ms in [31_000, -31_000] {
+        rig.clock.jump(ms);
+        for scope in ["read", "account", "export"] {
+            let refused =
+                rig.issue(rig.ask(scope, EXPORT, "k2")).await.expect_err("the clock jumped");
+            assert_eq!(
+                (refused.status, refused.code.as_str()),
+                (503, "clock_jumped"),
+                "{scope} {ms}"
+            );
+        }
+        assert_eq!(rig.broker.store.head().size, size, "nothing was appended");
+    }
+    rig.clock.jump(0);
+    rig.issue(rig.ask("read", CUSTOMERS, "k3")).await.expect("it agrees again");
+}
+
+#[tokio::test]
+async fn invariant_08_an_intent_without_an_outcome_is_resolved_by_the_sweep() {
+    let rig = Rig::new().await;
+    rig.faults.push(Fault::None);
+    rig.faults.push(Fault::BeforeCommit);
+    rig.issue(rig.ask("account", CUSTOMERS, "k1")).await.expect_err("the outcome was not written");
+    let left = rig.broker.store.unfinished().await.unwrap();
+    let [id] = left.as_slice() else { panic!("{left:?}") };
+    // While it is being minted here it is nobody else's.
+    let minting = rig.broker.minting(id);
+    end::sweep_once(&rig.broker).await.expect("swept");
+    assert_eq!(rig.broker.store.unfinished().await.unwrap().len(), 1);
+    drop(minting);
+    end::sweep_once(&rig.broker).await.expect("swept");
+    let loaded = rig.broker.store.load(id).await.unwrap().expect("it is there");
+    assert_eq!(loaded.state.phase, Phase::Unknown);
+    assert!(rig.broker.store.unfinished().await.unwrap().is_empty());
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn invariant_13_a_sticky_deny_survives_a_restart_behind_a_thousand_other_refusals() {
+    let mut rig = Rig::new().await;
+    let asked = rig.issue(rig.ask("export", EXPORT, "k1")).await.expect("pending");
+    rig.act("bob", &id_of(&asked), deny()).await.expect("denied");
+    for n in 0..1010 {
+        let ask = rig.ask("never", CUSTOMERS, &format!("n{n}"));
+        assert_eq!(rig.issue(ask).await.expect_err("forbidden").code, "denied");
+    }
+    rig.crash().await;
+    let again = rig.issue(rig.ask("export", EXPORT, "k2")).await.expect_err("it sticks");
+    assert_eq!(again.code, "denied");
+    rig.clock.advance(rig.broker.config.deny_sticky_ms());
+    rig.crash().await;
+    rig.issue(rig.ask("export", EXPORT, "k3")).await.expect("asked anew");
+}
+
+#[tokio::test]
+async fn invariant_28_streams_of_one_sidecar_are_bounded() {
+    let rig = Rig::new().await;
+    let open: Vec<_> = (0..4).map(|_| rig.broker.stream(&rig.caller.instance).unwrap()).collect();
+    let refused = rig.broker.stream(&rig.caller.instance).err().expect("one too many");
+    assert_eq!((refused.status, refused.code.as_str()), (429, "too_many_streams"));
+    drop(open);
+    rig.broker.stream(&rig.caller.instance).map(drop).expect("there is room again");
+}

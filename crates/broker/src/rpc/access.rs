@@ -34,7 +34,8 @@ pub const TABLE: &[(&str, Demand)] = &[
 /// The caller of a call that demands an instance.
 ///
 /// # Errors
-/// 401 without a certificate; 403 when its agent, instance or serial is unknown, revoked or expired.
+/// 401 without a certificate; 403 when its agent, instance or serial is unknown, revoked or expired;
+/// 429 when its agent calls too often.
 pub fn caller<T>(broker: &Broker, call: &str, request: &Request<T>) -> Result<Caller, Refusal> {
     match TABLE.iter().find(|(name, _)| *name == call) {
         Some((_, Demand::Instance)) => {}
@@ -67,7 +68,12 @@ pub fn caller<T>(broker: &Broker, call: &str, request: &Request<T>) -> Result<Ca
         ));
     }
     let agent = AgentId::parse(&identity.agent).map_err(|_| unknown())?;
-    live(&broker.authority(), agent, &identity.serial, peer.addr.ip())
+    let caller = live(&broker.authority(), agent, &identity.serial, peer.addr.ip())?;
+    // Asks have a bound of their own, that of the operator's promise.
+    if call != "grantwright.v1.Broker/Ask" {
+        broker.calls.take("agent", caller.agent.as_str(), broker.now())?;
+    }
+    Ok(caller)
 }
 
 fn live(

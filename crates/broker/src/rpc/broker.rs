@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
 use crate::ca::{Ca, CsrError, Signed};
-use crate::core::{Broker, Caller};
+use crate::core::{Broker, Caller, Place};
 use crate::error::{no_such_request, of_store, refuse};
 use crate::issue::deliver::MAX_REMEMBERED;
 use crate::issue::{self, approve};
@@ -108,7 +108,8 @@ impl Service for BrokerService {
         request: Request<Streaming<AttendUp>>,
     ) -> Result<Response<Downstream>, Status> {
         let caller = caller(&self.0, "grantwright.v1.Broker/Attend", &request)?;
-        Ok(Response::new(attend(Arc::clone(&self.0), caller, request.into_inner())))
+        let place = self.0.stream(&caller.instance)?;
+        Ok(Response::new(attend(Arc::clone(&self.0), caller, request.into_inner(), place)))
     }
 }
 
@@ -269,9 +270,15 @@ async fn consistency(broker: &Broker, kept: &str) -> Result<ConsistencyReply, Re
 }
 
 /// Acknowledgements up, evictions down, for as long as the sidecar lives.
-fn attend(broker: Arc<Broker>, caller: Caller, mut up: Streaming<AttendUp>) -> Downstream {
+fn attend(
+    broker: Arc<Broker>,
+    caller: Caller,
+    mut up: Streaming<AttendUp>,
+    place: Place,
+) -> Downstream {
     let (down, receiver) = tokio::sync::mpsc::channel(64);
     tokio::spawn(async move {
+        let _place = place;
         let mut tidings = broker.wake.hear();
         // What ended while this sidecar was away; taken after it hears, so that nothing is missed.
         let ended = ended_early(&broker, &caller).await;

@@ -41,13 +41,13 @@ impl Writer {
         if !(-MAX_INTEGER..=MAX_INTEGER).contains(&i) {
             return Err(too_large(i));
         }
-        self.out.extend_from_slice(i.to_string().as_bytes());
+        // Writing to memory cannot fail.
+        let _ = std::io::Write::write_fmt(&mut self.out, format_args!("{i}"));
         Ok(())
     }
 
     fn text(&mut self, text: &str) -> Done {
         // Most text needs no escapes: then it is copied whole.
-        let plain = |b: u8| b >= 0x20 && b != b'"' && b != b'\\';
         if text.bytes().all(plain) {
             self.out.reserve(text.len() + 2);
             self.out.push(b'"');
@@ -77,6 +77,11 @@ impl Writer {
         self.out.push(b':');
         Ok(())
     }
+}
+
+/// A byte that stands for itself between quotes.
+fn plain(b: u8) -> bool {
+    b >= 0x20 && b != b'"' && b != b'\\'
 }
 
 fn too_large(n: impl Display) -> CanonicalError {
@@ -183,6 +188,20 @@ impl<'w> ser::Serializer for &'w mut Writer {
     }
     fn serialize_str(self, v: &str) -> Done {
         self.text(v)
+    }
+    fn collect_str<T: Display + ?Sized>(self, v: &T) -> Done {
+        // Straight into place; what turns out to need escapes is written anew.
+        let from = self.out.len();
+        self.out.push(b'"');
+        let _ = std::io::Write::write_fmt(&mut self.out, format_args!("{v}"));
+        let written = self.out.get(from + 1..).unwrap_or_default();
+        if written.iter().copied().all(plain) {
+            self.out.push(b'"');
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(written).into_owned();
+        self.out.truncate(from);
+        self.text(&text)
     }
     fn serialize_bytes(self, v: &[u8]) -> Done {
         v.serialize(self)

@@ -294,5 +294,31 @@ fn who_changed_agent_or_group_waits_a_day() {
     assert!(changed(&state, &reviewers, DAY_MS));
     taken(&mut state, &set_agent("erin", AGENTS[0], "bob", 2 * DAY_MS));
     assert!(changed(&state, &none, 2 * DAY_MS));
-    refused(&mut state, &set_group("root", "reviewers", people(&["nobody"]), 1), "group-member");
+    let nobody = set_group("root", "reviewers", people(&["nobody"]), 2 * DAY_MS);
+    refused(&mut state, &nobody, "group-member");
+}
+
+#[test]
+fn invariant_26_a_change_is_not_dated_back_beyond_the_clock_bound() {
+    let mut state = furnished();
+    let set = |ms| set_group("root", "reviewers", people(&["bob"]), ms);
+    taken(&mut state, &set(DAY_MS));
+    taken(&mut state, &set(DAY_MS - 30_000));
+    refused(&mut state, &set(DAY_MS - 30_001), "time");
+    taken(&mut state, &set(DAY_MS + 1));
+}
+
+#[test]
+fn invariant_28_an_instance_remembers_so_many_serials() {
+    let mut state = furnished();
+    taken(&mut state, &join("j-long", 99, AGENTS[0], 100, 1000));
+    taken(&mut state, &enrol("j-long", AGENTS[0], "i-long", "s-0", 100));
+    for n in 0..40 {
+        let (old, new) = (format!("s-{n}"), format!("s-{}", n + 1));
+        taken(&mut state, &renew("i-long", &old, &new, 101));
+    }
+    let known = |s: &str| state.authority.serials.contains_key(s);
+    assert!(known("s-40") && known("s-25") && !known("s-24") && !known("s-0"));
+    assert_eq!(state.authority.instances[&instance("i-long")].serials.len(), 16);
+    refused(&mut state, &renew("i-long", "s-39", "s-41", 102), "renew-once");
 }

@@ -14,8 +14,9 @@ use grantwright_domain::event::{
 };
 use grantwright_domain::scope::{Labels, TtlLimits};
 use grantwright_domain::{
-    AgentId, Digest, Event, GroupName, HumanId, IdempotencyKey, InstanceId, LeaseId, ParamValue,
-    RequestId, RequestState, Scope, ScopeName, Strength, Terms, Timestamp, Verdict, VerdictKind,
+    AgentId, Authority, Digest, Draft, Event, GroupName, HumanId, IdempotencyKey, InstanceId,
+    LeaseId, ParamValue, RequestId, RequestState, Scope, ScopeName, Strength, Terms, Timestamp,
+    Verdict, VerdictKind,
 };
 use grantwright_proof::NoteSigner;
 use serde_json::{Map, Value};
@@ -257,6 +258,16 @@ impl World {
             body: Digest([4; 32]),
         });
         transition
+    }
+
+    /// The n-th request, granted at once, as a draft under this authority.
+    #[must_use]
+    pub fn draft(&self, n: u64, authority: std::sync::Arc<Authority>) -> Draft {
+        let mut events = self.grant(n).events.into_iter();
+        let Some(Event::Requested(e)) = events.next() else { panic!("a grant is requested first") };
+        let mut draft = Draft::begin(authority, e.at, e.renews, e.terms).expect("lawful");
+        events.for_each(|event| draft.push(event).expect("lawful"));
+        draft
     }
 
     /// The n-th request, allowed but not yet intended.

@@ -18,12 +18,20 @@ use grantwright_domain::Digest;
 /// Any fixed number: only brokers that migrate the same database meet in it.
 const MIGRATION_LOCK: i64 = 0x6772_616e_7477;
 
+/// Any other fixed number: held by the session of the one broker of a database.
+const BROKER_LOCK: i64 = 0x6772_616e_7478;
+/// How often, and after which rest, a held lock is asked for again: 2 s in all.
+const LOCK_TRIES: usize = 8;
+const LOCK_REST: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// One connection on the runtime of the thread that owns it.
 pub(crate) struct Postgres {
     runtime: Runtime,
     url: String,
     link: Option<Link>,
     writer: bool,
+    /// One broker at a time: its session holds a lock, and without it nothing is written.
+    alone: bool,
     mode: Mode,
     in_transaction: bool,
 }
@@ -37,14 +45,21 @@ type Param<'a> = &'a (dyn ToSql + Sync);
 
 impl Postgres {
     /// Connects; a writer also brings the tables up to date.
-    pub(crate) fn open(url: &str, writer: bool) -> Result<Self, StoreError> {
+    pub(crate) fn open(url: &str, writer: bool, alone: bool) -> Result<Self, StoreError> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|e| StoreError::Unavailable(e.to_string()))?;
         let url = url.to_owned();
-        let mut this =
-            Self { runtime, url, link: None, writer, mode: Mode::Read, in_transaction: false };
+        let mut this = Self {
+            runtime,
+            url,
+            link: None,
+            writer,
+            alone,
+            mode: Mode::Read,
+            in_transaction: false,
+        };
         this.connect()?;
         if writer {
             this.migrate()?;
@@ -58,7 +73,7 @@ impl Postgres {
         }
         self.in_transaction = false;
         self.link = None;
-        let writer = self.writer;
+        let (writer, alone) = (self.writer, self.alone);
         let client = self.runtime.block_on(async {
             let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await?;
             tokio::spawn(async move {
@@ -79,12 +94,14 @@ impl Postgres {
                     tracing::warn!("PostgreSQL runs with fsync off: commits are not durable");
                 }
             }
-            Ok::<_, tokio_postgres::Error>(client)
+            let free = !alone || lock(&client).await?;
+            Ok::<_, tokio_postgres::Error>(free.then_some(client))
         });
         let client = client.map_err(|e| match fault(&e) {
             DbError::Broken(d) => DbError::Broken(d),
             other => other,
         })?;
+        let client = client.ok_or(DbError::Taken)?;
         self.link = Some(Link { client, statements: HashMap::new() });
         Ok(())
     }
@@ -454,8 +471,25 @@ impl Db for Postgres {
     }
 
     fn is_shared(&self) -> bool {
+        !self.alone
+    }
+
+    fn reconnects(&self) -> bool {
         true
     }
+}
+
+/// Takes the lock of the one broker for this session. A session that has just ended is given time to
+/// go.
+async fn lock(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    for _ in 0..LOCK_TRIES {
+        let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&BROKER_LOCK]).await?;
+        if row.get::<_, bool>(0) {
+            return Ok(true);
+        }
+        tokio::time::sleep(LOCK_REST).await;
+    }
+    Ok(false)
 }
 
 fn gone() -> DbError {

@@ -89,6 +89,10 @@ CREATE INDEX side_expires ON side (expires_ms) WHERE expires_ms IS NOT NULL;
 CREATE INDEX leaves_people ON leaves (idx)
     WHERE kind IN ('voted', 'questioned', 'narrowed', 'withdrawn');
 ",
+    // What sticks after a restart.
+    "
+CREATE INDEX requests_denied ON requests (last_index) WHERE phase = 'denied';
+",
 ];
 
 /// Which database the statements are for.

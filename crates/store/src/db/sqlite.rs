@@ -302,6 +302,10 @@ impl Db for Sqlite {
     fn is_shared(&self) -> bool {
         false
     }
+
+    fn reconnects(&self) -> bool {
+        false
+    }
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {

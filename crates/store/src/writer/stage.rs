@@ -20,7 +20,7 @@ use crate::db::{
 use crate::head::{Macs, extend_chain};
 use crate::memory::{self, Memory};
 use crate::open_set::OpenRow;
-use crate::transition::{Base, Encoded, KeyClaim, Prepared, Side};
+use crate::transition::{Encoded, Ground, KeyClaim, Prepared, Side};
 
 /// An accepted transition.
 pub(super) struct Staged {
@@ -51,11 +51,13 @@ pub(super) fn needs(work: &[Prepared]) -> Needs<'_> {
 }
 
 /// Requests before their outcome are in memory; of others the row says where they stand.
-fn needs_row(base: &Base) -> bool {
+fn needs_row(base: &Ground) -> bool {
+    let ended = |state: &RequestState| !state.phase.is_open() && state.phase != Phase::Intended;
     match base {
-        Base::New => true,
-        Base::At { state } => !state.phase.is_open() && state.phase != Phase::Intended,
-        Base::Authority => false,
+        Ground::New => true,
+        Ground::At(state) => ended(state),
+        Ground::Folded(folded) => folded.base().is_none_or(ended),
+        Ground::Authority => false,
     }
 }
 
@@ -206,44 +208,67 @@ impl<'a> Stage<'a> {
         Ok(Staged { state: Some(state), first_index: size, wanted })
     }
 
-    /// The state after the events, and where the request's row stands.
+    /// The state after the events, and where the request's row stands. A draft that was folded under
+    /// the very authority of this moment is taken as it is; else everything is folded here.
     fn fold(
         &self,
-        base: Base,
+        base: Ground,
         id: &RequestId,
         leaves: &[Encoded],
         size: u64,
         row: Option<RowAt>,
     ) -> Result<(RequestState, Option<RowAt>), StoreError> {
-        let authority = &*self.memory.authority;
-        let rights = Rights::Now(authority);
+        let read = match &base {
+            Ground::At(state) => Some(&**state),
+            Ground::Folded(folded) => folded.base(),
+            Ground::Authority | Ground::New => None,
+        };
+        let at = match read {
+            Some(state) => Some(self.compare(state, id, row)?),
+            None => {
+                self.is_new(id, row)?;
+                None
+            }
+        };
+        let last = (size + leaves.len() as u64).saturating_sub(1);
+        let base = match base {
+            Ground::At(state) => Some(*state),
+            Ground::Folded(folded) if !leaves.is_empty() => {
+                match folded.land(&self.memory.authority, last) {
+                    Ok(state) => return Ok((state, at)),
+                    Err(base) => base,
+                }
+            }
+            Ground::Folded(folded) => folded.base().cloned(),
+            Ground::Authority | Ground::New => None,
+        };
+        let rights = Rights::Now(&self.memory.authority);
         let mut rest = (size..).zip(leaves);
-        let (mut state, at) = match base {
-            Base::At { state } => {
-                let at = self.compare(&state, id, row)?;
-                (*state, Some(at))
-            }
-            Base::New | Base::Authority => {
-                if authority.origin.is_empty() {
-                    let detail = "the first leaf of a log opens it".to_owned();
-                    return Err(Violation::rule("opened-first", detail).into());
+        let mut state = match base {
+            Some(state) => state,
+            None => match rest.next() {
+                Some((index, Encoded { event: Event::Requested(e), .. })) => {
+                    RequestState::begin(index, e, rights)?
                 }
-                if row.is_some() || self.touched.contains(id) {
-                    let detail = format!("request `{id}` exists");
-                    return Err(Violation::rule("request-once", detail).into());
-                }
-                match rest.next() {
-                    Some((index, Encoded { event: Event::Requested(e), .. })) => {
-                        (RequestState::begin(index, e, rights)?, None)
-                    }
-                    _ => return Err(StoreError::Invalid("no `requested` event".into())),
-                }
-            }
+                _ => return Err(StoreError::Invalid("no `requested` event".into())),
+            },
         };
         for (index, leaf) in rest {
             state.apply(index, &leaf.event, rights)?;
         }
         Ok((state, at))
+    }
+
+    fn is_new(&self, id: &RequestId, row: Option<RowAt>) -> Result<(), StoreError> {
+        if self.memory.authority.origin.is_empty() {
+            let detail = "the first leaf of a log opens it".to_owned();
+            return Err(Violation::rule("opened-first", detail).into());
+        }
+        if row.is_some() || self.touched.contains(id) {
+            let detail = format!("request `{id}` exists");
+            return Err(Violation::rule("request-once", detail).into());
+        }
+        Ok(())
     }
 
     /// Compare-and-set: the state that was read must be the present one.

@@ -70,9 +70,9 @@ def ratio(these, those):
 
 
 def memory(pid, field="VmRSS"):
-    """MB, of one process."""
+    """MB (10⁶ bytes), of one process."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 1024
+    return int(found[1]) * 1024 / 1e6
 
 
 def cpu(pid):

@@ -21,11 +21,27 @@ const LONGEST_RAW: usize = 1024;
 const MOST_KEYS: usize = 2048;
 const MOST_OPEN: usize = 256;
 
-struct Raw {
+/// The answer to a call with exactly the same bytes, while that holds.
+pub struct Raw {
     lease: Arc<Lease>,
     body: Bytes,
     until: Timestamp,
     keyed: bool,
+}
+
+impl Raw {
+    /// The answer, if it still is one. `people`: leases that needed people may be given from memory.
+    pub fn answer(&self, now: Timestamp, people: bool) -> Option<Bytes> {
+        let lease = &self.lease;
+        let fits = now < self.until
+            && lease.is_live(now)
+            && (self.keyed || !lease.is_superseded())
+            && (people || !lease.people);
+        if fits && !self.keyed {
+            lease.touch(now);
+        }
+        fits.then(|| self.body.clone())
+    }
 }
 
 /// See the module.
@@ -35,24 +51,15 @@ pub struct Cache {
     by_request: HashMap<String, Arc<Lease>>,
     by_key: HashMap<String, (Digest, String)>,
     open: HashMap<String, Arc<Ask>>,
-    raw: HashMap<Vec<u8>, Raw>,
+    raw: HashMap<Vec<u8>, Arc<Raw>>,
     weight: usize,
 }
 
 impl Cache {
-    /// The answer to a call with exactly these bytes. `people`: leases that needed people may be
-    /// given from memory.
-    pub fn raw(&self, call: &[u8], now: Timestamp, people: bool) -> Option<Bytes> {
-        let raw = self.raw.get(call)?;
-        let lease = &raw.lease;
-        let fits = now < raw.until
-            && lease.is_live(now)
-            && (raw.keyed || !lease.is_superseded())
-            && (people || !lease.people);
-        if fits && !raw.keyed {
-            lease.touch(now);
-        }
-        fits.then(|| raw.body.clone())
+    /// What a call with exactly these bytes was answered with. The cache alone holds it for good:
+    /// what it forgets, nobody repeats.
+    pub fn raw(&self, call: &[u8]) -> Option<&Arc<Raw>> {
+        self.raw.get(call)
     }
 
     /// Remembers that a call with exactly these bytes was answered so. A call with a key repeats
@@ -81,7 +88,7 @@ impl Cache {
         }
         if self.raw.len() < MOST_RAW {
             let raw = Raw { lease: Arc::clone(lease), body: body.clone(), until, keyed };
-            self.raw.insert(call.to_vec(), raw);
+            self.raw.insert(call.to_vec(), Arc::new(raw));
         }
     }
 

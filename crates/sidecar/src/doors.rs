@@ -11,16 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use grantwright_domain::Timestamp;
 use grantwright_wire::Refusal;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
 use crate::Sidecar;
+use crate::cache::Raw;
 use crate::guard::{Door, Peer};
 use crate::remember::log_inconsistent;
 
-use reply::{Reply, problem, refused};
+pub(crate) use reply::Reply;
+use reply::{problem, refused};
 
 /// Largest body of a call.
 const MOST_BODY: usize = 64 * 1024;
@@ -40,7 +43,7 @@ pub(crate) async fn answer(sidecar: &Arc<Sidecar>, peer: Peer, call: Request<Inc
         Door::Aws if head.method == Method::GET => {
             let raw = head.uri.path_and_query().map_or("", |it| it.as_str());
             match from_memory(sidecar, raw.as_bytes()) {
-                Some(body) => reply::secret(body),
+                Some(reply) => reply,
                 None => Box::pin(aws::get(sidecar, &head.uri)).await,
             }
         }
@@ -51,7 +54,7 @@ pub(crate) async fn answer(sidecar: &Arc<Sidecar>, peer: Peer, call: Request<Inc
             };
             let raw = credentials::raw(&head, &body);
             match from_memory(sidecar, &raw) {
-                Some(body) => reply::secret(body),
+                Some(reply) => reply,
                 None => Box::pin(credentials::post(sidecar, &head, &body, &raw)).await,
             }
         }
@@ -60,16 +63,23 @@ pub(crate) async fn answer(sidecar: &Arc<Sidecar>, peer: Peer, call: Request<Inc
 }
 
 /// What exactly this call was answered with before, while that still holds.
-fn from_memory(sidecar: &Sidecar, raw: &[u8]) -> Option<Bytes> {
-    if sidecar.remember.is_inconsistent() {
-        return None;
+fn from_memory(sidecar: &Sidecar, raw: &[u8]) -> Option<Reply> {
+    let found = Arc::clone(sidecar.cache().raw(raw)?);
+    let mut reply = reply::secret(sidecar.repeat(&found, sidecar.now())?);
+    reply.extensions_mut().insert(Arc::downgrade(&found));
+    Some(reply)
+}
+
+impl Sidecar {
+    /// The answer to a call that was answered so before, while that still holds.
+    pub(crate) fn repeat(&self, raw: &Raw, now: Timestamp) -> Option<Bytes> {
+        if self.remember.is_inconsistent() {
+            return None;
+        }
+        let body = raw.answer(now, self.serves_people(now))?;
+        self.metrics.from_memory.add(1);
+        Some(body)
     }
-    let now = sidecar.now();
-    let body = sidecar.cache().raw(raw, now, sidecar.serves_people(now));
-    if body.is_some() {
-        sidecar.metrics.from_memory.add(1);
-    }
-    body
 }
 
 /// Everything that is not often called.

@@ -62,7 +62,7 @@ impl Sidecar {
         };
         let (sidecar, ask) = (Arc::clone(self), Arc::clone(ask));
         let renews = renews.map(ToOwned::to_owned);
-        self.fly(key, async move {
+        self.fly(key, || async move {
             let sent = sidecar.remember.kept();
             let size = sent.as_ref().map_or(0, |kept| kept.size);
             let request = ask.to_wire(&sidecar.workload, renews.as_deref(), size);
@@ -86,7 +86,7 @@ impl Sidecar {
     pub(crate) async fn collect(self: &Arc<Self>, id: &RequestId, wait_ms: u32) -> Fetched {
         let key = FlightKey::Collect(id.to_string(), wait_ms, self.now().seconds());
         let (sidecar, request_id) = (Arc::clone(self), id.to_string());
-        self.fly(key, async move {
+        self.fly(key, || async move {
             let sent = sidecar.remember.kept();
             let known_size = sent.as_ref().map_or(0, |kept| kept.size);
             let ask = sidecar.cache().open_ask(&request_id);
@@ -97,10 +97,10 @@ impl Sidecar {
         .await
     }
 
-    async fn fly(
+    async fn fly<F: Future<Output = Fetched> + Send + 'static>(
         self: &Arc<Self>,
         key: FlightKey,
-        call: impl Future<Output = Fetched> + Send + 'static,
+        call: impl FnOnce() -> F,
     ) -> Fetched {
         let mut landed = {
             let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,6 +111,8 @@ impl Sidecar {
                     let (report, landed) = watch::channel(None);
                     flights.insert(key.clone(), landed.clone());
                     let landing = Landing(Arc::clone(self), key);
+                    // A large thing, which those who only wait do not carry.
+                    let call = Box::pin(call());
                     tokio::spawn(async move {
                         let fetched = call.await;
                         // Gone from the list first: whoever comes now looks into memory.

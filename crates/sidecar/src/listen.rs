@@ -1,38 +1,22 @@
-//! The sockets, and the connections on them. Both are bounded: in number, in the size of a head, in
-//! the time it may take.
+//! The sockets. Connections on them are bounded in number.
 
-use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use crate::connection::{LAST_CALLS, connection};
 use crate::guard::Peer;
-use crate::{Config, Sidecar, SidecarError, doors, files};
+use crate::{Config, Sidecar, SidecarError, files};
 
 /// Connections at the same time, on each socket: strangers on TCP cannot crowd out the unix socket.
 const MOST_CONNECTIONS: usize = 512;
-/// Largest head of a call.
-const MOST_HEAD: usize = 16 * 1024;
-/// So much of what a client sends after its answer is read and thrown away.
-const MOST_UNREAD: usize = 1 << 20;
-/// In this time a head must have arrived; a connection may idle as long.
-const HEAD_TIME: Duration = Duration::from_secs(60);
-/// Calls that run when the sidecar ends have this long.
-const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// The bound sockets.
 pub(crate) struct Listeners {
@@ -157,101 +141,6 @@ async fn accept_unix(
 async fn pause(error: &std::io::Error) {
     tracing::warn!(%error, "cannot accept a connection");
     tokio::time::sleep(Duration::from_millis(50)).await;
-}
-
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
-    sidecar: Arc<Sidecar>,
-    mut closed: watch::Receiver<bool>,
-) {
-    let service = service_fn(|call| {
-        let sidecar = &sidecar;
-        async move { Ok::<_, Infallible>(doors::answer(sidecar, peer, call).await) }
-    });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MOST_HEAD);
-    let mut serving = pin!(http.serve_connection(TokioIo::new(Lingering(Some(stream))), service));
-    tokio::select! {
-        served = serving.as_mut() => {
-            if let Err(error) = served {
-                tracing::debug!(%error, "a connection ended badly");
-            }
-            return;
-        }
-        _ = closed.wait_for(|it| *it) => {}
-    }
-    serving.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(LAST_CALLS, serving).await;
-}
-
-/// A stream that, when hyper is done with it, is read a little longer: closing it with bytes unread
-/// makes the system drop the answer (a 413 or 431) before the client has seen it.
-struct Lingering<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(Option<S>);
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Lingering<S> {
-    fn drop(&mut self) {
-        let (Some(mut stream), Ok(runtime)) = (self.0.take(), Handle::try_current()) else {
-            return;
-        };
-        runtime.spawn(tokio::time::timeout(LAST_CALLS, async move {
-            let _ = stream.shutdown().await;
-            let mut unread = [0; 2048];
-            let mut left = MOST_UNREAD;
-            while let Ok(read @ 1..) = stream.read(&mut unread).await {
-                left = left.saturating_sub(read);
-                if left == 0 {
-                    return;
-                }
-            }
-        }));
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Lingering<S> {
-    fn stream(&mut self) -> std::io::Result<Pin<&mut S>> {
-        self.0.as_mut().map(Pin::new).ok_or_else(|| ErrorKind::NotConnected.into())
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncRead for Lingering<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        self.stream()?.poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingering<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        self.stream()?.poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        self.stream()?.poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        self.stream()?.poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        self.stream()?.poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.as_ref().is_some_and(AsyncWrite::is_write_vectored)
-    }
 }
 
 /// Replaces a socket that nobody listens on any more; for this user only.

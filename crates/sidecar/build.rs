@@ -6,6 +6,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    #[expect(clippy::disallowed_methods, reason = "cargo tells build scripts all by variables")]
     let of = |name: &str| std::env::var(name).unwrap_or_default();
     let native = of("HOST") == of("TARGET") && of("TARGET") == "x86_64-unknown-linux-gnu";
     if native && glibc_minor().is_some_and(|minor| minor >= 36) {

@@ -64,6 +64,11 @@ pub enum Command {
     /// Who may have it, and who must agree.
     #[command(subcommand)]
     Policy(crate::policy::Command),
+    /// Run a command with a credential, which ends when the command does.
+    Exec(crate::exec::Args),
+    /// Give credentials to the tools that ask for them in their own words.
+    #[command(subcommand)]
+    Helper(crate::helper::Command),
     /// Serve the Model Context Protocol to an agent, over stdin and stdout.
     Mcp(crate::mcp::Args),
     /// Print completions for a shell.
@@ -89,6 +94,8 @@ impl Command {
             Self::Completions(args) => crate::generate::completions(out, &args),
             Self::Man => crate::generate::man(out),
             Self::Demo(args) => wait(crate::demo::run(out, &args)),
+            Self::Exec(args) => wait(crate::exec::run(out, settings, args)),
+            Self::Helper(command) => wait(crate::helper::run(out, settings, command)),
             Self::Login(args) => wait(crate::login::run(out, settings, &args)),
             Self::Approval(command) => wait(crate::approval::run(out, settings, command)),
             Self::Lease(command) => wait(crate::lease::run(out, settings, command)),

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the sidecar is, and how to be let in.
 #[derive(Clone)]
-pub(super) struct Door {
+pub struct Door {
     at: String,
     base: String,
     token_file: Option<PathBuf>,
@@ -26,7 +26,7 @@ pub(super) struct Door {
 }
 
 /// What the sidecar said. It may hold a credential, so it has no `Debug`.
-pub(super) struct Reply {
+pub struct Reply {
     pub status: u16,
     pub body: Map<String, Value>,
     /// Seconds, from `Retry-After`.

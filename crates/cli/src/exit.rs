@@ -13,6 +13,8 @@ pub enum Exit {
     Refused,
     /// 2: could not be tried: wrong usage, something absent, nothing to verify.
     Unable,
+    /// What the command said that `exec` ran: its own exit code, or 128 and the signal that ended it.
+    Child(u8),
 }
 
 impl Exit {
@@ -22,6 +24,7 @@ impl Exit {
             Self::Done => 0,
             Self::Refused => 1,
             Self::Unable => 2,
+            Self::Child(code) => code,
         }
     }
 }
@@ -41,6 +44,14 @@ pub enum Failure {
     /// It could not be tried.
     #[error("{0}")]
     Unable(String),
+    /// The command that `exec` was to run cannot be run.
+    #[error("{words}")]
+    Command {
+        /// As shells have it: 127 if there is none, 126 otherwise.
+        code: u8,
+        /// Why.
+        words: String,
+    },
 }
 
 /// A problem document, taken apart.
@@ -72,7 +83,7 @@ impl Failure {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Refused(refusal) => Some(&refusal.code),
-            Self::Unable(_) => None,
+            Self::Unable(_) | Self::Command { .. } => None,
         }
     }
 
@@ -81,6 +92,7 @@ impl Failure {
         match self {
             Self::Refused(_) => Exit::Refused,
             Self::Unable(_) => Exit::Unable,
+            Self::Command { code, .. } => Exit::Child(*code),
         }
     }
 
@@ -92,7 +104,7 @@ impl Failure {
                 object.insert("ok".into(), Value::Bool(false));
                 Value::Object(object)
             }
-            Self::Unable(words) => {
+            Self::Unable(words) | Self::Command { words, .. } => {
                 serde_json::json!({"ok": false, "code": "unable", "detail": words})
             }
         }

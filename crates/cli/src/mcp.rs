@@ -5,7 +5,6 @@
 //! It decides nothing and keeps nothing: every tool is one call, or one wait, at the sidecar.
 
 mod arguments;
-mod door;
 mod era;
 mod rpc;
 mod serve;
@@ -19,6 +18,7 @@ use std::time::Duration;
 use tokio::io::{stdin, stdout};
 
 use crate::config::Settings;
+use crate::door::Door;
 use crate::exit::{Exit, Failure, Outcome};
 
 /// `grantwright mcp`.
@@ -35,7 +35,7 @@ const STEP: Duration = Duration::from_secs(5);
 /// # Errors
 /// Before it serves: no sidecar is named, or not one on this host.
 pub fn run(settings: &Settings, _: &Args) -> Outcome {
-    let door = door::Door::open(settings)?;
+    let door = Door::open(settings)?;
     say_to_stderr();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

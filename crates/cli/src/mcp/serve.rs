@@ -9,10 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::door::Door;
 use super::era::{Era, discover, initialize};
 use super::rpc::{Incoming, Line, Lines, MOST_LINE, RpcError, answer, parse};
 use super::tools::{Progress, find, list};
+use crate::door::Door;
 
 /// Calls under way at the same time; more are refused.
 const MOST_CALLS: usize = 64;

@@ -12,10 +12,10 @@ use tokio::io::{
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
-use super::door::Door;
 use super::era::VERSIONS;
 use super::serve::serve;
 use crate::config::Settings;
+use crate::door::Door;
 
 const TOKEN: &str = "a-token-of-the-sidecar";
 

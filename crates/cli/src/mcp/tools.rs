@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::arguments::{Argument, Kind, check, schema, text, whole};
-use super::door::{Door, Reply};
 use super::words;
+use crate::door::{Door, Reply};
 
 /// Longest wait of one call, in seconds.
 const MOST_WAIT: u64 = 600;

@@ -4,7 +4,7 @@
 use grantwright_domain::text::{shorten, visible};
 use serde_json::Value;
 
-use super::door::Reply;
+use crate::door::Reply;
 
 /// Longest piece of somebody else's text that is repeated, in characters.
 const MOST: usize = 600;

@@ -1,7 +1,9 @@
 //! How the command gets the credential: in variables of its own environment, or in files that only
 //! this user can read and that are gone when the command is.
 
+use std::fs::Permissions;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -104,8 +106,7 @@ impl Files {
     /// When it cannot be written.
     pub fn make(settings: &Settings, granted: &Granted) -> Result<Self, Failure> {
         let mut builder = tempfile::Builder::new();
-        builder.prefix("grantwright-");
-        // Readable by this user alone: the default of the crate on unix is 0700.
+        builder.prefix("grantwright-").permissions(Permissions::from_mode(0o700));
         let made = match settings.runtime_dir.as_deref().filter(|it| it.is_dir()) {
             Some(runtime) => builder.tempdir_in(runtime),
             None => builder.tempdir(),

@@ -286,6 +286,8 @@ document.addEventListener("click", (event) => {
 // A form is sent once, however often it is pressed.
 document.addEventListener("submit", (event) => {
   if (event.defaultPrevented || event.target.method !== "post") return;
+  // Forms of passkeys are sent by their own script, and again after a refusal.
+  if (event.target.matches("[data-passkey], [data-enrol], [data-signin]")) return;
   if (event.target.dataset.sent) { event.preventDefault(); return; }
   event.target.dataset.sent = "1";
 });

@@ -234,7 +234,7 @@ fn full_view(m: &Page<'_>) -> Markup {
             }
         }
         @if m.whole.is_empty() {
-            p { a.button href={ (m.action("")) "?full=1#full" } { "Open in full" } }
+            p { a.button href={ "/requests/" (m.id) "?full=1#full" } { "Open in full" } }
         }
     }
 }
@@ -316,7 +316,7 @@ fn actions(m: &Page<'_>) -> Markup {
                     button type="submit" { "Withdraw approval" }
                 }
             } @else if !m.is_opened() && !no_approve {
-                a.button href={ (m.action("")) "?full=1#full" } data-key="a" { "Open in full first" }
+                a.button href={ "/requests/" (m.id) "?full=1#full" } data-key="a" { "Open in full first" }
             } @else {
                 form method="post" action=(m.action("approve")) data-passkey[passkey] {
                     (hidden(m))
@@ -401,8 +401,8 @@ fn ask(m: &Page<'_>) -> Markup {
 fn thread(m: &Page<'_>) -> Markup {
     let (state, words) = (&m.card.state, &m.card.words);
     html! {
-        @if !state.questions.is_empty() {
-            section {
+        section data-live="thread" {
+            @if !state.questions.is_empty() {
                 h2 { "Questions" }
                 ol.thread {
                     @for question in &state.questions {

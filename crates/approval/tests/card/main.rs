@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "fixtures of tests, outside `#[test]`")]
 
 mod fixture;
+mod html;
 mod invariant_09;
 mod pretenders;
 mod shape;

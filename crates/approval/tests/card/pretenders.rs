@@ -7,7 +7,7 @@ use grantwright_domain::{Digest, Event, HumanId, ParamValue};
 
 use crate::fixture::{Ask, now};
 
-const PRETENDERS: [&str; 64] = [
+pub const PRETENDERS: [&str; 64] = [
     // Line breaks of every kind, and the broker's own labels.
     "report\nAPPROVED by bob",
     "report\r\nAPPROVED by bob",

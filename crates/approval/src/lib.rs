@@ -10,7 +10,9 @@ pub mod console;
 mod parts;
 pub mod sheet;
 pub mod show;
+pub mod teams;
 pub mod text;
+pub mod webhook;
 
 pub use card::{Card, Material, card};
 pub use channel::Channel;

@@ -64,7 +64,7 @@ fn short(card: &Card) -> String {
     card.digest.hex().chars().take(12).collect()
 }
 
-fn param_words(param: &Param) -> String {
+pub(crate) fn param_words(param: &Param) -> String {
     let value =
         if param.sensitive { "(sensitive, not shown)".to_owned() } else { ticks(&param.values) };
     let title = if param.title.is_empty() { String::new() } else { format!(" ({})", param.title) };
@@ -72,6 +72,15 @@ fn param_words(param: &Param) -> String {
 }
 
 fn who(out: &mut Lines, who: &Who, now: Timestamp) {
+    let mut label = "who";
+    for line in who_words(who, |at| when(at, now)) {
+        out.item(label, &line);
+        label = "";
+    }
+}
+
+/// Part 4 in two lines.
+pub(crate) fn who_words(who: &Who, when: impl Fn(Timestamp) -> String) -> [String; 2] {
     let owner = match (who.owner.as_str(), who.team.as_str()) {
         ("", _) => "not registered".to_owned(),
         (owner, "") => owner.to_owned(),
@@ -84,7 +93,7 @@ fn who(out: &mut Lines, who: &Who, now: Timestamp) {
     let model = format!("{} {}", who.model, who.model_version);
     parts.push(match (model.trim(), who.qualified_until) {
         ("", _) => "model unknown".into(),
-        (model, Some(until)) => format!("{model}, qualified until {}", when(until, now)),
+        (model, Some(until)) => format!("{model}, qualified until {}", when(until)),
         (model, None) => format!("{model}, not qualified"),
     });
     if !who.delegation.is_empty() {
@@ -93,8 +102,7 @@ fn who(out: &mut Lines, who: &Who, now: Timestamp) {
     if let Some(human) = &who.on_behalf_of {
         parts.push(format!("on behalf of {human}"));
     }
-    out.item("who", &parts.join(" · "));
-    out.item("", &format!("sidecar `{}` · workload `{}`", who.instance, who.workload));
+    [parts.join(" · "), format!("sidecar `{}` · workload `{}`", who.instance, who.workload)]
 }
 
 fn words(out: &mut Lines, words: &Words) {
@@ -157,12 +165,12 @@ fn progress(out: &mut Lines, state: &Progress, digest: &str, now: Timestamp) {
     out.item("", &format!("a vote is for {digest} only"));
 }
 
-fn ticks(values: &[String]) -> String {
+pub(crate) fn ticks(values: &[String]) -> String {
     values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Each leaf of the JSON with its path.
-fn flatten(path: &str, value: &Value, each: &mut impl FnMut(&str, &str)) {
+pub(crate) fn flatten(path: &str, value: &Value, each: &mut impl FnMut(&str, &str)) {
     let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match value {
         Value::Null => {}
@@ -196,7 +204,7 @@ pub fn when(at: Timestamp, now: Timestamp) -> String {
     format!("{date}{clock} UTC ({})", relative(at.since(now)))
 }
 
-fn relative(ms: i64) -> String {
+pub(crate) fn relative(ms: i64) -> String {
     let s = (ms / 1000).unsigned_abs();
     let words = match s {
         0 => return "now".into(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -22,6 +22,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ca::Ca;
+use crate::channels::teams::TeamsChannel;
+use crate::channels::webhook::{self, WebhookChannel};
+use crate::channels::{Channels, Courier, Desk};
 use crate::clock::{SteadyClock, SystemClock};
 use crate::config::{Config, MinterSection, VaultLogin, VaultSection};
 use crate::core::{Broker, Counts, Random};
@@ -142,6 +145,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let policy = policies::restore(&store).await?.map(Arc::new);
     let mac = keys.read("mac.key")?;
     let salt_key = Digest::of("salt-key", mac.expose_secret().trim().as_bytes()).0;
+    let channels = channels(&config, &store, &clock).await?;
     let broker = Arc::new(Broker {
         store,
         policy: RwLock::new(policy),
@@ -167,7 +171,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         counts: Counts::default(),
         desk: Default::default(),
         ca: RwLock::new(ca),
-        channels: crate::channels::Channels::default(),
+        channels,
         discovery,
         jwks,
         config,
@@ -189,6 +193,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     }
     for desk in &broker.channels.desks {
         tokio::spawn(crate::channels::run(Arc::clone(&broker), Arc::clone(desk)));
+    }
+    if let Some(webhook) = &broker.channels.webhook {
+        tokio::spawn(webhook::run(Arc::clone(&broker), Arc::clone(webhook)));
     }
     tokio::spawn(keep_certificate(Arc::clone(&broker), tls.clone(), keys));
     let rpc = tonic::transport::Server::builder()
@@ -212,6 +219,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     };
     for desk in &broker.channels.desks {
         desk.leave(&broker).await;
+    }
+    if let Some(webhook) = &broker.channels.webhook {
+        webhook.leave(&broker).await;
     }
     broker.store.clone().close().await;
     if let Some(ready) = &broker.config.ready_file {
@@ -404,6 +414,30 @@ async fn keep_backend(minter: Arc<dyn Minter>) {
     while let Some(wait) = minter.keep().await {
         tokio::time::sleep(wait).await;
     }
+}
+
+/// The configured channels, each with its desk.
+async fn channels(
+    config: &Config,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+) -> Result<Channels, StartError> {
+    let mut out = Channels::default();
+    if let Some(section) = &config.channel.teams {
+        let secret = read_secret(&section.secret_file)?;
+        let made =
+            TeamsChannel::new(section.clone(), secret, store.clone(), Arc::clone(clock)).await?;
+        let teams = Arc::new(made);
+        out.desks.push(Arc::new(Desk::new(Arc::clone(&teams) as Arc<dyn Courier>)));
+        out.teams = Some(teams);
+    }
+    if let Some(section) = &config.channel.webhook {
+        let read = |path: &PathBuf| read_secret(path).map(|s| s.expose_secret().clone());
+        let secrets = section.secret_files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let made = WebhookChannel::new(section, &secrets, &store.authority().origin)?;
+        out.webhook = Some(Arc::new(made));
+    }
+    Ok(out)
 }
 
 pub(crate) fn tls_config(ca: &Ca, now: Timestamp) -> Result<Arc<rustls::ServerConfig>, StartError> {

@@ -15,8 +15,10 @@ pub mod link;
 #[cfg(test)]
 mod paper;
 pub mod sheet;
+pub mod teams;
 #[cfg(test)]
 mod tests;
+pub mod webhook;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -86,6 +88,10 @@ pub enum SendError {
 pub struct Channels {
     /// Their desks.
     pub desks: Vec<Arc<Desk>>,
+    /// Teams, where it is configured.
+    pub teams: Option<Arc<teams::TeamsChannel>>,
+    /// The webhook, where it is configured.
+    pub webhook: Option<Arc<webhook::WebhookChannel>>,
 }
 
 impl Channels {
@@ -93,6 +99,9 @@ impl Channels {
     pub fn stir(&self) {
         for desk in &self.desks {
             desk.stir();
+        }
+        if let Some(webhook) = &self.webhook {
+            webhook.stir();
         }
     }
 }

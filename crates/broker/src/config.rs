@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use grantwright_domain::time::parse_ttl;
 use serde::Deserialize;
 
+use crate::channels::teams::config::TeamsSection;
+use crate::channels::webhook::config::WebhookSection;
 use crate::error::StartError;
 
 /// `broker.toml`.
@@ -33,6 +35,9 @@ pub struct Config {
     /// Backends.
     #[serde(default, rename = "minter")]
     pub minters: Vec<MinterSection>,
+    /// Ways to reach people beside the console and the API.
+    #[serde(default)]
+    pub channel: ChannelSection,
     /// Written by rename once both listeners are up.
     #[serde(default)]
     pub ready_file: Option<PathBuf>,
@@ -80,6 +85,18 @@ pub struct LogSection {
     /// Whether entries, not only hashes, are served without a token.
     #[serde(default)]
     pub open_entries: bool,
+}
+
+/// `[channel.…]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelSection {
+    /// Microsoft Teams.
+    #[serde(default)]
+    pub teams: Option<TeamsSection>,
+    /// One tool outside.
+    #[serde(default)]
+    pub webhook: Option<WebhookSection>,
 }
 
 /// `[limits]`; lifetimes as `15m`.
@@ -327,6 +344,12 @@ impl Config {
                 *session_token_file = session_token_file.take().map(|f| base.join(f));
             }
         }
+        if let Some(teams) = &mut config.channel.teams {
+            teams.secret_file = base.join(&teams.secret_file);
+        }
+        for file in config.channel.webhook.iter_mut().flat_map(|w| &mut w.secret_files) {
+            *file = base.join(&*file);
+        }
         let faults = config.faults();
         if faults.is_empty() {
             Ok(config)
@@ -376,6 +399,8 @@ impl Config {
         {
             out.push(format!("public_url: {why}"));
         }
+        out.extend(self.channel.teams.iter().flat_map(TeamsSection::faults));
+        out.extend(self.channel.webhook.iter().flat_map(WebhookSection::faults));
         let mut names = std::collections::BTreeSet::new();
         for minter in &self.minters {
             if !names.insert(minter.name()) {

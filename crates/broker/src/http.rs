@@ -87,6 +87,8 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("POST", "/requests/{id}/passkey/options", Demand::Session),
     ("GET", "/session", Demand::Session),
     ("POST", "/signout", Demand::Session),
+    ("POST", "/api/messages", Demand::Open),
+    ("POST", "/webhook/decisions", Demand::Open),
     ("POST", "/api/v1/login", Demand::Open),
     ("GET", "/api/v1/me", Demand::Person),
     ("GET", "/api/v1/requests", Demand::Person),
@@ -139,6 +141,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/requests/{id}/passkey/options", post(passkeys::decide_options))
         .route("/session", get(session::show))
         .route("/signout", post(session::sign_out))
+        .route("/api/messages", post(crate::channels::teams::door::messages))
+        .route("/webhook/decisions", post(crate::channels::webhook::door::decisions))
         .route("/api/v1/login", post(sign::login))
         .route("/api/v1/me", get(sign::me))
         .route("/api/v1/requests", get(requests::list))
@@ -248,17 +252,20 @@ fn bearer(broker: &Broker, headers: &axum::http::HeaderMap) -> Result<HumanId, R
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else { return Err(unknown()) };
     let token = value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).ok_or_else(unknown)?;
-    // The token has 256 random bits and is looked up by its digest: no timing tells anything.
+    let human =
+        person_of(broker, &Digest::of("person-token", token.as_bytes())).ok_or_else(unknown)?;
+    broker.calls.take("person", human.as_str(), broker.now())?;
+    Ok(human)
+}
+
+/// The active person whose token has this digest. A token has 256 random bits and is looked up by
+/// its digest: no timing tells anything.
+pub fn person_of(broker: &Broker, token: &Digest) -> Option<HumanId> {
     let authority = broker.authority();
-    let known =
-        authority.tokens.get(&Digest::of("person-token", token.as_bytes())).ok_or_else(unknown)?;
+    let known = authority.tokens.get(token)?;
     let active = authority.humans.get(&known.subject).is_some_and(|h| h.active);
-    let now = broker.now();
-    if known.spent || known.expires_at <= now || !active {
-        return Err(unknown());
-    }
-    broker.calls.take("person", known.subject.as_str(), now)?;
-    Ok(known.subject.clone())
+    let good = !known.spent && known.expires_at > broker.now() && active;
+    good.then(|| known.subject.clone())
 }
 
 impl axum::extract::FromRequestParts<Arc<Broker>> for Person {

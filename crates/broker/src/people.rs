@@ -154,6 +154,33 @@ pub async fn act(
     ))
 }
 
+/// The request as narrower terms would make it, with the verdict on them; nothing is written and
+/// nobody has voted.
+///
+/// # Errors
+/// As [`act`] on [`Intention::Narrow`], save what only a vote can be refused for.
+pub async fn preview(
+    broker: &Broker,
+    actor: &Actor,
+    id: &RequestId,
+    digest: Digest,
+    ttl_s: Option<u32>,
+    params: Option<&Value>,
+) -> Result<Loaded, Refusal> {
+    let mut loaded = broker.store.load(id).await.map_err(of_store)?.ok_or_else(no_such_request)?;
+    let step = Step {
+        broker,
+        authority: broker.authority(),
+        actor,
+        now: broker.now().max(loaded.state.last_at),
+        digest,
+        attributes: &Map::new(),
+    };
+    let narrower = step.narrower(&loaded.state, ttl_s, params);
+    loaded.state = narrower.map_err(|r| r.request_id(id.as_str()))?.1;
+    Ok(loaded)
+}
+
 /// A person's deny sticks to the identical ask for a while.
 pub(crate) fn remember_deny(broker: &Broker, terms: &Terms, at: Timestamp) {
     if let Ok(key) = terms.deny_key() {
@@ -186,6 +213,8 @@ struct Step<'a> {
 }
 
 type Staged = (Vec<Event>, Vec<Text>);
+/// The events of narrowing, the request after them, and the agent's attributes.
+type Narrower = (Vec<Event>, RequestState, Map<String, Value>);
 
 impl Step<'_> {
     fn events(&self, state: &RequestState, what: &Intention) -> Result<Staged, Refusal> {
@@ -421,6 +450,28 @@ impl Step<'_> {
         params: Option<&Value>,
         confirm: Option<&str>,
     ) -> Result<Staged, Refusal> {
+        let (mut events, next, attributes) = self.narrower(state, ttl_s, params)?;
+        let (terms, digest) = (&next.terms, next.digest);
+        let asks = next.verdict.as_ref().is_some_and(|v| v.kind == VerdictKind::Ask);
+        let signed = next.verdict.as_ref().is_some_and(|v| v.strength == Strength::Passkey);
+        // For a passkey scope the narrowing is a proposal, to be signed.
+        if asks && !signed && next.phase.is_open() {
+            let seen = next.last_seen;
+            let mut vote =
+                self.voted(&next, terms, digest, Decision::Approve, seen, "", None, &attributes)?;
+            vote.confirmed = self.confirmed(terms, confirm)?;
+            events.push(Event::Voted(vote));
+        }
+        Ok((events, Vec::new()))
+    }
+
+    /// The narrower terms and their verdict, the request as it then is, and the agent's attributes.
+    fn narrower(
+        &self,
+        state: &RequestState,
+        ttl_s: Option<u32>,
+        params: Option<&Value>,
+    ) -> Result<Narrower, Refusal> {
         let old = &state.terms;
         let scope = self.authority.catalog.get(&old.template).ok_or_else(|| {
             refuse(
@@ -466,18 +517,7 @@ impl Step<'_> {
         });
         next.apply(u64::MAX, &decided, Rights::Now(&self.authority))
             .map_err(|v| of_violation(&v))?;
-        let mut events = vec![narrowed, decided];
-        let asks = next.verdict.as_ref().is_some_and(|v| v.kind == VerdictKind::Ask);
-        let signed = next.verdict.as_ref().is_some_and(|v| v.strength == Strength::Passkey);
-        // For a passkey scope the narrowing is a proposal, to be signed.
-        if asks && !signed && next.phase.is_open() {
-            let seen = next.last_seen;
-            let mut vote =
-                self.voted(&next, &terms, digest, Decision::Approve, seen, "", None, &attributes)?;
-            vote.confirmed = self.confirmed(&terms, confirm)?;
-            events.push(Event::Voted(vote));
-        }
-        Ok((events, Vec::new()))
+        Ok((vec![narrowed, decided], next, attributes))
     }
 
     fn commit(&self, texts: &mut Vec<Text>, name: String, text: &str) -> Result<Digest, Refusal> {

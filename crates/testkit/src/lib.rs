@@ -5,3 +5,4 @@
 
 pub mod authenticator;
 pub mod canary;
+pub mod teams;

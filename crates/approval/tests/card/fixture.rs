@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use grantwright_approval::sheet::Sheet;
 use grantwright_approval::{Card, Material, card, render_text};
 use grantwright_domain::authority::{Agent, Human, Instance, Ownership};
 use grantwright_domain::event::{Attributes, Decided, Decision, Requested, Voted};
@@ -61,6 +62,8 @@ pub struct Ask {
     pub texts: BTreeMap<u64, String>,
     pub verdict: Verdict,
     pub later: Vec<Event>,
+    /// When the card is looked at.
+    pub seen_at: Timestamp,
 }
 
 impl Ask {
@@ -110,6 +113,7 @@ impl Ask {
             texts: BTreeMap::new(),
             verdict,
             later: Vec::new(),
+            seen_at: now(),
         }
     }
 
@@ -184,8 +188,14 @@ impl Ask {
             unusual: &["first time in production".into()],
             preview: json!({ "audience": "https://data.example", "params": { "dataset": dataset } }),
             revocable: None,
-            now: now(),
+            now: self.seen_at,
         })
+    }
+
+    /// The sheet of the card on a channel.
+    pub fn sheet(&self, channel: &str) -> Sheet {
+        let link = "https://broker.example/requests/r-1".into();
+        Sheet::new(self.card(), &self.state(), &self.scope, channel, link)
     }
 
     pub fn text(&self) -> String {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "fixtures of tests, outside `#[test]`")]
 
+mod adaptive;
 mod fixture;
 mod html;
 mod invariant_09;

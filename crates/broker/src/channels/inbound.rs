@@ -2,6 +2,7 @@
 //! the one decision function.
 
 use grantwright_approval::channel::{Press, Verified, Wish};
+use grantwright_approval::webhook;
 use grantwright_domain::{Digest, HumanId};
 use grantwright_wire::Refusal;
 
@@ -12,8 +13,9 @@ use crate::people::{self, Actor, Intention};
 
 /// Kind of the rows that remember deliveries.
 const SEEN: &str = "chan-seen";
-/// For how long a delivery is remembered: longer than its time may be off, both ways.
-const SEEN_MS: i64 = 15 * 60_000;
+/// For how long a delivery is remembered: longer than it could come again. A token of the Bot
+/// Service, with which an activity of Teams could, lives a day at most.
+const SEEN_MS: i64 = 25 * 3_600_000;
 
 /// What came of a press.
 #[derive(Debug)]
@@ -71,7 +73,15 @@ async fn act(broker: &Broker, channel: &'static str, press: &Press) -> Result<Ou
     if !first_time(broker, &press.account.tenant, channel, &press.delivery).await? {
         return Ok(Outcome::Repeated);
     }
-    let human: Option<HumanId> = broker.authority().accounts.get(&press.account).cloned();
+    let human: Option<HumanId> = match channel {
+        // A tool outside has no accounts: it hands in the person's own token, by its digest.
+        webhook::NAME => {
+            let token = Digest::parse(&press.account.account).ok();
+            let human = token.and_then(|token| crate::http::person_of(broker, &token));
+            Some(human.ok_or_else(not_signed_in)?)
+        }
+        _ => broker.authority().accounts.get(&press.account).cloned(),
+    };
     let Some(human) = human else {
         return link::offer(broker, &press.account, &press.shown_name).await.map(Outcome::Unlinked);
     };
@@ -91,6 +101,15 @@ async fn act(broker: &Broker, channel: &'static str, press: &Press) -> Result<Ou
     let actor = Actor { human, channel };
     let loaded = people::act(broker, &actor, &press.request, press.digest, &what).await?;
     Ok(Outcome::Done(Box::new(loaded)))
+}
+
+fn not_signed_in() -> Refusal {
+    refuse(
+        401,
+        "not_signed_in",
+        "no valid token of the deciding person came with this decision",
+        "send the person's own `Authorization: Bearer <token>`, under a new webhook-id",
+    )
 }
 
 /// Remembers a delivery; false when it came before.

@@ -34,7 +34,7 @@ use crate::rates::Rates;
 use crate::rpc::broker::BrokerService;
 use crate::rpc::enrolment::EnrolmentService;
 use crate::vouch::Vouch;
-use crate::{end, http, policies, wake};
+use crate::{end, http, oidc, policies, wake};
 
 /// Largest gRPC message.
 const MAX_MESSAGE: usize = 256 << 10;
@@ -146,7 +146,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mac = keys.read("mac.key")?;
     let salt_key = Digest::of("salt-key", mac.expose_secret().trim().as_bytes()).0;
     let channels = channels(&config, &store, &clock).await?;
+    let oidc = identity_provider(&config, &public_url)?;
     let broker = Arc::new(Broker {
+        oidc,
         store,
         policy: RwLock::new(policy),
         minters,
@@ -229,6 +231,17 @@ async fn serve(config: Config) -> Result<(), StartError> {
         let _ = std::fs::remove_file(ready);
     }
     ended
+}
+
+/// The identity provider that the configuration names.
+fn identity_provider(
+    config: &Config,
+    public_url: &str,
+) -> Result<Option<oidc::Provider>, StartError> {
+    let Some(section) = &config.oidc else { return Ok(None) };
+    let secret = section.client_secret_file.as_deref().map(read_secret).transpose()?;
+    let secret = secret.map(|s| Secret::new(s.expose_secret().trim().to_owned()));
+    oidc::Provider::new(section.clone(), public_url, secret).map(Some)
 }
 
 /// Opens the store with its two keys.

@@ -51,6 +51,8 @@ pub struct Broker {
     pub party: Party,
     /// Wakes who waits.
     pub wake: Wake,
+    /// The company's identity provider.
+    pub oidc: Option<crate::oidc::Provider>,
     /// Random bytes for ids and salts.
     pub random: Random,
     /// People's denies that still stick, by agent, scope and parameters.

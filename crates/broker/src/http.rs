@@ -1,6 +1,7 @@
 //! The HTTP doors: people and operators (with a person's token), the log, discovery and health.
 
 pub mod ceremony;
+pub mod accounts;
 pub mod console;
 mod guard;
 pub mod leases;
@@ -9,6 +10,7 @@ pub mod listen;
 mod listen_tests;
 pub mod log;
 pub mod login;
+pub mod oidc;
 pub mod open;
 pub mod operators;
 pub mod passkeys;
@@ -85,6 +87,8 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("POST", "/account/passkeys/{id}/remove", Demand::Session),
     ("POST", "/requests/{id}/passkey", Demand::Session),
     ("POST", "/requests/{id}/passkey/options", Demand::Session),
+    ("GET", "/oidc/start", Demand::Open),
+    ("GET", "/oidc/callback", Demand::Open),
     ("GET", "/session", Demand::Session),
     ("POST", "/signout", Demand::Session),
     ("POST", "/api/messages", Demand::Open),
@@ -107,6 +111,7 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("POST", "/api/v1/agents/{name}/revoke", Demand::Operator),
     ("GET", "/api/v1/people", Demand::Operator),
     ("POST", "/api/v1/people", Demand::Operator),
+    ("POST", "/api/v1/people/{id}/account", Demand::Operator),
     ("POST", "/api/v1/people/{id}/token", Demand::Operator),
     ("POST", "/api/v1/people/{id}/link", Demand::Operator),
     ("GET", "/api/v1/people/{id}/passkeys", Demand::Operator),
@@ -139,6 +144,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/account/passkeys/{id}/remove", post(passkeys::remove))
         .route("/requests/{id}/passkey", post(passkeys::decide))
         .route("/requests/{id}/passkey/options", post(passkeys::decide_options))
+        .route("/oidc/start", get(oidc::start))
+        .route("/oidc/callback", get(oidc::callback))
         .route("/session", get(session::show))
         .route("/signout", post(session::sign_out))
         .route("/api/messages", post(crate::channels::teams::door::messages))
@@ -159,6 +166,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/api/v1/agents/{name}/join", post(operators::join))
         .route("/api/v1/agents/{name}/revoke", post(operators::revoke_agent))
         .route("/api/v1/people", get(operators::people).post(operators::set_person))
+        .route("/api/v1/people/{id}/account", post(accounts::set))
         .route("/api/v1/people/{id}/token", post(operators::token))
         .route("/api/v1/people/{id}/link", post(operators::link))
         .route("/api/v1/people/{id}/passkeys", get(passkeys::list))

@@ -22,6 +22,7 @@ mod issue;
 mod keys;
 #[cfg(test)]
 mod passkey_tests;
+mod oidc;
 mod people;
 mod policies;
 mod rates;

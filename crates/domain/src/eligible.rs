@@ -28,6 +28,9 @@ pub enum Ineligible {
     /// Not in every group the verdict names.
     #[error("not in the group that policy names")]
     NotInGroup,
+    /// Was in the group by the identity provider's word, which is stale.
+    #[error("the identity provider's word on their groups is stale; signing in renews it")]
+    StaleMembership,
     /// Changed the agent, its owner or the group in the last 24 hours.
     #[error("changed the agent, its owner or the group in the last 24 hours")]
     RecentChange,
@@ -50,6 +53,7 @@ impl Ineligible {
             Self::Delegate => "delegate_approval",
             Self::OwnersToken => "owners_token",
             Self::NotInGroup => "not_in_group",
+            Self::StaleMembership => "stale_membership",
             Self::RecentChange => "recent_change",
             Self::Channel => "channel_not_allowed",
             Self::NotAsked => "not_asked",
@@ -99,7 +103,10 @@ pub fn check(
     if verdict.approvers.is_empty()
         || !verdict.approvers.iter().all(|g| authority.in_group(human, g, now))
     {
-        return Err(Ineligible::NotInGroup);
+        let was = |g| authority.claimed.get(human).is_some_and(|c| c.groups.contains(g));
+        let only_stale = !verdict.approvers.is_empty()
+            && verdict.approvers.iter().all(|g| was(g) || authority.in_group(human, g, now));
+        return Err(if only_stale { Ineligible::StaleMembership } else { Ineligible::NotInGroup });
     }
     if authority.changed_recently(human, &request.terms.agent, &verdict.approvers, now) {
         return Err(Ineligible::RecentChange);

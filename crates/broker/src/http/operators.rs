@@ -17,16 +17,16 @@ use grantwright_wire::Refusal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Operator, Person, Shared, body, session, sign};
+use super::{Answer, Operator, Person, Shared, accounts, body, session, sign};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 use crate::{end, policies};
 
-fn malformed(detail: impl ToString) -> Refusal {
+pub(super) fn malformed(detail: impl ToString) -> Refusal {
     refuse(400, "malformed", detail.to_string(), "see docs/api.md for this call's fields")
 }
 
-async fn commit(broker: &Broker, event: Event) -> Result<(), Refusal> {
+pub(super) async fn commit(broker: &Broker, event: Event) -> Result<(), Refusal> {
     broker.consistent()?;
     match broker.commit(Transition::authority(vec![event])).await {
         Ok(_) => Ok(()),
@@ -179,14 +179,14 @@ struct SetPerson {
 fn person_json(broker: &Broker, id: &HumanId) -> Value {
     let authority = broker.authority();
     let Some(human) = authority.humans.get(id) else { return Value::Null };
-    json!({ "id": id, "active": human.active, "operator": human.operator, "groups": authority.groups_of(id, broker.now()) })
+    json!({ "id": id, "active": human.active, "operator": human.operator, "groups": authority.groups_of(id, broker.now()), "accounts": accounts::of(broker, id) })
 }
 
 /// All people.
 pub async fn people(State(broker): Shared, _: Operator) -> Answer {
     let authority = broker.authority();
     let shown: Vec<Value> = authority.humans.keys().map(|id| person_json(&broker, id)).collect();
-    Ok(Json(json!({ "people": shown })))
+    Ok(Json(json!({ "people": shown, "waiting": accounts::waiting(&broker).await? })))
 }
 
 /// Registers a person, or changes them; what is not named stays.

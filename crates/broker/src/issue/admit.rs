@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError};
 
 use grantwright_domain::id::IdempotencyKey;
 use grantwright_domain::{
-    Authority, Digest, LeaseId, ParamValue, Params, RequestId, Scope, ScopeName, Terms, Timestamp,
-    canonical, param, text,
+    Authority, Digest, HumanId, LeaseId, ParamValue, Params, RequestId, Scope, ScopeName, Terms,
+    Timestamp, canonical, param, text,
 };
 use grantwright_store::KeyClaim;
 use grantwright_wire::Refusal;
@@ -13,6 +13,7 @@ use grantwright_wire::v1::AskRequest;
 
 use crate::core::{Broker, Caller};
 use crate::error::{of_store, refuse};
+use crate::oidc::OidcError;
 
 /// Longest reason, in characters.
 pub const MAX_REASON: usize = 2000;
@@ -42,6 +43,7 @@ pub(super) struct Checked {
     pub(super) open: Params,
     pub(super) sensitive: Params,
     pub(super) ttl_s: u32,
+    pub(super) on_behalf_of: Option<HumanId>,
     pub(super) reason: String,
     pub(super) task: String,
     pub(super) workload: String,
@@ -104,14 +106,10 @@ pub async fn admit(
         refuse(400, "bad_params", e.to_string(), "correct the parameter and ask again")
     })?;
     let ttl_s = lifetime(broker, &scope, ask.ttl_s)?;
-    if !ask.on_behalf_of.is_empty() {
-        return Err(refuse(
-            400,
-            "on_behalf_of_unverified",
-            "no identity provider is configured, so nobody's token can be verified",
-            "leave `on_behalf_of` out, or say it in `reason`",
-        ));
-    }
+    let on_behalf_of = match ask.on_behalf_of.as_str() {
+        "" => None,
+        token => Some(on_behalf_of(broker, &authority, token, at).await?),
+    };
     let renews = match ask.renews.as_str() {
         "" => None,
         lease => Some(
@@ -138,6 +136,7 @@ pub async fn admit(
             open,
             sensitive,
             ttl_s,
+            on_behalf_of,
             reason: ask.reason,
             task: ask.task,
             workload: ask.workload,
@@ -146,6 +145,44 @@ pub async fn admit(
             known_size: ask.known_size,
         }),
     }))
+}
+
+/// The person whose ID token came with the ask. What is not proven never enters the terms: the agent
+/// may say it in its reason, as its own words.
+async fn on_behalf_of(
+    broker: &Broker,
+    authority: &Authority,
+    token: &str,
+    at: Timestamp,
+) -> Result<HumanId, Refusal> {
+    let unproven = |status: u16, detail: String| {
+        refuse(
+            status,
+            "on_behalf_of_unverified",
+            detail,
+            "leave `on_behalf_of` out, or send a fresh ID token of the person for this broker",
+        )
+    };
+    let Some(provider) = &broker.oidc else {
+        let detail = "no identity provider is configured, so nobody's token can be verified";
+        return Err(unproven(400, detail.into()));
+    };
+    let verified = match provider.verify(token, at).await {
+        Ok(verified) => verified,
+        Err(e @ OidcError::Unreachable) => {
+            return Err(unproven(503, e.to_string()).retry_after_ms(5000));
+        }
+        Err(e) => return Err(unproven(400, e.to_string())),
+    };
+    match authority.identified(provider.issuer(), verified.subject()) {
+        Some(human) if authority.humans.get(human).is_some_and(|h| h.active) => Ok(human.clone()),
+        _ => Err(refuse(
+            403,
+            "on_behalf_of_unknown",
+            "the token is genuine, but its account is no active person's here",
+            "an operator links the account to the person",
+        )),
+    }
 }
 
 /// The request a key is bound to, when the body and the sidecar are the same.

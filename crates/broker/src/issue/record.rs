@@ -108,7 +108,7 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         instance: ask.caller.instance.clone(),
         workload: ask.workload,
         delegation: Vec::new(),
-        on_behalf_of: None,
+        on_behalf_of: ask.on_behalf_of,
         scope: ask.scope.name.clone(),
         template: ask.template,
         params: ask.open,

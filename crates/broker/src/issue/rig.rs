@@ -312,6 +312,7 @@ impl Rig {
             waits: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
             salt_key,
+            oidc: None,
             vouch: crate::vouch::Vouch::new(&[9; 32]),
             sealed: Mutex::default(),
             inconsistent: false.into(),

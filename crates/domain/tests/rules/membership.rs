@@ -165,7 +165,8 @@ fn invariant_11_membership_by_claim_holds_at_the_vote_and_at_the_mint() {
         state.apply(&event).expect("asked");
     }
     let ballot = vote(&state, "r-2", "bob", HOUR_MS + 1);
-    refused(&mut state, &ballot, "eligible");
+    let violation = state.apply(&ballot).expect_err("stale at the vote");
+    assert_eq!((violation.rule, violation.code), ("eligible", "stale_membership"));
 }
 
 #[test]

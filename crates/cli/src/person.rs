@@ -26,6 +26,9 @@ pub enum Command {
         /// May no longer act.
         #[arg(long)]
         inactive: bool,
+        /// Also link this account at the broker's identity provider to them.
+        #[arg(long, value_name = "SUBJECT", conflicts_with = "inactive")]
+        oidc_subject: Option<String>,
     },
     /// Everyone who is registered.
     List,
@@ -39,6 +42,20 @@ pub enum Command {
         /// Write it here (mode 0600) instead of printing it.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+    },
+    /// Say whose an account at the company's identity provider is.
+    LinkAccount {
+        /// The person.
+        id: String,
+        /// The account there, as its tokens name it.
+        #[arg(long, value_name = "SUBJECT")]
+        oidc_subject: String,
+        /// The provider; the broker's own unless given.
+        #[arg(long, value_name = "ISSUER")]
+        oidc_issuer: Option<String>,
+        /// It is theirs no longer.
+        #[arg(long)]
+        unlink: bool,
     },
     /// Make a one-time link for a person.
     Link {
@@ -81,10 +98,16 @@ impl Purpose {
 pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
     let api = Api::of_person(settings)?;
     match command {
-        Command::Set { id, operator, inactive } => {
+        Command::Set { id, operator, inactive, oidc_subject } => {
             let id = HumanId::parse(&id).map_err(Failure::unable)?;
             let body = json!({"id": id, "operator": operator, "active": !inactive});
-            let person = api.post("/api/v1/people", &body).await?;
+            let mut person = api.post("/api/v1/people", &body).await?;
+            if let Some(subject) = oidc_subject {
+                let path = format!("/api/v1/people/{id}/account");
+                let linked = api.post(&path, &json!({"subject": subject})).await?;
+                let accounts = linked.get("accounts").cloned().unwrap_or_default();
+                put(&mut person, "accounts", accounts);
+            }
             Ok(out.either(&person, |out| {
                 out.line(match (inactive, operator) {
                     (true, _) => format!("{id} may no longer act"),
@@ -125,6 +148,18 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
                         out.note(format!("acts as {id} until {until}; shown once"));
                     }
                 }
+            }))
+        }
+        Command::LinkAccount { id, oidc_subject, oidc_issuer, unlink } => {
+            let id = HumanId::parse(&id).map_err(Failure::unable)?;
+            let mut body = json!({"subject": oidc_subject, "unlink": unlink});
+            if let Some(issuer) = oidc_issuer {
+                put(&mut body, "issuer", issuer);
+            }
+            let person = api.post(&format!("/api/v1/people/{id}/account"), &body).await?;
+            Ok(out.either(&person, |out| {
+                let whose = if unlink { "no longer that of" } else { "that of" };
+                out.line(format!("account {} is {whose} {id}", clean(&oidc_subject)));
             }))
         }
         Command::Link { id, purpose, ttl } => {

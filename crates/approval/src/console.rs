@@ -13,6 +13,7 @@ pub mod log;
 pub mod narrow;
 pub mod passkeys;
 pub mod policies;
+pub mod link;
 pub mod problem;
 pub mod request;
 pub mod story;

@@ -11,6 +11,7 @@ mod parts;
 pub mod sheet;
 pub mod show;
 pub mod teams;
+pub mod slack;
 pub mod text;
 pub mod webhook;
 

@@ -14,6 +14,10 @@ const LIFETIMES: [u32; 12] =
     [86_400, 43_200, 28_800, 14_400, 7_200, 3_600, 1_800, 900, 600, 300, 120, 60];
 /// Most members of a set that are offered one by one.
 const MEMBERS: usize = 100;
+/// Most bytes of parameters and of what will be issued that one message shows whole.
+const FITS: usize = 2400;
+/// Most parameters that one message shows.
+const PARAMS: usize = 20;
 /// Questions when the scope declares none.
 const QUESTIONS: [&str; 2] = ["Which ticket is this for?", "Who needs this, and until when?"];
 
@@ -98,6 +102,12 @@ impl Sheet {
             Approve::Console("this one is signed with a passkey")
         } else if !card.full_view.is_empty() {
             Approve::Console("a value is too long to show here: open the full view")
+        } else if card.params.iter().flat_map(|p| &p.values).map(String::len).sum::<usize>()
+            + card.issues.what.to_string().len()
+            > FITS
+            || card.params.len() > PARAMS
+        {
+            Approve::Console("there is more to see than fits here: open the full view")
         } else {
             Approve::Here
         };

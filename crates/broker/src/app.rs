@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::ca::Ca;
 use crate::channels::teams::TeamsChannel;
 use crate::channels::webhook::{self, WebhookChannel};
+use crate::channels::slack::SlackChannel;
 use crate::channels::{Channels, Courier, Desk};
 use crate::clock::{SteadyClock, SystemClock};
 use crate::config::{Config, MinterSection, VaultLogin, VaultSection};
@@ -198,6 +199,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     }
     if let Some(webhook) = &broker.channels.webhook {
         tokio::spawn(webhook::run(Arc::clone(&broker), Arc::clone(webhook)));
+    }
+    if let Some(slack) = broker.channels.slack.as_ref().filter(|s| s.socket_mode()) {
+        tokio::spawn(crate::channels::slack::run(Arc::clone(&broker), Arc::clone(slack)));
     }
     tokio::spawn(keep_certificate(Arc::clone(&broker), tls.clone(), keys));
     let rpc = tonic::transport::Server::builder()
@@ -449,6 +453,11 @@ async fn channels(
         let secrets = section.secret_files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let made = WebhookChannel::new(section, &secrets, &store.authority().origin)?;
         out.webhook = Some(Arc::new(made));
+    }
+    if let Some(section) = &config.channel.slack {
+        let slack = Arc::new(SlackChannel::new(section)?);
+        out.desks.push(Arc::new(Desk::new(Arc::clone(&slack) as Arc<dyn Courier>)));
+        out.slack = Some(slack);
     }
     Ok(out)
 }

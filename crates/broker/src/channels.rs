@@ -16,6 +16,7 @@ pub mod link;
 mod paper;
 pub mod sheet;
 pub mod teams;
+pub mod slack;
 #[cfg(test)]
 mod tests;
 pub mod webhook;
@@ -92,6 +93,8 @@ pub struct Channels {
     pub teams: Option<Arc<teams::TeamsChannel>>,
     /// The webhook, where it is configured.
     pub webhook: Option<Arc<webhook::WebhookChannel>>,
+    /// Slack, where it is configured.
+    pub slack: Option<Arc<slack::SlackChannel>>,
 }
 
 impl Channels {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::channels::teams::config::TeamsSection;
 use crate::channels::webhook::config::WebhookSection;
+use crate::channels::slack::config::SlackSection;
 use crate::error::StartError;
 
 /// `broker.toml`.
@@ -207,6 +208,9 @@ pub struct ChannelSection {
     /// One tool outside.
     #[serde(default)]
     pub webhook: Option<WebhookSection>,
+    /// Slack.
+    #[serde(default)]
+    pub slack: Option<SlackSection>,
 }
 
 /// `[limits]`; lifetimes as `15m`.
@@ -463,6 +467,9 @@ impl Config {
         for file in config.channel.webhook.iter_mut().flat_map(|w| &mut w.secret_files) {
             *file = base.join(&*file);
         }
+        if let Some(slack) = &mut config.channel.slack {
+            slack.rebase(base);
+        }
         let faults = config.faults();
         if faults.is_empty() {
             Ok(config)
@@ -515,6 +522,7 @@ impl Config {
         out.extend(self.channel.teams.iter().flat_map(TeamsSection::faults));
         out.extend(self.channel.webhook.iter().flat_map(WebhookSection::faults));
         out.extend(self.oidc.iter().flat_map(OidcSection::faults));
+        out.extend(self.channel.slack.iter().flat_map(SlackSection::faults));
         let mut names = std::collections::BTreeSet::new();
         for minter in &self.minters {
             if !names.insert(minter.name()) {

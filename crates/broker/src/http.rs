@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod console;
 mod guard;
 pub mod leases;
+pub mod link;
 pub mod listen;
 #[cfg(test)]
 mod listen_tests;
@@ -17,6 +18,7 @@ pub mod passkeys;
 pub mod requests;
 pub mod session;
 pub mod sign;
+pub mod slack;
 pub mod view;
 
 use std::sync::Arc;
@@ -123,6 +125,11 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/api/v1/policy", Demand::Person),
     ("POST", "/api/v1/policy", Demand::Operator),
     ("GET", "/api/v1/scopes", Demand::Person),
+    ("GET", "/api/v1/accounts", Demand::Person),
+    ("POST", "/api/v1/accounts/unlink", Demand::Person),
+    ("GET", "/link/{code}", Demand::Session),
+    ("POST", "/link/{code}", Demand::Session),
+    ("POST", "/slack/interactivity", Demand::Open),
 ];
 
 /// The doors.
@@ -181,6 +188,13 @@ pub fn router(broker: Arc<Broker>) -> Router {
         )
         .route("/api/v1/scopes", get(operators::scopes))
         .merge(console::routes())
+        .route("/api/v1/accounts", get(link::list))
+        .route("/api/v1/accounts/unlink", post(link::unlink))
+        .route("/link/{code}", get(link::show).post(link::confirm))
+        .route(
+            "/slack/interactivity",
+            post(slack::interactivity).layer(DefaultBodyLimit::max(slack::MOST_DELIVERY)),
+        )
         .fallback(async |headers: HeaderMap| {
             let refusal = refuse(404, "no_such_door", "there is nothing here", "see docs/api.md");
             match console::respond::reads_pages(&headers) {

@@ -6,7 +6,6 @@
 
 mod app;
 mod ca;
-#[allow(dead_code, reason = "the first channel that uses the seam comes next")]
 mod channels;
 mod clock;
 mod config;

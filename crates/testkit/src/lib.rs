@@ -6,3 +6,11 @@
 pub mod authenticator;
 pub mod canary;
 pub mod teams;
+#[allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a fake fails loudly, in the test that uses it"
+)]
+pub mod slack;

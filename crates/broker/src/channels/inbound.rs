@@ -2,11 +2,12 @@
 //! the one decision function.
 
 use grantwright_approval::channel::{Press, Verified, Wish};
+use grantwright_approval::sheet::Approve;
 use grantwright_approval::webhook;
-use grantwright_domain::{Digest, HumanId};
+use grantwright_domain::{Digest, HumanId, Strength};
 use grantwright_wire::Refusal;
 
-use super::link;
+use super::{link, sheet};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 use crate::people::{self, Actor, Intention};
@@ -17,10 +18,13 @@ const SEEN: &str = "chan-seen";
 /// Service, with which an activity of Teams could, lives a day at most.
 const SEEN_MS: i64 = 25 * 3_600_000;
 
+const CHAT: Option<Strength> = Some(Strength::Chat);
+
 /// What came of a press.
 #[derive(Debug)]
 pub enum Outcome {
     /// It was done, or had been done already.
+    #[allow(dead_code, reason = "channels that answer a press with the card read it")]
     Done(Box<grantwright_store::Loaded>),
     /// The same delivery came before: nothing happened, and nobody is told.
     Repeated,
@@ -98,6 +102,9 @@ async fn act(broker: &Broker, channel: &'static str, press: &Press) -> Result<Ou
         }
         Wish::Withdraw => Intention::Withdraw,
     };
+    if matches!(press.wish, Wish::Approve { .. }) {
+        seen_whole(broker, channel, press).await?;
+    }
     let actor = Actor { human, channel };
     let loaded = people::act(broker, &actor, &press.request, press.digest, &what).await?;
     Ok(Outcome::Done(Box::new(loaded)))
@@ -110,6 +117,18 @@ fn not_signed_in() -> Refusal {
         "no valid token of the deciding person came with this decision",
         "send the person's own `Authorization: Bearer <token>`, under a new webhook-id",
     )
+}
+
+/// What does not fit a card is approved where it can be seen whole.
+async fn seen_whole(broker: &Broker, channel: &str, press: &Press) -> Result<(), Refusal> {
+    let loaded = broker.store.load(&press.request).await.map_err(of_store)?;
+    let sheet = loaded.and_then(|l| sheet::sheet(broker, &l, channel));
+    match sheet.map(|s| (s.approve, s.votes_count && s.card.state.strength == CHAT, s.link)) {
+        Some((Approve::Console(why), true, link)) => {
+            Err(refuse(403, "full_view_required", why, format!("open {link}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Remembers a delivery; false when it came before.

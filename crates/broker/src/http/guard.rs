@@ -109,6 +109,7 @@ fn admit(public_url: &str, request: &Request) -> Result<(), Box<Refusal>> {
     }
     let most = match (request.method(), uri.path()) {
         (&Method::POST, "/api/v1/policy") => MOST_POLICY,
+        (&Method::POST, "/slack/interactivity") => super::slack::MOST_DELIVERY,
         _ => MOST_BODY,
     };
     let told = one(headers, &header::CONTENT_LENGTH).and_then(|n| n.parse::<u64>().ok());

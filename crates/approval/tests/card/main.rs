@@ -8,3 +8,4 @@ mod html;
 mod invariant_09;
 mod pretenders;
 mod shape;
+mod slack;

@@ -215,3 +215,74 @@ async fn two_brokers_do_not_both_keep_a_desk() {
     let counted: BTreeMap<_, _> = stand.wall.cards();
     assert_eq!(counted.len(), 1);
 }
+
+/// One agent floods, another asks a little; the service takes one message a second.
+#[tokio::test]
+async fn a_flood_loses_nothing_decides_nothing_and_is_fair_between_agents() {
+    const FLOOD: usize = 4000;
+    const FEW: usize = 1000;
+    let mut stand = Stand::new().await;
+    std::sync::Arc::get_mut(&mut stand.rig.broker).unwrap().config.limits.open_requests_per_agent =
+        5000;
+    let other = crate::core::Caller {
+        agent: grantwright_domain::AgentId::parse("other").unwrap(),
+        instance: grantwright_domain::InstanceId::parse("i-2").unwrap(),
+        ..stand.rig.caller.clone()
+    };
+    let broker = &stand.rig.broker;
+    let mut asks = Vec::new();
+    for n in 0..FLOOD + FEW {
+        let name: String = format!("{n:05}").bytes().map(|b| char::from(b - b'0' + b'a')).collect();
+        let params = format!(r#"{{"dataset":"{name}","rows":1}}"#);
+        let ask = stand.rig.ask("export", &params, &format!("k{n}"));
+        asks.push((if n < FLOOD { &stand.rig.caller } else { &other }, ask));
+    }
+    for some in asks.chunks(100) {
+        let issued =
+            some.iter().map(|(caller, ask)| crate::issue::issue(broker, caller, ask.clone()));
+        for outcome in futures_util::future::join_all(issued).await {
+            assert_eq!(word(&outcome.unwrap()), "pending");
+        }
+    }
+    // Each card that is shown is denied: room for the next.
+    let mut shown = Vec::new();
+    for _ in 0..600 {
+        stand.settle(1).await;
+        let cards = stand.wall.cards();
+        let open = cards.values().filter(|c| c["open"] == true).count();
+        assert!(open <= 50, "{open} cards at once");
+        for (id, card) in cards.iter().filter(|(_, c)| c["open"] == true) {
+            if !shown.iter().any(|(seen, _)| seen == id) {
+                shown.push((id.clone(), card["agent"].as_str().unwrap_or_default().to_owned()));
+                let deny = Intention::Deny { reason: None, reason_code: "not_now".into() };
+                stand.rig.act("bob", id, deny).await.unwrap();
+            }
+        }
+    }
+    let calls = stand.wall.calls.lock().unwrap().len();
+    assert!(calls <= 603, "one message a second: {calls} in 600 s");
+    let of = |agent: &str| shown.iter().filter(|(_, a)| a == agent).count();
+    assert!(shown.len() > 200, "{} were shown", shown.len());
+    assert!(of("etl").abs_diff(of("other")) <= 1, "fair: {} and {}", of("etl"), of("other"));
+    let flood =
+        stand.wall.messages.lock().unwrap().values().find_map(|m| m.body.get("flood").cloned());
+    let waiting = flood.unwrap()["waiting"].as_u64().unwrap();
+    let rest = u64::try_from(FLOOD + FEW - shown.len()).unwrap();
+    assert!(
+        waiting.abs_diff(rest) <= 16,
+        "the flood message speaks for the rest: {waiting}, {rest}"
+    );
+    // Time ends the rest, as a deny, and nothing else does.
+    stand.rig.clock.advance(3_600_000);
+    for _ in 0..=(FLOOD + FEW) / 500 {
+        crate::end::sweep_once(&stand.rig.broker).await.unwrap();
+    }
+    stand.settle(120).await;
+    let (state, _) = stand.rig.fold().await;
+    assert_eq!(state.requests.len(), FLOOD + FEW, "none is lost");
+    let denied = state.requests.values().filter(|r| r.phase == grantwright_domain::Phase::Denied);
+    assert_eq!(denied.count(), shown.len());
+    let expired = state.requests.values().filter(|r| r.phase == grantwright_domain::Phase::Expired);
+    assert_eq!(expired.count(), FLOOD + FEW - shown.len());
+    assert!(stand.wall.cards().values().all(|c| c["open"] == false));
+}

@@ -1,0 +1,23 @@
+"""The fake Slack judged by Slack's own client: Web API, Socket Mode, signatures."""
+
+import re
+import subprocess
+import unittest
+from pathlib import Path
+
+from peers import venv
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Slack(unittest.TestCase):
+    def test_slacks_own_client_speaks_to_the_fake_and_agrees_on_signatures(self):
+        reason = venv.prepare(ROOT, print)
+        if reason:
+            self.skipTest(reason)
+        done = subprocess.run(
+            ["cargo", "test", "--locked", "-p", "grantwright-testkit", "--test", "slack_sdk",
+             "--", "--ignored"], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual(done.returncode, 0, done.stdout[-3000:])
+        self.assertRegex(done.stdout, re.compile(r"^test result: ok\. [1-9]", re.M))

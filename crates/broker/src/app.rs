@@ -10,6 +10,7 @@ use grantwright_credential::Secret;
 use grantwright_domain::time::parse_ttl;
 use grantwright_domain::{Clock, Digest, Timestamp};
 use grantwright_mint::jwt::{JwtIssuer, SigningKey};
+use grantwright_mint::postgres::{PostgresConfig, PostgresMinter};
 use grantwright_mint::sts::{StsConfig, StsMinter};
 use grantwright_mint::vault::{Login, VaultConfig, VaultMinter};
 use grantwright_mint::{Minter, Unconfigured};
@@ -170,6 +171,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         salt_key,
         vouch: Vouch::new(mac.expose_secret().trim().as_bytes()),
         sealed: Mutex::default(),
+        ending: end::queue::Queue::default(),
         inconsistent: AtomicBool::new(false),
         counts: Counts::default(),
         desk: Default::default(),
@@ -188,9 +190,11 @@ async fn serve(config: Config) -> Result<(), StartError> {
         tracing::error!(lost, "mints whose outcome is unknown were found and recorded");
     }
     end::restore_denies(&broker).await.map_err(|r| told("reading denies", r))?;
+    end::queue::restore(&broker).await.map_err(|r| told("reading revocations", r))?;
     write_ready(&broker.config, grpc_addr, http_addr)?;
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
     tokio::spawn(end::sweep(Arc::clone(&broker)));
+    tokio::spawn(end::queue::work(Arc::clone(&broker)));
     for minter in broker.minters.values() {
         tokio::spawn(keep_backend(Arc::clone(minter)));
     }
@@ -347,6 +351,23 @@ fn backends(
                         timeout: std::time::Duration::from_secs(
                             parse_ttl(timeout).map_err(|e| wrong(&e))?.into(),
                         ),
+                    },
+                    Arc::clone(clock),
+                );
+                Arc::new(made.map_err(|e| wrong(&e))?)
+            }
+            MinterSection::Postgres { url, password_file, timeout, .. } => {
+                let random = random()?;
+                let password = password_file.as_deref().map(read_secret).transpose()?;
+                let made = PostgresMinter::new(
+                    PostgresConfig {
+                        url: url.clone(),
+                        password: password
+                            .map(|p| Secret::new(p.expose_secret().trim().to_owned())),
+                        timeout: std::time::Duration::from_secs(
+                            parse_ttl(timeout).map_err(|e| wrong(&e))?.into(),
+                        ),
+                        random: Arc::new(move |out: &mut [u8]| (random.0)(out)),
                     },
                     Arc::clone(clock),
                 );

@@ -273,6 +273,19 @@ pub enum MinterSection {
         #[serde(default)]
         session_token_file: Option<PathBuf>,
     },
+    /// PostgreSQL: a role per grant.
+    Postgres {
+        /// The name scopes use.
+        name: String,
+        /// `postgres://user@host/database`, without a password; loopback or a socket's folder.
+        url: String,
+        /// File with the user's password.
+        #[serde(default)]
+        password_file: Option<PathBuf>,
+        /// Longest wait for an answer, for example `10s`.
+        #[serde(default = "ten_seconds")]
+        timeout: String,
+    },
     /// HashiCorp Vault or OpenBao.
     Vault(VaultSection),
     /// Exists, and refuses with a reason.
@@ -449,6 +462,9 @@ impl Config {
             if let MinterSection::Vault(vault) = minter {
                 vault.rebase(base);
             }
+            if let MinterSection::Postgres { password_file, .. } = minter {
+                *password_file = password_file.take().map(|f| base.join(f));
+            }
             if let MinterSection::Sts {
                 access_key_id_file,
                 secret_access_key_file,
@@ -529,7 +545,7 @@ impl Config {
                 out.push(format!("minter `{}` is there twice", minter.name()));
             }
             match minter {
-                MinterSection::Sts { timeout, .. } => {
+                MinterSection::Sts { timeout, .. } | MinterSection::Postgres { timeout, .. } => {
                     if let Err(e) = parse_ttl(timeout) {
                         out.push(format!("minter `{}`: timeout: {e}", minter.name()));
                     }
@@ -572,9 +588,10 @@ impl MinterSection {
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Jwt { name, .. } | Self::Sts { name, .. } | Self::Unconfigured { name, .. } => {
-                name
-            }
+            Self::Jwt { name, .. }
+            | Self::Sts { name, .. }
+            | Self::Postgres { name, .. }
+            | Self::Unconfigured { name, .. } => name,
             Self::Vault(vault) => &vault.name,
         }
     }

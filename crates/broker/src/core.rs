@@ -79,6 +79,8 @@ pub struct Broker {
     pub vouch: Vouch,
     /// Sealed copies that are kept, to whom and since when.
     pub sealed: Mutex<HashMap<RequestId, (InstanceId, Timestamp)>>,
+    /// Revocations that their backend has not done yet.
+    pub ending: crate::end::queue::Queue,
     /// A sidecar showed a checkpoint that this log signed and does not extend: nothing is appended.
     pub inconsistent: AtomicBool,
     /// Counters for `/metrics`.

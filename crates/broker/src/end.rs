@@ -1,13 +1,15 @@
 //! Step 8: how requests and leases end by themselves, by people, and after a crash.
 
+pub mod queue;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use grantwright_domain::event::{Cancelled, Expired, Revoked, Unknown};
-use grantwright_domain::request::LeaseState;
+use grantwright_domain::request::{Lease, LeaseState};
 use grantwright_domain::{AgentId, Event, InstanceId, LeaseId, RequestId, RequestState, Timestamp};
 use grantwright_mint::Ended;
-use grantwright_store::{LeaseFilter, RequestFilter, StoreError, Transition};
+use grantwright_store::{LeaseFilter, LeaseSummary, RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
 
 use crate::core::Broker;
@@ -185,21 +187,7 @@ pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result
     };
     let id = state.terms.request_id.clone();
     let agent = state.terms.agent.clone();
-    let authority = broker.authority();
-    let effect = match authority
-        .catalog
-        .get(&state.terms.template)
-        .and_then(|s| broker.minters.get(&s.minter))
-    {
-        Some(minter) => minter.revoke(&lease).await,
-        None => Ended {
-            ended: false,
-            effect: format!(
-                "its backend is not configured; it ends by itself at {}",
-                lease.expires_at
-            ),
-        },
-    };
+    let effect = at_backend(broker, &state, &lease).await;
     let event = Event::Revoked(Revoked {
         at: broker.now().max(state.last_at),
         digest: state.digest,
@@ -212,9 +200,28 @@ pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result
     let mut transition = Transition::at(state, vec![event]);
     transition.side.delete_sealed = true;
     broker.commit(transition).await.map_err(of_store)?;
+    if lease.revocable && !effect.ended {
+        broker.ending.push(lease.id.clone(), id.clone(), broker.now());
+    }
     broker.wake.tell(Tidings::Ended(agent, lease.id));
     broker.wake.changed(&id);
     Ok(effect)
+}
+
+/// What ending a lease does at its backend.
+async fn at_backend(broker: &Broker, state: &RequestState, lease: &Lease) -> Ended {
+    let authority = broker.authority();
+    let scope = authority.catalog.get(&state.terms.template);
+    match scope.and_then(|s| broker.minters.get(&s.minter)) {
+        Some(minter) => minter.revoke(lease).await,
+        None => Ended {
+            ended: false,
+            effect: format!(
+                "its backend is not configured; it ends by itself at {}",
+                lease.expires_at
+            ),
+        },
+    }
 }
 
 /// What ending an agent's right did.
@@ -302,8 +309,11 @@ async fn end_requests(
     }
 }
 
+/// How many leases are ended at a time: they share commits, and backends are not flooded.
+const AT_ONCE: usize = 32;
+
 async fn end_leases(
-    broker: &Broker,
+    broker: &Arc<Broker>,
     agent: &AgentId,
     instance: Option<&InstanceId>,
     by: &str,
@@ -312,29 +322,61 @@ async fn end_leases(
     let now = broker.now();
     let mut filter =
         LeaseFilter { live: true, agent: Some(agent.clone()), ..LeaseFilter::default() };
+    let mut work = tokio::task::JoinSet::new();
     loop {
         let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Some(last) = page.last() else { break };
         filter.before = Some(last.first_index);
         for summary in page {
             if instance.is_some_and(|i| *i != summary.instance) || summary.expires_at <= now {
                 continue;
             }
-            for _ in 0..RETRIES {
-                let Some(loaded) = broker.store.load(&summary.request).await.map_err(of_store)?
-                else {
-                    break;
-                };
-                match end_lease(broker, loaded.state, by).await {
-                    Ok(ended) => {
-                        done.leases.push((summary.id.clone(), summary.expires_at, ended));
-                        break;
-                    }
-                    Err(refusal) if refusal.code == "changed_meanwhile" => {}
-                    Err(refusal) if refusal.code == "not_live" => break,
-                    Err(refusal) => return Err(refusal),
-                }
+            if work.len() >= AT_ONCE {
+                take(work.join_next().await, done)?;
             }
+            let (broker, by) = (Arc::clone(broker), by.to_owned());
+            work.spawn(async move { end_one(&broker, summary, &by).await });
         }
     }
+    while let Some(one) = work.join_next().await {
+        take(Some(one), done)?;
+    }
+    Ok(())
+}
+
+type One = Result<Option<(LeaseId, Timestamp, Ended)>, Refusal>;
+
+fn take(
+    one: Option<Result<One, tokio::task::JoinError>>,
+    done: &mut AgentEnd,
+) -> Result<(), Refusal> {
+    match one {
+        Some(Ok(Ok(Some(ended)))) => done.leases.push(ended),
+        Some(Ok(Ok(None))) | None => {}
+        Some(Ok(Err(refusal))) => return Err(refusal),
+        Some(Err(_)) => {
+            return Err(refuse(
+                503,
+                "internal",
+                "the broker failed within",
+                "revoke again: what ended stays ended",
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn end_one(broker: &Broker, summary: LeaseSummary, by: &str) -> One {
+    for _ in 0..RETRIES {
+        let Some(loaded) = broker.store.load(&summary.request).await.map_err(of_store)? else {
+            break;
+        };
+        match end_lease(broker, loaded.state, by).await {
+            Ok(ended) => return Ok(Some((summary.id, summary.expires_at, ended))),
+            Err(refusal) if refusal.code == "changed_meanwhile" => {}
+            Err(refusal) if refusal.code == "not_live" => break,
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Ok(None)
 }

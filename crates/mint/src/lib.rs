@@ -7,6 +7,7 @@
 
 pub mod conformance;
 pub mod jwt;
+pub mod postgres;
 pub mod sts;
 pub mod vault;
 
@@ -20,4 +21,5 @@ pub use minter::{Backend, BoxFuture, Declaration, Ended, Minted, Minter, Signer}
 pub use unconfigured::Unconfigured;
 
 /// Every backend there is, in the order of the documentation.
-pub const BACKENDS: [Backend; 3] = [jwt::BACKEND, sts::BACKEND, vault::BACKEND];
+pub const BACKENDS: [Backend; 4] =
+    [jwt::BACKEND, sts::BACKEND, vault::BACKEND, postgres::BACKEND];

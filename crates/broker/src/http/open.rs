@@ -59,5 +59,16 @@ pub async fn metrics(State(broker): Shared) -> Response {
     out.push_str(&format!("# HELP grantwright_clock_jumped 1 while the clock differs from the time that passed and nothing is issued\n# TYPE grantwright_clock_jumped gauge\ngrantwright_clock_jumped {jumped}\n"));
     let head = broker.store.head();
     out.push_str(&format!("# HELP grantwright_log_leaves leaves in the log\n# TYPE grantwright_log_leaves gauge\ngrantwright_log_leaves {}\n", head.size));
+    let (waiting, oldest_ms) = broker.ending.waiting(broker.now());
+    for (name, help, value) in [
+        ("grantwright_revocations_waiting", "revocations that their backend has not done yet", waiting),
+        (
+            "grantwright_revocation_oldest_seconds",
+            "how long the oldest of them has been waiting",
+            oldest_ms / 1000,
+        ),
+    ] {
+        out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"));
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
 }

@@ -75,6 +75,8 @@ pub struct Backend {
     pub answers: Mutex<Vec<Answer>>,
     /// Revocations.
     pub revoked: AtomicU64,
+    /// How many revocations it does not do.
+    pub stubborn: AtomicU64,
 }
 
 /// The backend as the broker holds it.
@@ -111,6 +113,11 @@ impl Minter for Door {
     }
     fn revoke<'a>(&'a self, _: &'a Lease) -> BoxFuture<'a, Ended> {
         self.0.revoked.fetch_add(1, Ordering::SeqCst);
+        let less = |left: u64| left.checked_sub(1);
+        if self.0.stubborn.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            let effect = "not ended: the backend is away".into();
+            return Box::pin(std::future::ready(Ended { ended: false, effect }));
+        }
         Box::pin(std::future::ready(Ended { ended: true, effect: "the account is gone".into() }))
     }
 }
@@ -315,6 +322,7 @@ impl Rig {
             oidc: None,
             vouch: crate::vouch::Vouch::new(&[9; 32]),
             sealed: Mutex::default(),
+            ending: crate::end::queue::Queue::default(),
             inconsistent: false.into(),
             counts: Counts::default(),
             desk: Default::default(),

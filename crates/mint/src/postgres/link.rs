@@ -1,0 +1,257 @@
+//! The connection to PostgreSQL, and quoting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grantwright_credential::Secret;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_postgres::config::Host;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+use crate::SetupError;
+
+/// How long a session may take to end, in milliseconds.
+const SESSION_END_MS: i64 = 2000;
+
+/// Why a statement had no effect that is known of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    /// No connection: nothing was sent.
+    #[error("away: {0}")]
+    Away(String),
+    /// Sent, and no answer came; `backend` is the session's process at the server.
+    #[error("no answer: {said}")]
+    Lost {
+        /// What went wrong.
+        said: String,
+        /// Process id at the server.
+        backend: i32,
+    },
+    /// The server refused it.
+    #[error("{state}: {said}")]
+    Refused {
+        /// SQLSTATE.
+        state: String,
+        /// Its words.
+        said: String,
+    },
+}
+
+impl Fault {
+    /// Chosen words.
+    pub(super) fn told(&self) -> &'static str {
+        match self {
+            Self::Away(_) => "PostgreSQL cannot be reached",
+            Self::Lost { .. } => "PostgreSQL's answer was lost",
+            Self::Refused { .. } => "PostgreSQL refused",
+        }
+    }
+}
+
+struct Link {
+    client: Client,
+    backend: i32,
+}
+
+/// One connection, made when it is needed and anew when it is lost. Statements of several grants are
+/// pipelined on it; each message is a transaction of its own.
+pub(super) struct Links {
+    config: Config,
+    longest: Duration,
+    held: Mutex<Option<Arc<Link>>>,
+}
+
+impl Links {
+    pub(super) fn new(
+        url: &str,
+        password: Option<&Secret<String>>,
+        longest: Duration,
+    ) -> Result<Self, SetupError> {
+        let mut config: Config =
+            url.parse().map_err(|_| SetupError("postgres: the URL does not parse"))?;
+        if config.get_password().is_some() {
+            return Err(SetupError("postgres: a password belongs into a file, not into the URL"));
+        }
+        let here = |host: &Host| match host {
+            Host::Tcp(name) => {
+                name == "localhost"
+                    || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+            Host::Unix(_) => true,
+        };
+        if config.get_hosts().is_empty() || !config.get_hosts().iter().all(here) {
+            return Err(SetupError(
+                "postgres: the connection is not encrypted, so the host must be loopback or a \
+                 socket's folder; a TLS proxy beside the broker reaches others",
+            ));
+        }
+        if let Some(password) = password {
+            config.password(password.expose_secret());
+        }
+        config.connect_timeout(longest.min(Duration::from_secs(3)));
+        config.application_name("grantwright");
+        Ok(Self { config, longest, held: Mutex::new(None) })
+    }
+
+    async fn link(&self) -> Result<Arc<Link>, Fault> {
+        let mut held = self.held.lock().await;
+        if let Some(link) = held.as_ref().filter(|l| !l.client.is_closed()) {
+            return Ok(Arc::clone(link));
+        }
+        let away = |e: tokio_postgres::Error| Fault::Away(chain(&e));
+        let late = |_| Fault::Away("no connection in time".into());
+        let connected = timeout(self.longest, self.config.connect(NoTls)).await.map_err(late)?;
+        let (client, connection) = connected.map_err(away)?;
+        // Ends when the client is dropped; what went wrong, the client's calls say.
+        tokio::spawn(async move { drop(connection.await) });
+        let asked = client.query_one("SELECT pg_backend_pid()", &[]);
+        let row = timeout(self.longest, asked).await.map_err(late)?.map_err(away)?;
+        let backend = row.try_get(0).map_err(away)?;
+        let link = Arc::new(Link { client, backend });
+        *held = Some(Arc::clone(&link));
+        Ok(link)
+    }
+
+    async fn forget(&self, link: &Arc<Link>) {
+        let mut held = self.held.lock().await;
+        if held.as_ref().is_some_and(|h| Arc::ptr_eq(h, link)) {
+            *held = None;
+        }
+    }
+
+    async fn settled<T>(
+        &self,
+        link: &Arc<Link>,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Fault> {
+        let lost = |said: String| Fault::Lost { said, backend: link.backend };
+        let fault = match timeout(self.longest, work).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(e)) => match e.as_db_error() {
+                // Class 57: the server ended the session, maybe after the work.
+                Some(db) if !db.code().code().starts_with("57") => Fault::Refused {
+                    state: db.code().code().to_owned(),
+                    said: db.message().to_owned(),
+                },
+                _ => lost(chain(&e)),
+            },
+            Err(_) => lost("none in time".into()),
+        };
+        if matches!(fault, Fault::Lost { .. }) {
+            self.forget(link).await;
+        }
+        Err(fault)
+    }
+
+    /// Runs statements as one transaction.
+    pub(super) async fn run(&self, sql: &str) -> Result<(), Fault> {
+        let link = self.link().await?;
+        self.settled(&link, link.client.batch_execute(sql)).await
+    }
+
+    async fn rows(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Fault> {
+        // A read, so it may be repeated once on a new connection: the kept one may have died idle.
+        let link = self.link().await?;
+        match self.settled(&link, link.client.query(sql, values)).await {
+            Err(Fault::Lost { .. }) => {
+                let link = self.link().await?;
+                self.settled(&link, link.client.query(sql, values)).await
+            }
+            other => other,
+        }
+    }
+
+    async fn number(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<i64, Fault> {
+        let rows = self.rows(sql, values).await?;
+        let value = rows.first().and_then(|r| r.try_get::<_, i64>(0).ok());
+        value.ok_or_else(|| Fault::Away("an answer of another shape".into()))
+    }
+
+    /// The server's clock, in seconds since 1970.
+    pub(super) async fn server_seconds(&self) -> Result<i64, Fault> {
+        self.number("SELECT extract(epoch FROM clock_timestamp())::int8", &[]).await
+    }
+
+    /// Whether a role, or one it is a member of, has powers that no grant names; `None`: no such role.
+    pub(super) async fn powers(&self, role: &str) -> Result<Option<bool>, Fault> {
+        let sql = "WITH RECURSIVE reached(oid) AS (SELECT oid FROM pg_roles WHERE rolname = $1 \
+                   UNION SELECT m.roleid FROM pg_auth_members m JOIN reached r ON m.member = r.oid) \
+                   SELECT count(*)::int8, coalesce(bool_or(rolsuper OR rolcreaterole OR rolcreatedb OR \
+                   rolreplication OR rolbypassrls OR rolname LIKE 'pg\\_%'), false) \
+                   FROM pg_roles JOIN reached USING (oid)";
+        let rows = self.rows(sql, &[&role]).await?;
+        let read = |row: &Row| Some((row.try_get::<_, i64>(0).ok()?, row.try_get(1).ok()?));
+        let (count, powers) = rows
+            .first()
+            .and_then(read)
+            .ok_or_else(|| Fault::Away("an answer of another shape".into()))?;
+        Ok((count > 0).then_some(powers))
+    }
+
+    pub(super) async fn exists(&self, role: &str) -> Result<bool, Fault> {
+        let sql = "SELECT count(*)::int8 FROM pg_roles WHERE rolname = $1";
+        Ok(self.number(sql, &[&role]).await? > 0)
+    }
+
+    /// Ends a role's sessions and waits for that; how many there were.
+    pub(super) async fn end_sessions(&self, role: &str) -> Result<i64, Fault> {
+        let sql = "SELECT count(pg_terminate_backend(pid, $2))::int8 FROM pg_stat_activity \
+                   WHERE usename = $1";
+        self.number(sql, &[&role, &SESSION_END_MS]).await
+    }
+
+    pub(super) async fn sessions(&self, role: &str) -> Result<i64, Fault> {
+        let sql = "SELECT count(*)::int8 FROM pg_stat_activity WHERE usename = $1";
+        self.number(sql, &[&role]).await
+    }
+
+    /// Ends a session of our own, so that nothing it was told can still happen.
+    pub(super) async fn end_backend(&self, pid: i32) -> Result<(), Fault> {
+        let sql = "SELECT count(pg_terminate_backend(pid, $2))::int8 FROM pg_stat_activity \
+                   WHERE pid = $1 AND usename = current_user AND pid <> pg_backend_pid()";
+        self.number(sql, &[&pid, &SESSION_END_MS]).await?;
+        let sql = "SELECT count(*)::int8 FROM pg_stat_activity WHERE pid = $1 \
+                   AND pid <> pg_backend_pid()";
+        match self.number(sql, &[&pid]).await? {
+            0 => Ok(()),
+            _ => Err(Fault::Away("the lost session goes on".into())),
+        }
+    }
+
+    /// Roles of ours that may not log in any more by their time, some at once.
+    pub(super) async fn over(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        let sql = "SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, $1) \
+                   AND rolvaliduntil < now() AND (rolcanlogin OR NOT EXISTS \
+                   (SELECT 1 FROM pg_shdepend d WHERE d.refobjid = pg_roles.oid)) LIMIT 500";
+        let rows = self.rows(sql, &[&prefix]).await?;
+        Ok(rows.iter().filter_map(|row| row.try_get(0).ok()).collect())
+    }
+}
+
+/// A name as an identifier: quoted always, its quotes doubled.
+pub(super) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as a literal, whatever `standard_conforming_strings` is: backslashes make it an escape string.
+pub(super) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut next = error.source();
+    while let Some(e) = next {
+        out.push_str(": ");
+        out.push_str(&e.to_string());
+        next = e.source();
+    }
+    out
+}

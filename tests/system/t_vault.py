@@ -1,10 +1,11 @@
 """Vault's database engine in front of a real PostgreSQL: asked for, used, ended, refused at the database."""
 
 import json
+import re
 import sys
 import unittest
 
-from harness import ROOT, Demo, scratch, signal_pid, until
+from harness import ROOT, Demo, call, scratch, signal_pid, until
 from peers import golang
 from peers.postgres import Postgres, programs
 from peers.vault import BROKER_POLICY, Vault
@@ -122,6 +123,25 @@ class Whole(unittest.TestCase):
         self.assertEqual(one["credential"], two["credential"])
 
 
+class Many(unittest.TestCase):
+    def test_24_all_of_an_agent_end_with_their_effects(self):
+        accounts = [credential() for _ in range(8)]
+        code, planned = demo.cli_json("revoke", "--agent", "demo-agent", "--dry-run",
+                                      person=demo.alice)
+        self.assertEqual(code, 0, planned)
+        self.assertGreaterEqual(planned["revocable"], 8)
+        self.assertEqual(postgres.client(*accounts[0][1:], READ)[0], 0, "a dry run ended it")
+        code, done = demo.cli_json("revoke", "--owner", "alice", "--scope", "vault.db-read",
+                                   person=demo.alice)
+        self.assertEqual((code, done["ok"], done["refused"], done["not_ended"]), (0, True, [], []))
+        ids = {row["lease_id"] for row in done["ended"]}
+        self.assertLessEqual({granted["lease_id"] for granted, _, _ in accounts}, ids)
+        for _, user, password in accounts:
+            self.assertNotEqual(postgres.client(user, password, READ)[0], 0)
+        code, none = demo.cli_json("revoke", "--scope", "vault.db-read", person=demo.alice)
+        self.assertEqual((code, none["ended"]), (0, []))
+
+
 class Faults(unittest.TestCase):
     def test_a_sealed_vault_is_a_clear_refusal(self):
         key = vault.folder / "raft" / "secrets.json"
@@ -148,13 +168,21 @@ class Faults(unittest.TestCase):
         try:
             reply = ask(idempotency_key=demo.doors.fresh("away"))
             self.assertEqual((reply.status, reply.code), (502, "mint_failed"), reply)
-            code, out, _ = demo.cli("revoke", granted["lease_id"], person=demo.alice)
-            self.assertNotIn("Traceback", out)
+            code, out, _ = demo.cli_json("revoke", granted["lease_id"], person=demo.alice)
+            self.assertEqual((out["ended"], out["state"]), (False, "withdrawn"), out)
+            self.assertGreaterEqual(self._waiting(), 1)
         finally:
             vault.start()
-        until("Vault is back", 30, self._healthy)
-        demo.cli("revoke", granted["lease_id"], person=demo.alice)
-        until("the account is gone", 20, lambda: postgres.client(user, password, READ)[0] != 0, 0.2)
+        # Nobody asks again: the broker does.
+        until("the account is gone", 60, lambda: postgres.client(user, password, READ)[0] != 0, 0.2)
+        until("the queue is empty", 60, lambda: self._waiting() == 0, 0.2)
+        ended = [e for e in demo.events(granted["request_id"]) if e["kind"] == "revoked"]
+        self.assertEqual([e.get("still_valid", False) for e in ended], [True, False])
+
+    @staticmethod
+    def _waiting():
+        text = call(demo.env["GRANTWRIGHT_CONSOLE"], "GET", "/metrics").body.decode()
+        return int(re.search(r"(?m)^grantwright_revocations_waiting (\d+)$", text)[1])
 
 
 class Crash(unittest.TestCase):

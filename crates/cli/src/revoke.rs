@@ -1,29 +1,184 @@
-//! `grantwright revoke`: ends a credential early, and says what that did at the backend, as seen.
+//! `grantwright revoke`: ends credentials early, and says what that did at each backend, as seen.
+
+use std::collections::VecDeque;
+use std::time::Instant;
 
 use grantwright_domain::LeaseId;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::api::Api;
-use crate::config::Settings;
-use crate::exit::{Failure, Outcome};
-use crate::output::{Out, clean, text};
+use crate::config::{Settings, now};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Look, Out, clean, list, text};
+use crate::times;
+
+/// How many are ended at a time.
+const AT_ONCE: usize = 32;
+/// Progress is told after so many.
+const TELL_EVERY: usize = 100;
 
 /// `grantwright revoke`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The lease, from `grantwright lease list`.
-    lease: String,
+    /// One lease, from `grantwright lease list`.
+    #[arg(required_unless_present_any = ["request", "agent", "owner", "scope", "all"])]
+    lease: Option<String>,
+    #[command(flatten)]
+    which: Which,
+    /// Show what would end, what cannot and when that ends by itself; end nothing.
+    #[arg(long, conflicts_with = "lease")]
+    dry_run: bool,
 }
 
-/// Ends it.
+/// Which live leases; several choices narrow one another.
+#[derive(Debug, clap::Args)]
+#[group(multiple = true, conflicts_with = "lease")]
+struct Which {
+    /// That of a request.
+    #[arg(long)]
+    request: Option<String>,
+    /// All of an agent.
+    #[arg(long)]
+    agent: Option<String>,
+    /// All of the agents of an owner.
+    #[arg(long)]
+    owner: Option<String>,
+    /// All of a scope.
+    #[arg(long)]
+    scope: Option<String>,
+    /// All there are.
+    #[arg(long, conflicts_with_all = ["request", "agent", "owner", "scope"])]
+    all: bool,
+}
+
+impl Which {
+    fn takes(&self, lease: &Value) -> bool {
+        [
+            (&self.request, "request_id"),
+            (&self.agent, "agent"),
+            (&self.owner, "owner"),
+            (&self.scope, "scope"),
+        ]
+        .iter()
+        .all(|(want, key)| want.as_ref().is_none_or(|w| text(lease, key) == w))
+    }
+}
+
+/// Ends it, or them.
 ///
 /// # Errors
 /// The broker's refusal (not your agent, no such lease), or why it could not be asked.
 pub async fn run(out: &Out, settings: &Settings, args: &Args) -> Outcome {
-    let lease = LeaseId::parse(&args.lease).map_err(Failure::unable)?;
     let api = Api::of_person(settings)?;
-    let ended = api.post(&format!("/api/v1/leases/{lease}/revoke"), &json!({})).await?;
+    let Some(lease) = &args.lease else { return many(out, &api, args).await };
+    let lease = LeaseId::parse(lease).map_err(Failure::unable)?;
+    let ended = end(&api, lease.as_str()).await?;
     Ok(out.either(&ended, |out| {
         out.line(format!("{lease}: {}", clean(text(&ended, "effect"))));
     }))
+}
+
+async fn end(api: &Api, lease: &str) -> Result<Value, Failure> {
+    api.post(&format!("/api/v1/leases/{lease}/revoke"), &json!({})).await
+}
+
+/// Every live lease that was chosen, newest first.
+async fn chosen(api: &Api, which: &Which) -> Result<Vec<Value>, Failure> {
+    let mut out = Vec::new();
+    let mut path = "/api/v1/leases?state=live".to_owned();
+    loop {
+        let page = api.get(&path).await?;
+        let live = |lease: &&Value| text(lease, "state") == "live" && which.takes(lease);
+        out.extend(list(&page, "leases").iter().filter(live).cloned());
+        match page.get("next").and_then(Value::as_u64) {
+            Some(before) => path = format!("/api/v1/leases?state=live&before={before}"),
+            None => return Ok(out),
+        }
+    }
+}
+
+fn revocable(lease: &Value) -> bool {
+    lease.get("revocable").and_then(Value::as_bool).unwrap_or(false)
+}
+
+async fn many(out: &Out, api: &Api, args: &Args) -> Outcome {
+    let leases = chosen(api, &args.which).await?;
+    let able = leases.iter().filter(|l| revocable(l)).count();
+    let lasts = leases.iter().filter(|l| !revocable(l)).map(|l| text(l, "expires_at")).max();
+    let mut plan = format!("{} live credentials: {able} can be ended", leases.len());
+    if let Some(last) = lasts {
+        plan.push_str(&format!(
+            ", {} cannot be recalled and are withdrawn; the last of them ends {}",
+            leases.len() - able,
+            times::when(last, now())
+        ));
+    }
+    if args.dry_run {
+        let said = json!({ "ok": true, "leases": leases, "revocable": able });
+        return Ok(out.either(&said, |out| out.line(&plan)));
+    }
+    out.note(&plan);
+
+    let total = leases.len();
+    let mut waiting: VecDeque<Value> = leases.into();
+    let mut work = JoinSet::new();
+    let (mut ended, mut still, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        while work.len() < AT_ONCE
+            && let Some(lease) = waiting.pop_front()
+        {
+            let api = api.clone();
+            work.spawn(async move {
+                let begun = Instant::now();
+                let answer = end(&api, text(&lease, "lease_id")).await;
+                (lease, answer, begun.elapsed().as_millis())
+            });
+        }
+        let Some(one) = work.join_next().await else { break };
+        let (lease, answer, ms) = one.map_err(Failure::unable)?;
+        let id = text(&lease, "lease_id").to_owned();
+        match answer {
+            Ok(answer) => {
+                let gone = answer.get("ended").and_then(Value::as_bool).unwrap_or(false);
+                let row = json!({ "lease_id": id, "scope": text(&lease, "scope"),
+                    "agent": text(&lease, "agent"), "ended": gone,
+                    "effect": text(&answer, "effect"), "expires_at": text(&lease, "expires_at"),
+                    "ms": u64::try_from(ms).unwrap_or(u64::MAX) });
+                if gone { ended.push(row) } else { still.push(row) }
+            }
+            // Somebody, or its own end, was faster.
+            Err(failure) if failure.code() == Some("not_live") => {}
+            Err(failure) => {
+                refused.push(json!({ "lease_id": id, "detail": failure.to_string() }));
+            }
+        }
+        let done = ended.len() + still.len() + refused.len();
+        if done % TELL_EVERY == 0 && done > 0 && done < total {
+            out.note(format!("{done} of {total}"));
+        }
+    }
+    let ok = refused.is_empty();
+    let said = json!({ "ok": ok, "ended": ended, "not_ended": still, "refused": refused });
+    let _ = out.either(&said, |out| tell(out, &ended, &still, &refused));
+    Ok(if ok { Exit::Done } else { Exit::Refused })
+}
+
+fn tell(out: &Out, ended: &[Value], still: &[Value], refused: &[Value]) {
+    for (rows, look, key) in [
+        (ended, Look::Good, "effect"),
+        (still, Look::Bad, "effect"),
+        (refused, Look::Bad, "detail"),
+    ] {
+        for row in rows {
+            let id = out.paint(look, &clean(text(row, "lease_id")));
+            out.line(format!("{id}: {}", clean(text(row, key))));
+        }
+    }
+    out.line(format!(
+        "{} ended, {} not ended, {} refused",
+        ended.len(),
+        still.len(),
+        refused.len()
+    ));
 }

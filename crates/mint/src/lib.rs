@@ -21,5 +21,4 @@ pub use minter::{Backend, BoxFuture, Declaration, Ended, Minted, Minter, Signer}
 pub use unconfigured::Unconfigured;
 
 /// Every backend there is, in the order of the documentation.
-pub const BACKENDS: [Backend; 4] =
-    [jwt::BACKEND, sts::BACKEND, vault::BACKEND, postgres::BACKEND];
+pub const BACKENDS: [Backend; 4] = [jwt::BACKEND, sts::BACKEND, vault::BACKEND, postgres::BACKEND];

@@ -243,7 +243,10 @@ fn role_name(lease: &LeaseId) -> String {
         return name;
     }
     let digest = Digest::of("postgres-role", lease.as_str().as_bytes());
-    format!("{PREFIX}{}", digest.to_string().chars().filter(char::is_ascii_hexdigit).take(48).collect::<String>())
+    format!(
+        "{PREFIX}{}",
+        digest.to_string().chars().filter(char::is_ascii_hexdigit).take(48).collect::<String>()
+    )
 }
 
 /// Before the creation was sent, whatever happened made nothing.

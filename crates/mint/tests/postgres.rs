@@ -259,15 +259,16 @@ async fn asked_used_ended_and_refused_at_the_database() {
 async fn inv_04_a_role_with_powers_or_none_makes_nothing() {
     let Some(server) = Server::start() else { return };
     let minter = server.minter(server.port);
-    for (dataset, code) in [
-        ("boss", "backend_wider"),
-        ("sly", "backend_wider"),
-        ("absent", "backend_refused"),
-    ] {
+    for (dataset, code) in
+        [("boss", "backend_wider"), ("sly", "backend_wider"), ("absent", "backend_refused")]
+    {
         let error = mint(&server, &minter, dataset).await.map(drop).unwrap_err();
         assert_eq!(error.code(), code, "{dataset}: {error:?}");
     }
-    assert_eq!(server.psql("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'gw-%'").unwrap(), "0");
+    assert_eq!(
+        server.psql("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'gw-%'").unwrap(),
+        "0"
+    );
     let off = server.minter_at(server.port, server.now().plus_seconds(31 + 30));
     let error = mint(&server, &off, "sales").await.map(drop).unwrap_err();
     assert_eq!(error.code(), "clock", "invariant 26: {error:?}");
@@ -285,7 +286,11 @@ async fn a_sweep_ends_what_is_over_and_nothing_else() {
         )
         .unwrap();
     // Logged in while it was good, and still there: `VALID UNTIL` ends no session.
-    let socket = format!("host={} port={} user=gw-left dbname=postgres", server.folder.path().display(), server.port);
+    let socket = format!(
+        "host={} port={} user=gw-left dbname=postgres",
+        server.folder.path().display(),
+        server.port
+    );
     let (session, connection) = tokio_postgres::connect(&socket, NoTls).await.unwrap();
     tokio::spawn(connection);
     session.query("SELECT 1", &[]).await.unwrap();
@@ -367,7 +372,9 @@ async fn a_server_that_is_away_refuses() {
 
 #[test]
 fn a_url_that_leaves_the_host_or_holds_a_password_is_refused() {
-    for url in ["postgres://b@db.example.com/x", "postgres://b:p@localhost/x", "postgres://", "nonsense"] {
+    for url in
+        ["postgres://b@db.example.com/x", "postgres://b:p@localhost/x", "postgres://", "nonsense"]
+    {
         let config = PostgresConfig {
             url: url.into(),
             password: None,

@@ -66,10 +66,7 @@ impl Queue {
     pub fn waiting(&self, now: Timestamp) -> (u64, u64) {
         let inner = self.lock();
         let oldest = inner.waiting.values().map(|w| now.since(w.since)).max().unwrap_or(0);
-        (
-            u64::try_from(inner.waiting.len()).unwrap_or(u64::MAX),
-            u64::try_from(oldest).unwrap_or(0),
-        )
+        (u64::try_from(inner.waiting.len()).unwrap_or(u64::MAX), u64::try_from(oldest).unwrap_or(0))
     }
 
     fn due(&self, now: Timestamp) -> Vec<(LeaseId, RequestId)> {

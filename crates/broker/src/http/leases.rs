@@ -14,14 +14,18 @@ use crate::core::Broker;
 use crate::end;
 use crate::error::{of_store, refuse};
 
-/// `?state=live|all`.
+/// `?state=live|all`, and the page: `before` is the `next` of the page before.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Which {
     state: Option<String>,
+    before: Option<u64>,
 }
 
-/// Leases, newest first.
+/// Leases on a page.
+const PAGE: u32 = 1000;
+
+/// Leases, newest first; `next` is there while there may be more.
 pub async fn list(State(broker): Shared, _: Person, Query(which): Query<Which>) -> Answer {
     let live = match which.state.as_deref() {
         Some("all") => false,
@@ -30,14 +34,21 @@ pub async fn list(State(broker): Shared, _: Person, Query(which): Query<Which>) 
             return Err(refuse(400, "malformed", "`state` is `live` or `all`", "correct it").into());
         }
     };
-    let filter = LeaseFilter { live, limit: 1000, ..LeaseFilter::default() };
+    let filter = LeaseFilter { live, before: which.before, limit: PAGE, ..LeaseFilter::default() };
     let leases = broker.store.leases(filter).await.map_err(of_store)?;
+    let next = leases.get(PAGE as usize - 1).map(|last| last.first_index);
+    let authority = broker.authority();
+    let owner = |agent| authority.agents.get(agent).and_then(|a| a.owner());
     let now = broker.now();
     let shown: Vec<Value> = leases.iter().filter(|l| !live || l.expires_at > now).map(|l| json!({
-        "lease_id": l.id, "request_id": l.request, "agent": l.agent, "scope": l.scope,
+        "lease_id": l.id, "request_id": l.request, "agent": l.agent, "owner": owner(&l.agent), "scope": l.scope,
         "state": shown_state(l.state, l.expires_at, now), "expires_at": l.expires_at, "revocable": l.revocable,
     })).collect();
-    Ok(Json(json!({ "leases": shown })))
+    let mut out = json!({ "leases": shown });
+    if let (Some(next), Value::Object(members)) = (next, &mut out) {
+        members.insert("next".into(), next.into());
+    }
+    Ok(Json(out))
 }
 
 /// A lease past its end has ended, whether or not its leaf is written yet.

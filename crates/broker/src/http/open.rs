@@ -61,7 +61,11 @@ pub async fn metrics(State(broker): Shared) -> Response {
     out.push_str(&format!("# HELP grantwright_log_leaves leaves in the log\n# TYPE grantwright_log_leaves gauge\ngrantwright_log_leaves {}\n", head.size));
     let (waiting, oldest_ms) = broker.ending.waiting(broker.now());
     for (name, help, value) in [
-        ("grantwright_revocations_waiting", "revocations that their backend has not done yet", waiting),
+        (
+            "grantwright_revocations_waiting",
+            "revocations that their backend has not done yet",
+            waiting,
+        ),
         (
             "grantwright_revocation_oldest_seconds",
             "how long the oldest of them has been waiting",

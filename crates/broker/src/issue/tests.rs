@@ -620,22 +620,24 @@ async fn a_revocation_that_its_backend_did_not_do_is_tried_again_across_a_restar
     use std::sync::atomic::Ordering::SeqCst;
     let mut rig = Rig::new().await;
     let id = id_of(&rig.issue(rig.ask("account", CUSTOMERS, "k1")).await.expect("granted"));
+    let id = RequestId::parse(&id).unwrap();
     rig.backend.stubborn.store(3, SeqCst);
     let state = rig.broker.store.load(&id).await.unwrap().unwrap().state;
     let ended = end::end_lease(&rig.broker, state, "alice").await.expect("recorded");
     assert!(!ended.ended, "{ended:?}");
-    let lease = async |rig: &Rig| rig.broker.store.load(&id).await.unwrap().unwrap().state.lease.unwrap();
+    let lease =
+        async |rig: &Rig| rig.broker.store.load(&id).await.unwrap().unwrap().state.lease.unwrap();
     assert_eq!(lease(&rig).await.state, LeaseState::Withdrawn);
-    assert_eq!(rig.broker.ending.waiting(rig.clock.now()).0, 1);
+    assert_eq!(rig.broker.ending.waiting(rig.broker.now()).0, 1);
     end::queue::work_once(&rig.broker).await;
     assert_eq!(rig.backend.revoked.load(SeqCst), 1, "tried before it is due");
 
     // The broker ends and starts anew: the queue is the fold of the log.
     rig.crash().await;
-    assert_eq!(rig.broker.ending.waiting(rig.clock.now()).0, 0);
+    assert_eq!(rig.broker.ending.waiting(rig.broker.now()).0, 0);
     end::queue::restore(&rig.broker).await.expect("restored");
     rig.clock.advance(40_000);
-    let (count, oldest) = rig.broker.ending.waiting(rig.clock.now());
+    let (count, oldest) = rig.broker.ending.waiting(rig.broker.now());
     assert_eq!((count, oldest), (1, 40_000), "its age is that of the revocation");
     while rig.backend.stubborn.load(SeqCst) > 0 {
         end::queue::work_once(&rig.broker).await;
@@ -644,7 +646,7 @@ async fn a_revocation_that_its_backend_did_not_do_is_tried_again_across_a_restar
     end::queue::work_once(&rig.broker).await;
     let done = lease(&rig).await;
     assert_eq!((done.state, done.effect.as_str()), (LeaseState::Revoked, "the account is gone"));
-    assert_eq!(rig.broker.ending.waiting(rig.clock.now()), (0, 0));
+    assert_eq!(rig.broker.ending.waiting(rig.broker.now()), (0, 0));
     let (_, events) = rig.fold().await;
     let revoked = events.iter().filter(|e| matches!(e, Event::Revoked(_))).count();
     assert_eq!(revoked, 2, "one leaf says it was withdrawn, one that it ended; no leaf per try");

@@ -87,7 +87,9 @@ pub(super) fn faults(scope: &Scope) -> Vec<String> {
     for (name, spec) in &scope.params {
         let binds = |text: &String| slots(text).contains(&name.as_str());
         if !spec.sensitive && !template.roles.iter().all(binds) {
-            out.push(format!("parameter `{name}` does not narrow it: not every role has `${{{name}}}`"));
+            out.push(format!(
+                "parameter `{name}` does not narrow it: not every role has `${{{name}}}`"
+            ));
         }
     }
     out

@@ -10,8 +10,8 @@ pub mod console;
 mod parts;
 pub mod sheet;
 pub mod show;
-pub mod teams;
 pub mod slack;
+pub mod teams;
 pub mod text;
 pub mod webhook;
 

@@ -23,9 +23,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ca::Ca;
+use crate::channels::slack::SlackChannel;
 use crate::channels::teams::TeamsChannel;
 use crate::channels::webhook::{self, WebhookChannel};
-use crate::channels::slack::SlackChannel;
 use crate::channels::{Channels, Courier, Desk};
 use crate::clock::{SteadyClock, SystemClock};
 use crate::config::{Config, MinterSection, VaultLogin, VaultSection};

@@ -15,8 +15,8 @@ pub mod link;
 #[cfg(test)]
 mod paper;
 pub mod sheet;
-pub mod teams;
 pub mod slack;
+pub mod teams;
 #[cfg(test)]
 mod tests;
 pub mod webhook;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use grantwright_domain::time::parse_ttl;
 use serde::Deserialize;
 
+use crate::channels::slack::config::SlackSection;
 use crate::channels::teams::config::TeamsSection;
 use crate::channels::webhook::config::WebhookSection;
-use crate::channels::slack::config::SlackSection;
 use crate::error::StartError;
 
 /// `broker.toml`.

@@ -1,7 +1,7 @@
 //! The HTTP doors: people and operators (with a person's token), the log, discovery and health.
 
-pub mod ceremony;
 pub mod accounts;
+pub mod ceremony;
 pub mod console;
 mod guard;
 pub mod leases;

@@ -19,9 +19,9 @@ mod http;
 mod init;
 mod issue;
 mod keys;
+mod oidc;
 #[cfg(test)]
 mod passkey_tests;
-mod oidc;
 mod people;
 mod policies;
 mod rates;

@@ -331,7 +331,7 @@ impl Provider {
                 _ => Vec::new(),
             };
             let mapped = named.into_iter().filter_map(|name| self.section.groups.get(name));
-            mapped.cloned().take(MOST_CLAIMED).collect()
+            mapped.take(MOST_CLAIMED).cloned().collect()
         });
         let name = claims.preferred_username().map(|n| n.as_str()).unwrap_or_default();
         let name = grantwright_domain::text::visible(name);

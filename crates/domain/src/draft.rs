@@ -110,6 +110,7 @@ impl Folded {
     ///
     /// # Errors
     /// Gives the base back where the events must be folded again: the authority is another by now.
+    #[expect(clippy::result_large_err, reason = "the base goes back as it came, without a copy")]
     pub fn land(
         self,
         authority: &Arc<Authority>,

@@ -5,7 +5,6 @@
 
 pub mod authenticator;
 pub mod canary;
-pub mod teams;
 #[allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -14,3 +13,4 @@ pub mod teams;
     reason = "a fake fails loudly, in the test that uses it"
 )]
 pub mod slack;
+pub mod teams;

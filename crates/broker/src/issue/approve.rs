@@ -48,7 +48,6 @@ impl Approved {
 }
 
 /// How a call found the request.
-#[expect(clippy::large_enum_variant, reason = "made once for a call and taken apart at once")]
 pub enum Met {
     /// Ready to collect.
     Approved(Approved),

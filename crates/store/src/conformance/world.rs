@@ -264,7 +264,11 @@ impl World {
     #[must_use]
     pub fn draft(&self, n: u64, authority: std::sync::Arc<Authority>) -> Draft {
         let mut events = self.grant(n).events.into_iter();
-        let Some(Event::Requested(e)) = events.next() else { panic!("a grant is requested first") };
+        let requested = events.next().and_then(|event| match event {
+            Event::Requested(e) => Some(e),
+            _ => None,
+        });
+        let e = requested.expect("a grant is requested first");
         let mut draft = Draft::begin(authority, e.at, e.renews, e.terms).expect("lawful");
         events.for_each(|event| draft.push(event).expect("lawful"));
         draft

@@ -71,7 +71,7 @@ impl Stand {
         let channels = Channels {
             desks: vec![Arc::clone(&desk)],
             teams: Some(Arc::clone(&teams)),
-            webhook: None,
+            ..Channels::default()
         };
         Arc::get_mut(&mut rig.broker).unwrap().channels = channels;
         (teams, desk)

@@ -29,7 +29,7 @@ pub struct DemoDir {
     socket_dir: Option<tempfile::TempDir>,
     // Dropped after the socket's folder: both vanish with the demo unless it was told to keep them.
     temporary: Option<tempfile::TempDir>,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl DemoDir {
@@ -117,8 +117,17 @@ pub fn kind(dir: &Path) -> Result<Kind, Failure> {
     )))
 }
 
+/// Released when dropped, also where a process that is being started still holds a copy of the file.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Two demos in one folder would be two writers of one log.
-fn lock(dir: &Path) -> Result<File, Failure> {
+fn lock(dir: &Path) -> Result<Lock, Failure> {
     let path = dir.join(".lock");
     let file = File::options()
         .create(true)
@@ -129,7 +138,7 @@ fn lock(dir: &Path) -> Result<File, Failure> {
     file.try_lock().map_err(|_| {
         Failure::unable(format!("another demo runs in `{}`; end it first", dir.display()))
     })?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 #[cfg(test)]

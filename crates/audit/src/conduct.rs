@@ -29,6 +29,8 @@ pub(crate) struct Conduct {
     pub(crate) texts: Commitments,
     /// Requests that broke a rule: nothing that follows about them can be judged.
     broken: HashSet<RequestId>,
+    /// The time of the verification, if it is to be compared.
+    pub(crate) now: Option<Timestamp>,
     /// Time of the last leaf.
     last: Option<Timestamp>,
     /// Votes by channel that are not signed by their voters.
@@ -106,6 +108,11 @@ impl Conduct {
         {
             let detail = format!("it happened at {at}, but the leaf before it at {last}");
             findings.add(leaf, "time", detail);
+        }
+        if let Some(now) = self.now
+            && at.since(now) > CLOCK_BOUND_MS
+        {
+            findings.add(leaf, "time", format!("it happened at {at}, which is after now ({now})"));
         }
         self.last = Some(at);
     }

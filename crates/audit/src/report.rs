@@ -68,7 +68,7 @@ pub struct OpenIntent {
 }
 
 /// Rules about the tree and its checkpoints; every other rule is about one leaf's own conduct.
-const OF_THE_TREE: [&str; 10] = [
+const OF_THE_TREE: [&str; 11] = [
     "checkpoint",
     "fork",
     "index",
@@ -77,6 +77,7 @@ const OF_THE_TREE: [&str; 10] = [
     "rollback",
     "root",
     "signature",
+    "tile",
     "truncated",
     "uncovered",
 ];

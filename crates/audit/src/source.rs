@@ -44,6 +44,20 @@ pub trait Source {
         Ok(Vec::new())
     }
 
+    /// Whether the log is kept as tiles, all of which are then compared with the leaves.
+    fn has_tiles(&self) -> bool {
+        false
+    }
+
+    /// The bytes of hash tile `index` of `level` at its widest, or wider; none when it is not there.
+    ///
+    /// # Errors
+    /// [`CannotVerify::Unreadable`].
+    fn hash_tile(&mut self, level: u8, index: u64) -> Result<Option<Vec<u8>>, CannotVerify> {
+        let _ = (level, index);
+        Ok(None)
+    }
+
     /// The blob stored under this digest: a policy set, or a scope's declaration.
     ///
     /// # Errors

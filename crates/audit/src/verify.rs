@@ -1,29 +1,51 @@
 //! The verification of a log, from the key to the report.
 
-use grantwright_domain::{Event, text};
+use grantwright_domain::{Event, Timestamp, text};
 use grantwright_proof::{Checkpoint, Vkey};
 
 use crate::conduct::Conduct;
+use crate::grown::Grown;
 use crate::pipeline::{self, PAGE};
 use crate::report::{Findings, Rollback};
 use crate::roots::Roots;
 use crate::{CannotVerify, Report, Source, signatures};
 
-/// Verifies a whole log.
-///
-/// `vkey` is the key that signs the log; without it the key that the log itself names is used, and
-/// the report says so. `kept` are checkpoints (signed notes) that were kept outside the log.
-/// `progress` is told now and then how many leaves are done.
+/// What a log is verified with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// The key that signs the log; without it the key that the log itself names is used, and the
+    /// report says so.
+    pub vkey: Option<&'a Vkey>,
+    /// Checkpoints (signed notes) that were kept outside the log.
+    pub kept: &'a [String],
+    /// The time now, if leaves that claim a later one are to be found.
+    pub now: Option<Timestamp>,
+}
+
+/// Verifies a whole log; see [`verify_with`].
 ///
 /// # Errors
-/// [`CannotVerify`] when nothing can be said about the log: exit code 2. Faults of the log are
-/// findings of the report: exit code 1.
+/// As [`verify_with`].
 pub fn verify(
     source: &mut dyn Source,
     vkey: Option<&Vkey>,
     kept: &[String],
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, CannotVerify> {
+    verify_with(source, &Options { vkey, kept, now: None }, progress)
+}
+
+/// Verifies a whole log. `progress` is told now and then how many leaves are done.
+///
+/// # Errors
+/// [`CannotVerify`] when nothing can be said about the log: exit code 2. Faults of the log are
+/// findings of the report: exit code 1.
+pub fn verify_with(
+    source: &mut dyn Source,
+    options: &Options<'_>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report, CannotVerify> {
+    let Options { vkey, kept, now } = *options;
     let mut findings = Findings::default();
     let notes = source.checkpoints()?;
     let first = source.leaves(0, 1)?;
@@ -62,6 +84,8 @@ pub fn verify(
 
     let mut roots = Roots::new(stored, kept);
     let mut conduct = Conduct::default();
+    conduct.now = now;
+    let mut grown = source.has_tiles().then(Grown::default);
     pipeline::walk(source, &mut |leaf, source| {
         if leaf.index != roots.size() {
             let (at, index) = (roots.size(), leaf.index);
@@ -73,6 +97,9 @@ pub fn verify(
             return Ok(false);
         }
         roots.add(leaf.hash, source, &mut findings)?;
+        if let Some(grown) = &mut grown {
+            grown.add(leaf.hash, source, &mut findings)?;
+        }
         match leaf.event {
             Ok(event) => conduct.fold(&event, source, &mut findings)?,
             Err(why) => conduct.unreadable(leaf.index, &why, &mut findings),
@@ -94,6 +121,9 @@ pub fn verify(
     }
     if whole {
         roots.finish(source, &mut findings)?;
+        if let Some(grown) = &mut grown {
+            grown.finish(source, &mut findings)?;
+        }
     }
     let rollback = roots.rollback(&origin, whole, leaves, &mut findings);
     // Leaves that were not reached commit to texts that are there.

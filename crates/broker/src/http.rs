@@ -61,6 +61,7 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/metrics", Demand::Open),
     ("GET", "/log/checkpoint", Demand::Open),
     ("GET", "/log/tile/{*path}", Demand::Open),
+    ("GET", "/log/blob/{digest}", Demand::Open),
     ("GET", "/assets/{name}", Demand::Open),
     ("GET", "/", Demand::Session),
     ("GET", "/agents", Demand::Session),
@@ -142,6 +143,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/metrics", get(open::metrics))
         .route("/log/checkpoint", get(log::checkpoint))
         .route("/log/tile/{*path}", get(log::tile))
+        .route("/log/blob/{digest}", get(log::blob))
         .route("/login/{code}", get(login::login))
         .route("/enrol/{code}", get(passkeys::enrol_page).post(passkeys::enrol))
         .route("/enrol/{code}/options", post(passkeys::enrol_options))

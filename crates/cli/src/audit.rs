@@ -1,19 +1,21 @@
 //! `grantwright audit`: proves a log offline, and tells one request's story from it. Read-only: it
 //! works on a copy and while the broker runs, and creates nothing beside the store.
 
+mod bundle;
+mod export;
+mod files;
 mod log;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use grantwright_audit::{CannotVerify, Report, Rollback};
+use grantwright_audit::{CannotVerify, Options, Report, Rollback, Source};
 use grantwright_domain::{RequestId, Timestamp};
 use grantwright_proof::Vkey;
 use serde_json::{Value, json};
 
 use crate::config::{Settings, now};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::files;
 use crate::output::{Look, Out, clean};
 use crate::times;
 
@@ -26,13 +28,31 @@ pub enum Command {
     Verify {
         #[command(flatten)]
         what: What,
-        /// The log's verifier key [default: $GRANTWRIGHT_LOG_VKEY].
-        #[arg(long, value_name = "KEY")]
-        vkey: Option<String>,
-        /// A checkpoint kept outside the log, a sidecar's or a witness's; may be given several times
-        /// [default: $GRANTWRIGHT_CHECKPOINT].
-        #[arg(long = "checkpoint", value_name = "FILE")]
-        checkpoints: Vec<PathBuf>,
+        #[command(flatten)]
+        key: Key,
+    },
+    /// Write the log as plain files (C2SP tlog-tiles) that any static server can serve.
+    Tiles {
+        #[command(flatten)]
+        what: What,
+        #[command(flatten)]
+        key: Key,
+        /// The folder; one that holds an earlier export is brought up to date.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Write one archive that an auditor can verify offline.
+    Bundle {
+        #[command(flatten)]
+        what: What,
+        #[command(flatten)]
+        key: Key,
+        /// The archive.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// Include what people and agents wrote (reasons, answers, sensitive parameters).
+        #[arg(long)]
+        texts: bool,
     },
     /// Tell a request's story from its leaves [store: $GRANTWRIGHT_STORE].
     Show {
@@ -45,15 +65,96 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 pub struct What {
-    /// URL of a store [default: $GRANTWRIGHT_STORE].
+    /// A store (`sqlite:///…`, `postgres://…`), or the address of a log (`https://…/log`)
+    /// [default: $GRANTWRIGHT_STORE].
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// A folder of tiles (not in this build yet).
+    /// A folder of tiles, as `grantwright audit tiles` writes them.
     #[arg(long, value_name = "TILES")]
     dir: Option<PathBuf>,
-    /// An exported bundle (not in this build yet).
+    /// An evidence bundle, as `grantwright audit bundle` writes it.
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
+}
+
+/// What it is verified with.
+#[derive(Debug, clap::Args)]
+pub struct Key {
+    /// The log's verifier key [default: $GRANTWRIGHT_LOG_VKEY].
+    #[arg(long, value_name = "KEY")]
+    vkey: Option<String>,
+    /// A checkpoint kept outside the log, a sidecar's or a witness's; may be given several times, and
+    /// a file may hold several [default: $GRANTWRIGHT_CHECKPOINT].
+    #[arg(long = "checkpoint", value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
+}
+
+impl Key {
+    fn checkpoints(&self, settings: &Settings) -> Vec<PathBuf> {
+        match self.checkpoints.is_empty() {
+            true => settings.checkpoint.iter().cloned().collect(),
+            false => self.checkpoints.clone(),
+        }
+    }
+
+    fn vkey(&self, settings: &Settings) -> Option<String> {
+        self.vkey.clone().or_else(|| settings.vkey.clone())
+    }
+
+    /// The key, for commands that cannot do without.
+    fn known(&self, settings: &Settings) -> Result<Vkey, Failure> {
+        parse(self.vkey(settings).as_deref())?.ok_or_else(|| {
+            Failure::unable("give the log's verifier key with --vkey or GRANTWRIGHT_LOG_VKEY")
+        })
+    }
+}
+
+fn parse(vkey: Option<&str>) -> Result<Option<Vkey>, Failure> {
+    let vkey = vkey.map(str::trim).map(Vkey::parse).transpose();
+    vkey.map_err(|e| Failure::unable(format!("the verifier key: {e}")))
+}
+
+/// A log, wherever it is.
+struct Opened {
+    source: Box<dyn Source>,
+    /// Where a bundle was unpacked; removed with it.
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl What {
+    fn open(&self, settings: &Settings) -> Result<Opened, Failure> {
+        if let Some(bundle) = &self.bundle {
+            let folder = bundle::unpack(bundle)?;
+            let source = tiles(folder.path())?;
+            return Ok(Opened { source, _folder: Some(folder) });
+        }
+        if let Some(dir) = &self.dir {
+            if !dir.is_dir() {
+                return Err(Failure::unable(format!("`{}` is not a folder", dir.display())));
+            }
+            return Ok(Opened { source: tiles(dir)?, _folder: None });
+        }
+        let store = match &self.store {
+            Some(store) => store,
+            None => settings.store()?,
+        };
+        Ok(Opened { source: open(store, settings.token_file.as_deref())?, _folder: None })
+    }
+}
+
+/// A log in a folder.
+fn tiles(dir: &Path) -> Result<Box<dyn Source>, Failure> {
+    let files = files::Folder(dir.to_owned());
+    Ok(Box::new(grantwright_audit::Tiles::open(files).map_err(Failure::unable)?))
+}
+
+/// A log in a store, or one that is served at an address.
+fn open(url: &str, token: Option<&Path>) -> Result<Box<dyn Source>, Failure> {
+    if url.starts_with("http://") || url.starts_with("https://") {
+        let web = files::Web::open(url, token)?;
+        return Ok(Box::new(grantwright_audit::Tiles::open(web).map_err(Failure::unable)?));
+    }
+    Ok(Box::new(log::Log::open(url)?))
 }
 
 /// What is verified, and against what.
@@ -73,24 +174,24 @@ pub struct Check {
 /// When nothing can be said about the log (exit 2).
 pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
     match command {
-        Command::Verify { what, vkey, checkpoints } => {
-            if what.dir.is_some() || what.bundle.is_some() {
-                return Err(Failure::unable(
-                    "tiles and bundles cannot be verified by this build: they come with exports; \
-                     verify a store with --store",
-                ));
-            }
-            let store = match &what.store {
-                Some(store) => store.clone(),
-                None => settings.store()?.to_owned(),
-            };
-            let mut kept = checkpoints.clone();
-            if kept.is_empty() {
-                kept.extend(settings.checkpoint.clone());
-            }
-            let vkey = vkey.clone().or_else(|| settings.vkey.clone());
-            let report = verify(&Check { store, vkey, checkpoints: kept })?;
-            print(out, &report)
+        Command::Verify { what, key } => {
+            let vkey = parse(key.vkey(settings).as_deref())?;
+            let kept = export::kept(&key.checkpoints(settings))?;
+            let mut log = what.open(settings)?;
+            print(out, &prove(log.source.as_mut(), vkey.as_ref(), &kept)?)
+        }
+        Command::Tiles { what, key, to } => {
+            let mut log = what.open(settings)?;
+            let key = key.known(settings)?;
+            let done = export::tiles(log.source.as_mut(), &key, &mut export::Folder(to.clone()))?;
+            written(out, &done, to)
+        }
+        Command::Bundle { what, key, to, texts } => {
+            let kept = export::kept(&key.checkpoints(settings))?;
+            let mut log = what.open(settings)?;
+            let key = key.known(settings)?;
+            let done = export::bundle(log.source.as_mut(), &key, &kept, *texts, to)?;
+            written(out, &done, to)
         }
         Command::Show { request } => show(out, settings, request),
     }
@@ -101,14 +202,30 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
 /// # Errors
 /// When nothing can be said about it.
 pub fn verify(check: &Check) -> Result<Report, Failure> {
-    let vkey = check.vkey.as_deref().map(str::trim).map(Vkey::parse).transpose();
-    let vkey = vkey.map_err(|e| Failure::unable(format!("the verifier key: {e}")))?;
-    let mut kept = Vec::new();
-    for file in &check.checkpoints {
-        kept.push(files::read(file)?);
-    }
-    let mut log = log::Log::open(&check.store)?;
-    grantwright_audit::verify(&mut log, vkey.as_ref(), &kept, &mut |_| {}).map_err(Failure::unable)
+    let vkey = parse(check.vkey.as_deref())?;
+    let kept = export::kept(&check.checkpoints)?;
+    prove(open(&check.store, None)?.as_mut(), vkey.as_ref(), &kept)
+}
+
+fn prove(
+    source: &mut dyn Source,
+    vkey: Option<&Vkey>,
+    kept: &[String],
+) -> Result<Report, Failure> {
+    let options = Options { vkey, kept, now: Some(now()) };
+    grantwright_audit::verify_with(source, &options, &mut |_| {}).map_err(Failure::unable)
+}
+
+fn written(out: &Out, done: &export::Exported, to: &Path) -> Outcome {
+    let value = json!({
+        "leaves": done.leaves, "blobs": done.blobs, "texts": done.texts,
+        "checkpoint": done.checkpoint, "to": to.display().to_string(),
+    });
+    out.either(&value, |out| {
+        out.line(format!("{} leaves, {} policies and scopes in `{}`", done.leaves, done.blobs, to.display()));
+        out.line("verify it with `grantwright audit verify`");
+    });
+    Ok(Exit::Done)
 }
 
 fn print(out: &Out, report: &Report) -> Outcome {

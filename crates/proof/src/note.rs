@@ -211,6 +211,24 @@ pub fn verify_note(note: &str, known: &[Vkey]) -> Result<VerifiedNote, NoteError
     Ok(VerifiedNote { text: text.to_owned(), signers })
 }
 
+/// Cuts a text that holds several notes, one after the other: each ends with its last signature line.
+/// What is no note comes back as it is, for whoever opens it to refuse.
+pub fn split(notes: &str) -> Vec<&str> {
+    let mut out = Vec::new();
+    let (mut start, mut at, mut signed) = (0, 0, false);
+    for line in notes.split_inclusive('\n') {
+        let signature = line.starts_with("— ");
+        if signed && !signature {
+            out.extend(notes.get(start..at));
+            start = at;
+        }
+        signed = signature;
+        at += line.len();
+    }
+    out.extend(notes.get(start..).filter(|rest| !rest.is_empty()));
+    out
+}
+
 /// Whether `name` may name a key or a log: not empty, no space, control character or `+`.
 pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c < ' ' || c == '+')

@@ -3,10 +3,11 @@
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use grantwright_domain::GroupName;
+use grantwright_domain::{Digest, GroupName};
 use grantwright_proof::tile::{Tile, TileKind};
 
 use super::{Refused, Shared};
+use crate::core::Broker;
 use crate::error::{of_store, refuse};
 
 /// The newest checkpoint.
@@ -31,27 +32,48 @@ pub async fn tile(
         )
     };
     let tile: Tile = format!("tile/{path}").parse().map_err(|_| none())?;
-    if matches!(tile.kind(), TileKind::Entries) && !broker.config.log.open_entries {
-        let human = super::bearer(&broker, &headers)?;
-        let security = GroupName::parse("security").ok();
-        let authority = broker.authority();
-        if !security.is_some_and(|g| authority.in_group(&human, &g, broker.now())) {
-            return Err(refuse(
-                403,
-                "not_in_group",
-                "entries are for members of `security`",
-                "ask an operator",
-            )
-            .into());
-        }
+    if matches!(tile.kind(), TileKind::Entries) {
+        may_read(&broker, &headers)?;
     }
     let bytes = broker.store.tile(tile).await.map_err(of_store)?.ok_or_else(none)?;
-    Ok((
-        [
-            (header::CONTENT_TYPE, "application/octet-stream"),
-            (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
-        ],
-        bytes,
-    )
-        .into_response())
+    Ok(for_ever(bytes))
+}
+
+/// A policy set or the declaration of a scope, by its digest: what verdicts are replayed against.
+pub async fn blob(
+    State(broker): Shared,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    may_read(&broker, &headers)?;
+    let none = || {
+        refuse(404, "no_such_blob", "the log names no such policy or scope", "take it from a leaf")
+    };
+    let digest = Digest::parse(&digest).map_err(|_| none())?;
+    let bytes = broker.store.blob(digest).await.map_err(of_store)?.ok_or_else(none)?;
+    Ok(for_ever(bytes))
+}
+
+/// Entries, and the policy that they name, are for `security` unless they were opened.
+fn may_read(broker: &Broker, headers: &HeaderMap) -> Result<(), Refused> {
+    if broker.config.log.open_entries {
+        return Ok(());
+    }
+    let human = super::bearer(broker, headers)?;
+    let security = GroupName::parse("security").ok();
+    let authority = broker.authority();
+    if security.is_some_and(|g| authority.in_group(&human, &g, broker.now())) {
+        return Ok(());
+    }
+    let refusal =
+        refuse(403, "not_in_group", "entries are for members of `security`", "ask an operator");
+    Err(refusal.into())
+}
+
+fn for_ever(bytes: Vec<u8>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
+    (headers, bytes).into_response()
 }

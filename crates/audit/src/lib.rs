@@ -8,6 +8,7 @@
 //! Where to start: [`verify`]; [`story`] for `audit show`.
 
 pub mod error;
+pub mod export;
 pub mod report;
 pub mod source;
 pub mod story;

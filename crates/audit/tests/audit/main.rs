@@ -8,6 +8,7 @@
 )]
 
 mod clean;
+mod export;
 mod fixture;
 mod forbidden;
 mod passkey;

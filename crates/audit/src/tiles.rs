@@ -225,7 +225,9 @@ impl<F: Files> Source for Tiles<F> {
         let mut out = Vec::new();
         let mut skip = usize::try_from(from % width).unwrap_or(usize::MAX);
         for number in from / width.. {
-            let Some(bytes) = self.tile_bytes(TileKind::Hashes { level: 0 }, number)? else { break };
+            let Some(bytes) = self.tile_bytes(TileKind::Hashes { level: 0 }, number)? else {
+                break;
+            };
             let hashes = bytes.chunks_exact(Hash::LEN).filter_map(|h| Hash::from_slice(h).ok());
             out.extend(hashes.take(usize::from(FULL_WIDTH)).skip(skip));
             skip = 0;
@@ -260,7 +262,8 @@ impl<F: Files> Source for Tiles<F> {
                 let bad = |why: String| {
                     CannotVerify::Unreadable(format!("`{}`: {why}", numbered("texts", number)))
                 };
-                let line: TextLine = serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
+                let line: TextLine =
+                    serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
                 let id = RequestId::parse(&line.request_id).map_err(|e| bad(e.to_string()))?;
                 if request.is_none_or(|wanted| wanted == &id) {
                     let salt = salt(&line.salt).ok_or_else(|| bad("a salt".into()))?;

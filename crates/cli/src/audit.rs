@@ -2,6 +2,7 @@
 //! works on a copy and while the broker runs, and creates nothing beside the store.
 
 mod bundle;
+pub mod events;
 mod export;
 mod files;
 mod log;
@@ -54,6 +55,8 @@ pub enum Command {
         #[arg(long)]
         texts: bool,
     },
+    /// Write the log's events for another system: OCSF, CloudEvents, JSON lines or syslog.
+    Export(events::Args),
     /// Tell a request's story from its leaves [store: $GRANTWRIGHT_STORE].
     Show {
         /// The request.
@@ -193,6 +196,7 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
             let done = export::bundle(log.source.as_mut(), &key, &kept, *texts, to)?;
             written(out, &done, to)
         }
+        Command::Export(args) => events::run(out, settings, args),
         Command::Show { request } => show(out, settings, request),
     }
 }
@@ -207,11 +211,7 @@ pub fn verify(check: &Check) -> Result<Report, Failure> {
     prove(open(&check.store, None)?.as_mut(), vkey.as_ref(), &kept)
 }
 
-fn prove(
-    source: &mut dyn Source,
-    vkey: Option<&Vkey>,
-    kept: &[String],
-) -> Result<Report, Failure> {
+fn prove(source: &mut dyn Source, vkey: Option<&Vkey>, kept: &[String]) -> Result<Report, Failure> {
     let options = Options { vkey, kept, now: Some(now()) };
     grantwright_audit::verify_with(source, &options, &mut |_| {}).map_err(Failure::unable)
 }
@@ -222,7 +222,12 @@ fn written(out: &Out, done: &export::Exported, to: &Path) -> Outcome {
         "checkpoint": done.checkpoint, "to": to.display().to_string(),
     });
     out.either(&value, |out| {
-        out.line(format!("{} leaves, {} policies and scopes in `{}`", done.leaves, done.blobs, to.display()));
+        out.line(format!(
+            "{} leaves, {} policies and scopes in `{}`",
+            done.leaves,
+            done.blobs,
+            to.display()
+        ));
         out.line("verify it with `grantwright audit verify`");
     });
     Ok(Exit::Done)

@@ -274,6 +274,10 @@ fn account(e: &Entry<'_>) -> Value {
     json!({ "name": domain, "uid": domain, "type": "SPIFFE trust domain", "type_id": 99 })
 }
 
+fn service(e: &Entry<'_>) -> Value {
+    json!({ "name": "grantwright", "uid": e.origin.log, "version": env!("CARGO_PKG_VERSION") })
+}
+
 fn human(id: &str, e: &Entry<'_>) -> Value {
     json!({ "name": id, "uid": id, "type": "User", "type_id": 1, "account": account(e) })
 }
@@ -353,7 +357,7 @@ impl<'e, 'a> Built<'e, 'a> {
     /// A call of the broker's API; its other end is the sidecar, or the person's door.
     fn api(&mut self, activity: u32, operation: &str, user: Value) {
         self.class(Class::Api, activity);
-        let service = json!({ "name": "grantwright", "uid": self.e.origin.log });
+        let service = service(self.e);
         self.put("api", json!({ "operation": operation, "service": service, "version": "v1" }));
         self.put("actor", json!({ "user": user }));
         let from = match (self.e.event, self.e.asked) {
@@ -395,7 +399,7 @@ impl<'e, 'a> Built<'e, 'a> {
     fn authentication(&mut self, activity: u32, user: Value, by: &str) {
         self.class(Class::Authentication, activity);
         self.put("user", user);
-        self.put("service", json!({ "name": "grantwright", "uid": self.e.origin.log }));
+        self.put("service", service(self.e));
         let (id, name) = match by {
             "OpenID Connect" => (4, "OpenID"),
             other => (99, other),

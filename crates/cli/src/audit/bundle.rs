@@ -76,9 +76,7 @@ impl Sink for Pack {
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
         header.set_mtime(0);
-        self.tar
-            .append_data(&mut header, path, bytes)
-            .map_err(|e| Failure::file(&self.place, &e))
+        self.tar.append_data(&mut header, path, bytes).map_err(|e| Failure::file(&self.place, &e))
     }
 }
 
@@ -93,10 +91,8 @@ pub fn unpack(bundle: &Path) -> Result<TempDir, Failure> {
     let wrong = |why: &dyn std::fmt::Display| {
         Failure::unable(format!("`{}` is not a whole bundle: {why}", bundle.display()))
     };
-    let folder = tempfile::Builder::new()
-        .prefix("grantwright-bundle-")
-        .tempdir()
-        .map_err(|e| wrong(&e))?;
+    let folder =
+        tempfile::Builder::new().prefix("grantwright-bundle-").tempdir().map_err(|e| wrong(&e))?;
     let mut gzip = GzDecoder::new(BufReader::new(file)).take(most.saturating_add(1));
     let mut seen = HashSet::new();
     let mut total = 0u64;
@@ -173,7 +169,8 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_or_flipped_is_refused_at_every_place() {
-        let noise: Vec<u8> = (0..4000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let noise: Vec<u8> =
+            (0..4000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         let (_dir, place) = pack(&[("format", FORMAT.as_bytes()), ("checkpoint", &noise)]);
         let whole = std::fs::read(&place).unwrap();
         for length in (0..whole.len()).step_by(97) {

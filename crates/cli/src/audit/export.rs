@@ -8,7 +8,9 @@ use grantwright_audit::tiles::{TEXTS_TO_A_FILE, numbered, text_line};
 use grantwright_audit::{Source, Text};
 use grantwright_domain::{Digest, Event};
 use grantwright_proof::tile::{FULL_WIDTH, encode_entries};
-use grantwright_proof::{Checkpoint, Edge, Hash, Tile, TileKind, Vkey, leaf_hash, note, verify_note};
+use grantwright_proof::{
+    Checkpoint, Edge, Hash, Tile, TileKind, Vkey, leaf_hash, note, verify_note,
+};
 
 use super::bundle::{FORMAT, Pack, Sink};
 use crate::exit::Failure;
@@ -82,7 +84,8 @@ pub fn tiles(source: &mut dyn Source, vkey: &Vkey, to: &mut dyn Sink) -> Result<
     let mut blobs = 0;
     for digest in wanted {
         let bytes = source.blob(&digest).map_err(Failure::unable)?;
-        let bytes = bytes.ok_or_else(|| not_whole(format!("policy or scope {digest} is missing")))?;
+        let bytes =
+            bytes.ok_or_else(|| not_whole(format!("policy or scope {digest} is missing")))?;
         to.put(&format!("blob/{digest}"), &bytes)?;
         blobs += 1;
     }

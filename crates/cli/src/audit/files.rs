@@ -61,7 +61,8 @@ impl Web {
     /// # Errors
     /// When the address or the token's file is unusable.
     pub fn open(base: &str, token: Option<&std::path::Path>) -> Result<Self, Failure> {
-        let url = reqwest::Url::parse(base).map_err(|e| Failure::unable(format!("`{base}`: {e}")))?;
+        let url =
+            reqwest::Url::parse(base).map_err(|e| Failure::unable(format!("`{base}`: {e}")))?;
         if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {
             return Err(Failure::unable(format!("`{base}` is not the address of a log")));
         }

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 pub use ocsf::SCHEMA as OCSF_SCHEMA;
 pub use recent::{Asked, Recent};
 pub use syslog::framed;
-pub use whole::{Window, export};
+pub use whole::{Each, Window, export};
 
 /// Prefix of a CloudEvent's type; the leaf's kind follows.
 pub const EVENT_TYPE: &str = "org.grantwright.";

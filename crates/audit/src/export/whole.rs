@@ -35,6 +35,12 @@ impl Window {
     }
 }
 
+/// What is done with each line: the index of its leaf, and its bytes.
+pub type Each<'f> = dyn FnMut(u64, &[u8]) -> Result<(), CannotVerify> + 'f;
+
+/// A leaf that is to be written: index, bytes, event, and what is known of its ask at that point.
+type Ready = (u64, Vec<u8>, Event, Option<Arc<Asked>>);
+
 /// Gives every exported line, without its end, to `each`, in the order of the leaves; how many there were.
 /// Earlier leaves are read too: they say who asked for what. It proves nothing: [`crate::verify`] does.
 ///
@@ -45,7 +51,7 @@ pub fn export(
     source: &mut dyn Source,
     exporter: &mut Exporter,
     window: Window,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), CannotVerify>,
+    each: &mut Each<'_>,
 ) -> Result<u64, CannotVerify> {
     let (mut next, mut told) = (0u64, 0u64);
     loop {
@@ -56,7 +62,7 @@ pub fn export(
             break;
         }
         next = after;
-        let mut ready: Vec<(u64, Vec<u8>, Event, Option<Arc<Asked>>)> = Vec::new();
+        let mut ready: Vec<Ready> = Vec::new();
         let parsed = spread(page, &|(index, leaf): (u64, Vec<u8>)| {
             let event = Event::from_leaf(&leaf);
             (index, leaf, event)
@@ -71,8 +77,7 @@ pub fn export(
             }
         }
         let writer = &*exporter;
-        let lines = spread(ready, &|(index, leaf, event, asked): (u64, Vec<u8>, Event, _)| {
-            let asked: Option<Arc<Asked>> = asked;
+        let lines = spread(ready, &|(index, leaf, event, asked): Ready| {
             (index, writer.write(index, &leaf, &event, asked.as_deref()))
         })?;
         for (index, line) in lines {

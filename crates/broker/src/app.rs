@@ -173,6 +173,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         sealed: Mutex::default(),
         ending: end::queue::Queue::default(),
         inconsistent: AtomicBool::new(false),
+        witnesses: crate::witness::Witnesses::new(&config.log.witness, &config.log.witnessing)?,
         counts: Counts::default(),
         desk: Default::default(),
         ca: RwLock::new(ca),
@@ -195,6 +196,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
     tokio::spawn(end::sweep(Arc::clone(&broker)));
     tokio::spawn(end::queue::work(Arc::clone(&broker)));
+    tokio::spawn(crate::witness::run(Arc::clone(&broker)));
     for minter in broker.minters.values() {
         tokio::spawn(keep_backend(Arc::clone(minter)));
     }

@@ -10,6 +10,7 @@ use crate::channels::slack::config::SlackSection;
 use crate::channels::teams::config::TeamsSection;
 use crate::channels::webhook::config::WebhookSection;
 use crate::error::StartError;
+use crate::witness::{PolicySection, WitnessSection};
 
 /// `broker.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -196,6 +197,12 @@ pub struct LogSection {
     /// Whether entries, not only hashes, are served without a token.
     #[serde(default)]
     pub open_entries: bool,
+    /// Who else sees that the log only grows.
+    #[serde(default)]
+    pub witness: Vec<WitnessSection>,
+    /// How many of them must agree.
+    #[serde(default)]
+    pub witnessing: PolicySection,
 }
 
 /// `[channel.…]`.
@@ -538,6 +545,7 @@ impl Config {
         out.extend(self.channel.teams.iter().flat_map(TeamsSection::faults));
         out.extend(self.channel.webhook.iter().flat_map(WebhookSection::faults));
         out.extend(self.oidc.iter().flat_map(OidcSection::faults));
+        out.extend(self.log.witnessing.faults(&self.log.witness));
         out.extend(self.channel.slack.iter().flat_map(SlackSection::faults));
         let mut names = std::collections::BTreeSet::new();
         for minter in &self.minters {

@@ -83,6 +83,8 @@ pub struct Broker {
     pub ending: crate::end::queue::Queue,
     /// A sidecar showed a checkpoint that this log signed and does not extend: nothing is appended.
     pub inconsistent: AtomicBool,
+    /// Who else sees that the log only grows.
+    pub witnesses: crate::witness::Witnesses,
     /// Counters for `/metrics`.
     pub counts: Counts,
     /// The OpenID discovery document of the built-in issuers.
@@ -292,6 +294,14 @@ impl Broker {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses to issue while the log's witnesses have not cosigned what it says, if so configured.
+    ///
+    /// # Errors
+    /// 503 `unwitnessed`.
+    pub fn witnessed(&self) -> Result<(), Refusal> {
+        self.witnesses.gate(self.store.head().size, self.now())
     }
 
     /// Takes one ask from the agent's bucket.

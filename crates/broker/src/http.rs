@@ -61,6 +61,7 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/metrics", Demand::Open),
     ("GET", "/log/checkpoint", Demand::Open),
     ("GET", "/log/tile/{*path}", Demand::Open),
+    ("GET", "/log/witnessed", Demand::Open),
     ("GET", "/log/blob/{digest}", Demand::Open),
     ("GET", "/assets/{name}", Demand::Open),
     ("GET", "/", Demand::Session),
@@ -143,6 +144,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/metrics", get(open::metrics))
         .route("/log/checkpoint", get(log::checkpoint))
         .route("/log/tile/{*path}", get(log::tile))
+        .route("/log/witnessed", get(log::witnessed))
         .route("/log/blob/{digest}", get(log::blob))
         .route("/login/{code}", get(login::login))
         .route("/enrol/{code}", get(passkeys::enrol_page).post(passkeys::enrol))

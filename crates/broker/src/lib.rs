@@ -32,6 +32,7 @@ mod session_tests;
 mod start_tests;
 mod vouch;
 mod wake;
+mod witness;
 
 /// What each door demands of its caller, for the tests that walk them.
 pub mod doors {
@@ -42,4 +43,5 @@ pub mod doors {
 pub use app::{CaStep, ca_step, run};
 pub use config::Config;
 pub use error::StartError;
+pub use http::listen::{Bounds, serve as serve_http};
 pub use init::{InitOptions, InitReport, fresh_link, init};

@@ -4,7 +4,7 @@
 //! `(issuer, subject)`, compared as bytes; whose it is, only the log's leaves say. An e-mail address is
 //! never anybody's identity.
 
-mod fetch;
+pub(crate) mod fetch;
 
 use std::collections::BTreeSet;
 use std::str::FromStr;

@@ -6,6 +6,7 @@ pub mod events;
 mod export;
 mod files;
 mod log;
+mod receipt;
 
 use std::path::{Path, PathBuf};
 
@@ -57,6 +58,17 @@ pub enum Command {
     },
     /// Write the log's events for another system: OCSF, CloudEvents, JSON lines or syslog.
     Export(events::Args),
+    /// Verify offline that a credential was logged when it was issued.
+    #[command(
+        after_help = "Exit codes: 0 it holds, 1 it does not, 2 there is no receipt or no key."
+    )]
+    Receipt {
+        /// The receipt, or the sidecar's whole answer.
+        file: PathBuf,
+        /// The log's verifier key [default: $GRANTWRIGHT_LOG_VKEY].
+        #[arg(long, value_name = "KEY")]
+        vkey: Option<String>,
+    },
     /// Tell a request's story from its leaves [store: $GRANTWRIGHT_STORE].
     Show {
         /// The request.
@@ -197,6 +209,10 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
             written(out, &done, to)
         }
         Command::Export(args) => events::run(out, settings, args),
+        Command::Receipt { file, vkey } => {
+            let key = Key { vkey: vkey.clone(), checkpoints: Vec::new() };
+            receipt::run(out, file, &key.known(settings)?)
+        }
         Command::Show { request } => show(out, settings, request),
     }
 }

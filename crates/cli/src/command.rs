@@ -43,6 +43,8 @@ pub enum Command {
     Lease(crate::lease::Command),
     /// End a credential early.
     Revoke(crate::revoke::Args),
+    /// Run a witness: it cosigns the checkpoints of logs that only grow.
+    Witness(crate::witness::Args),
     /// Prove what happened, offline.
     #[command(subcommand)]
     Audit(crate::audit::Command),
@@ -89,6 +91,7 @@ impl Command {
             Self::Sidecar(args) => crate::sidecar::run(out, &args),
             Self::Init(args) => crate::init::run(out, &args),
             Self::Authority(command) => crate::authority::run(out, &command),
+            Self::Witness(args) => wait(crate::witness::run(out, args)),
             Self::Audit(command) => crate::audit::run(out, settings, &command),
             Self::Mcp(args) => crate::mcp::run(settings, &args),
             Self::Completions(args) => crate::generate::completions(out, &args),

@@ -31,6 +31,7 @@ mod revoke;
 mod scope;
 mod sidecar;
 mod times;
+mod witness;
 
 use clap::Parser;
 

@@ -9,6 +9,7 @@
 //! log, [`Checkpoint`] for what a log promises.
 
 pub mod checkpoint;
+pub mod cosignature;
 pub mod edge;
 pub mod error;
 pub mod hash;
@@ -19,10 +20,12 @@ pub mod tile;
 pub mod tlog_proof;
 pub mod tree;
 pub mod verified;
+pub mod witness;
 
 mod decimal;
 
 pub use checkpoint::Checkpoint;
+pub use cosignature::{Cosigned, Cosigner, WitnessKey, cosignatures};
 pub use edge::Edge;
 pub use error::{NoteError, ProofError};
 pub use hash::{EMPTY_ROOT, Hash, leaf_hash, node_hash};

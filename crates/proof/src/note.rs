@@ -51,9 +51,9 @@ impl Vkey {
     /// # Errors
     /// [`NoteError::BadName`], [`NoteError::BadKey`] or [`NoteError::UnsupportedKeyType`].
     pub fn parse(text: &str) -> Result<Self, NoteError> {
-        let key = KeyText::parse(text)?;
+        let key = KeyText::parse(text, ED25519_TYPE)?;
         let vkey = Self::new(key.name, *key.bytes)?;
-        key.check_id(&vkey)?;
+        key.check_id(vkey.id)?;
         Ok(vkey)
     }
 
@@ -110,9 +110,9 @@ impl NoteSigner {
         let rest = text
             .strip_prefix(SKEY_PREFIX)
             .ok_or(NoteError::BadKey { what: "not a private key" })?;
-        let key = KeyText::parse(rest)?;
+        let key = KeyText::parse(rest, ED25519_TYPE)?;
         let signer = Self::from_seed(key.name, &key.bytes)?;
-        key.check_id(&signer.vkey)?;
+        key.check_id(signer.vkey.id)?;
         Ok(signer)
     }
 
@@ -188,13 +188,9 @@ impl VerifiedNote {
 /// [`NoteError::Malformed`], [`NoteError::TooManySignatures`], [`NoteError::BadSignature`] or
 /// [`NoteError::NoKnownSignature`].
 pub fn verify_note(note: &str, known: &[Vkey]) -> Result<VerifiedNote, NoteError> {
-    check_characters(note)?;
-    let (text, lines) = split_note(note)?;
-    if lines.split('\n').count() > MAX_SIGNATURES {
-        return Err(NoteError::TooManySignatures { limit: MAX_SIGNATURES });
-    }
+    let (text, lines) = read(note)?;
     let mut signers: Vec<Vkey> = Vec::new();
-    for line in lines.split('\n') {
+    for line in lines {
         let (name, id, signature) = parse_signature(line)?;
         for vkey in known.iter().filter(|vkey| vkey.name == name && vkey.id == id) {
             if !vkey.verifies(text, &signature) {
@@ -209,6 +205,16 @@ pub fn verify_note(note: &str, known: &[Vkey]) -> Result<VerifiedNote, NoteError
         return Err(NoteError::NoKnownSignature);
     }
     Ok(VerifiedNote { text: text.to_owned(), signers })
+}
+
+/// The text and the signature lines of a note; nothing is verified.
+pub(crate) fn read(note: &str) -> Result<(&str, impl Iterator<Item = &str>), NoteError> {
+    check_characters(note)?;
+    let (text, lines) = split_note(note)?;
+    if lines.split('\n').count() > MAX_SIGNATURES {
+        return Err(NoteError::TooManySignatures { limit: MAX_SIGNATURES });
+    }
+    Ok((text, lines.split('\n')))
 }
 
 /// Cuts a text that holds several notes, one after the other: each ends with its last signature line.
@@ -257,7 +263,7 @@ fn split_note(note: &str) -> Result<(&str, &str), NoteError> {
 }
 
 /// Name, key id and signature of `— <name> <base64>`.
-fn parse_signature(line: &str) -> Result<(&str, [u8; 4], Vec<u8>), NoteError> {
+pub(crate) fn parse_signature(line: &str) -> Result<(&str, [u8; 4], Vec<u8>), NoteError> {
     let malformed = || NoteError::Malformed { what: "signature line" };
     let (name, base64) =
         line.strip_prefix("— ").and_then(|rest| rest.split_once(' ')).ok_or_else(malformed)?;
@@ -271,14 +277,14 @@ fn parse_signature(line: &str) -> Result<(&str, [u8; 4], Vec<u8>), NoteError> {
 }
 
 /// `<name>+<key id>+<base64 of type and 32 bytes>`: the shape that both key texts share.
-struct KeyText<'a> {
-    name: &'a str,
+pub(crate) struct KeyText<'a> {
+    pub(crate) name: &'a str,
     id: &'a str,
-    bytes: Zeroizing<[u8; 32]>,
+    pub(crate) bytes: Zeroizing<[u8; 32]>,
 }
 
 impl<'a> KeyText<'a> {
-    fn parse(text: &'a str) -> Result<Self, NoteError> {
+    pub(crate) fn parse(text: &'a str, kind: u8) -> Result<Self, NoteError> {
         let mut parts = text.splitn(3, '+');
         let (Some(name), Some(id), Some(base64)) = (parts.next(), parts.next(), parts.next())
         else {
@@ -287,7 +293,7 @@ impl<'a> KeyText<'a> {
         let key = STANDARD.decode(base64).map_err(|_| NoteError::BadKey { what: "base64" })?;
         let key = Zeroizing::new(key);
         let bytes = match key.split_first() {
-            Some((&ED25519_TYPE, bytes)) => bytes,
+            Some((&given, bytes)) if given == kind => bytes,
             Some((&other, _)) => return Err(NoteError::UnsupportedKeyType(other)),
             None => return Err(NoteError::BadKey { what: "empty" }),
         };
@@ -295,8 +301,8 @@ impl<'a> KeyText<'a> {
         Ok(Self { name, id, bytes: Zeroizing::new(bytes) })
     }
 
-    fn check_id(&self, vkey: &Vkey) -> Result<(), NoteError> {
-        if hex::encode(vkey.id) == self.id {
+    pub(crate) fn check_id(&self, id: [u8; 4]) -> Result<(), NoteError> {
+        if hex::encode(id) == self.id {
             Ok(())
         } else {
             Err(NoteError::BadKey { what: "the key id is not that of this name and key" })

@@ -10,11 +10,28 @@ use super::{Refused, Shared};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 
-/// The newest checkpoint.
+/// The newest checkpoint, with the witnesses' cosignatures where they have seen it already.
 pub async fn checkpoint(State(broker): Shared) -> Result<Response, Refused> {
     let head = broker.store.head();
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], head.checkpoint.to_string())
-        .into_response())
+    let witnessed = broker.witnesses.newest().filter(|w| w.size == head.size);
+    Ok(note(&witnessed.map_or_else(|| head.checkpoint.clone(), |w| w.note)))
+}
+
+/// The newest checkpoint that the quorum of witnesses cosigned.
+pub async fn witnessed(State(broker): Shared) -> Result<Response, Refused> {
+    let newest = broker.witnesses.newest().ok_or_else(|| {
+        refuse(
+            404,
+            "unwitnessed",
+            "no checkpoint was cosigned by enough witnesses since this broker started",
+            "configure witnesses with [[log.witness]], or wait a moment",
+        )
+    })?;
+    Ok(note(&newest.note))
+}
+
+fn note(text: &str) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text.to_owned()).into_response()
 }
 
 /// A tile of hashes, or a bundle of entries.

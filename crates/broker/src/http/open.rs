@@ -59,6 +59,8 @@ pub async fn metrics(State(broker): Shared) -> Response {
     out.push_str(&format!("# HELP grantwright_clock_jumped 1 while the clock differs from the time that passed and nothing is issued\n# TYPE grantwright_clock_jumped gauge\ngrantwright_clock_jumped {jumped}\n"));
     let head = broker.store.head();
     out.push_str(&format!("# HELP grantwright_log_leaves leaves in the log\n# TYPE grantwright_log_leaves gauge\ngrantwright_log_leaves {}\n", head.size));
+    let witnessed = broker.witnesses.newest().map_or(0, |w| w.size);
+    out.push_str(&format!("# HELP grantwright_log_witnessed leaves in the newest checkpoint that the witnesses cosigned\n# TYPE grantwright_log_witnessed gauge\ngrantwright_log_witnessed {witnessed}\n"));
     let (waiting, oldest_ms) = broker.ending.waiting(broker.now());
     for (name, help, value) in [
         (

@@ -51,6 +51,7 @@ pub(super) fn is_built_in(broker: &Broker, allowed: &Allowed) -> bool {
 /// When the rules, the store or the configuration refuse; nothing is spent then.
 pub async fn intend(broker: &Broker, allowed: Allowed) -> Result<Intended, Refusal> {
     broker.consistent()?;
+    broker.witnessed()?;
     let mut staged = allowed.into_staged();
     let minter = Arc::clone(broker.minter(&staged.scope)?);
     minter.ready().map_err(|e| {

@@ -324,6 +324,7 @@ impl Rig {
             sealed: Mutex::default(),
             ending: crate::end::queue::Queue::default(),
             inconsistent: false.into(),
+            witnesses: Default::default(),
             counts: Counts::default(),
             desk: Default::default(),
             discovery: serde_json::Value::Null,

@@ -225,7 +225,7 @@ fn scopes(broker: &Broker) -> Vec<Vec<u8>> {
 
 /// Proves that the log extends what this sidecar kept. A checkpoint that this log signed and does
 /// not extend stops everything that would append: the store was rolled back or forked.
-async fn consistency(broker: &Broker, kept: &str) -> Result<ConsistencyReply, Refusal> {
+pub(crate) async fn consistency(broker: &Broker, kept: &str) -> Result<ConsistencyReply, Refusal> {
     let head = broker.store.head();
     if kept.is_empty() {
         return Ok(ConsistencyReply { checkpoint: head.checkpoint.to_string(), proof: Vec::new() });

@@ -89,7 +89,7 @@ class Broker(unittest.TestCase):
         for body in re.findall(r"(?:pub struct \w+|pub enum MinterSection) \{\n(.*?)\n\}", source, re.S):
             keys |= set(re.findall(r"(?m)^\s+(?:pub )?([a-z_]+): ", body))
         self.assertGreater(len(keys), 15)
-        sections = {"listen", "store", "keys", "limits", "log", "minters"}
+        sections = {"listen", "store", "keys", "limits", "log", "minters", "witness", "witnessing", "channel", "guards", "oidc"}
         for key in sorted(keys - sections):
             self.assertRegex(reference, rf"(?m)^(# )?{key} = ", f"`{key}` is not in broker.toml")
 

@@ -319,6 +319,7 @@ async fn invariant_25_every_route_by_every_kind_of_caller() {
                 .replace("{id}", "r-none")
                 .replace("{name}", "no-agent")
                 .replace("{code}", "x")
+                .replace("{digest}", "00")
                 .replace("{key}", "AAAA")
                 .replace("{*path}", "0/000.p/1");
             let mut request =

@@ -1,4 +1,4 @@
-//! `grantwright demo`: starts a broker and a sidecar, enrols an agent, and tells the whole story with
+//! `grantwright demo`: starts a broker, a sidecar and a witness of the log, enrols an agent, and tells the whole story with
 //! nothing but what everyone else has: `init`, two configurations and the two HTTP doors.
 
 mod agent;

@@ -62,11 +62,11 @@ pub async fn blob(
     Path(digest): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    may_read(&broker, &headers)?;
     let none = || {
         refuse(404, "no_such_blob", "the log names no such policy or scope", "take it from a leaf")
     };
     let digest = Digest::parse(&digest).map_err(|_| none())?;
+    may_read(&broker, &headers)?;
     let bytes = broker.store.blob(digest).await.map_err(of_store)?.ok_or_else(none)?;
     Ok(for_ever(bytes))
 }

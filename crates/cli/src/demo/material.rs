@@ -48,6 +48,8 @@ pub struct Ports {
     pub http: u16,
     /// The sidecar's HTTP.
     pub sidecar: u16,
+    /// The witness's HTTP.
+    pub witness: u16,
 }
 
 /// Writes scopes and policies as plain files, and gives them back as the API takes them.
@@ -94,7 +96,26 @@ pub fn write_broker(dir: &DemoDir, settings: &DemoSettings, ports: Ports) -> Res
         None => drop(std::fs::remove_file(&token)),
     }
     let store = store_url(dir)?;
-    files::write_private(&dir.file("broker.toml"), &broker_toml(settings, ports, &store)?)
+    let mut config = broker_toml(settings, ports, &store)?;
+    let key = dir.file(WITNESS_KEY);
+    if ports.witness != 0 && key.is_file() {
+        config.push_str(&witness_toml(files::read_secret(&key)?.as_str(), ports));
+    }
+    files::write_private(&dir.file("broker.toml"), &config)
+}
+
+/// The witness's key.
+pub const WITNESS_KEY: &str = "witness/witness.vkey";
+
+/// The part of `broker.toml` that names the witness.
+pub fn witness_toml(vkey: &str, ports: Ports) -> String {
+    format!(
+        "\n[[log.witness]]\n\
+         vkey = {}\n\
+         url = \"http://127.0.0.1:{}\"\n",
+        text(vkey),
+        ports.witness,
+    )
 }
 
 /// The store's URL; the path in it is absolute.
@@ -279,6 +300,7 @@ pub fn env_lines(facts: &Facts<'_>) -> Result<Vec<Line>, Failure> {
         files::write_private(&aws.join(empty), "")?;
     }
     let sidecar = format!("http://127.0.0.1:{}", ports.sidecar);
+    let witness = files::read_secret(&dir.file(WITNESS_KEY))?;
     let mut lines = vec![
         Line::Export("GRANTWRIGHT_BROKER", format!("https://127.0.0.1:{}", ports.grpc)),
         Line::Export("GRANTWRIGHT_CONSOLE", format!("http://localhost:{}", ports.http)),
@@ -292,6 +314,8 @@ pub fn env_lines(facts: &Facts<'_>) -> Result<Vec<Line>, Failure> {
         Line::Export("GRANTWRIGHT_STORE", store_url(dir)?),
         Line::Export("GRANTWRIGHT_LOG", format!("http://127.0.0.1:{}/log", ports.http)),
         Line::Export("GRANTWRIGHT_LOG_VKEY", (*vkey).to_owned()),
+        Line::Export("GRANTWRIGHT_WITNESS", format!("http://127.0.0.1:{}", ports.witness)),
+        Line::Export("GRANTWRIGHT_WITNESS_VKEY", witness),
         Line::Export("GRANTWRIGHT_BROKER_PID", pids.0.to_string()),
         Line::Export("GRANTWRIGHT_SIDECAR_PID", pids.1.to_string()),
         Line::Export(

@@ -1,4 +1,4 @@
-//! The two real processes of the demo: started, awaited until ready, ended.
+//! The real processes of the demo: started, awaited until ready, ended.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -34,14 +34,17 @@ impl Process {
         name: &'static str,
         program: &Path,
         arguments: &[&str],
-        config: &Path,
+        config: Option<&Path>,
         log: PathBuf,
     ) -> Result<Self, Failure> {
         let fault = |e: std::io::Error| Failure::file(&log, &e);
         let file = std::fs::File::options().create(true).append(true).open(&log).map_err(fault)?;
         let errors = file.try_clone().map_err(fault)?;
         let mut command = Command::new(program);
-        command.args(arguments).arg("--config").arg(config);
+        command.args(arguments);
+        if let Some(config) = config {
+            command.arg("--config").arg(config);
+        }
         command.stdin(Stdio::null()).stdout(file).stderr(errors).kill_on_drop(true);
         for secret in
             ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "VAULT_TOKEN"]
@@ -111,13 +114,15 @@ impl Process {
     }
 }
 
-/// The two of them.
+/// All of them.
 #[derive(Default)]
 pub struct Processes {
     /// The broker.
     pub broker: Option<Process>,
     /// The sidecar.
     pub sidecar: Option<Process>,
+    /// The witness.
+    pub witness: Option<Process>,
 }
 
 impl Processes {
@@ -129,9 +134,9 @@ impl Processes {
         std::future::pending::<()>().await;
     }
 
-    /// Ends both, the sidecar first, so that it can say good-bye.
+    /// Ends all, the sidecar first, so that it can say good-bye.
     pub async fn end(self) {
-        for process in [self.sidecar, self.broker].into_iter().flatten() {
+        for process in [self.sidecar, self.broker, self.witness].into_iter().flatten() {
             process.end().await;
         }
     }
@@ -181,7 +186,7 @@ mod tests {
                 "broker",
                 Path::new("/bin/sh"),
                 &[script.to_str().unwrap()],
-                &dir.path().join("c.toml"),
+                None,
                 log,
             )
             .unwrap();
@@ -202,7 +207,7 @@ mod tests {
                 "broker",
                 Path::new("/bin/sh"),
                 &[script.to_str().unwrap()],
-                &dir.path().join("c.toml"),
+                None,
                 dir.path().join("log"),
             )
             .unwrap();

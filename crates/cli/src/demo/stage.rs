@@ -27,6 +27,8 @@ pub struct Mark {
     operator_token_until: String,
     people_tokens_until: String,
     ports: [u16; 3],
+    #[serde(default)]
+    witness_port: u16,
     /// Bob's one-time link to sign in.
     pub login_bob: String,
     /// Bob's one-time link to enrol a passkey.
@@ -58,7 +60,8 @@ impl Stage<'_> {
         let begun = tokio::task::spawn_blocking(move || grantwright_broker::init(&options));
         let begun = begun.await.map_err(Failure::unable)?.map_err(Failure::unable)?;
         let written = material::write_policies(dir, self.settings)?;
-        let mut ports = self.start_broker(processes, Ports::default()).await?;
+        let ports = self.start_witness(processes, &begun.vkey, Ports::default()).await?;
+        let mut ports = self.start_broker(processes, ports).await?;
         let base = format!("http://localhost:{}", ports.http);
         let operator = people::sign_in(dir, &base, &begun.code).await?;
         people::register(&operator.api, &written).await?;
@@ -72,6 +75,7 @@ impl Stage<'_> {
             operator_token_until: operator.expires_at.to_string(),
             people_tokens_until: people_until.to_string(),
             ports: [ports.grpc, ports.http, ports.sidecar],
+            witness_port: ports.witness,
             login_bob: people::link(&operator.api, "bob", "login").await?,
             enrol_bob: people::link(&operator.api, "bob", "enrol").await?,
         };
@@ -86,7 +90,10 @@ impl Stage<'_> {
             .map_err(|e| Failure::unable(format!("`{}`: {e}", path.display())))?;
         let code = self.link_if_expired(&mark).await?;
         let [grpc, http, sidecar] = mark.ports.map(|port| process::port_again(Some(port)));
-        let ports = self.start_broker(processes, Ports { grpc, http, sidecar }).await?;
+        let witness = process::port_again(Some(mark.witness_port));
+        let ports = Ports { grpc, http, sidecar, witness };
+        let ports = self.start_witness(processes, &mark.vkey, ports).await?;
+        let ports = self.start_broker(processes, ports).await?;
         if let Some(code) = code {
             let base = format!("http://localhost:{}", ports.http);
             let operator = people::sign_in(self.dir, &base, &code).await?;
@@ -115,6 +122,32 @@ impl Stage<'_> {
         material::broker_toml(self.settings, ports, &material::store_url(self.dir)?)
     }
 
+    async fn start_witness(
+        &self,
+        processes: &mut Processes,
+        vkey: &str,
+        ports: Ports,
+    ) -> Result<Ports, Failure> {
+        let dir = self.dir;
+        let folder = dir.file("witness");
+        if !dir.file(material::WITNESS_KEY).is_file() {
+            crate::witness::init(&folder, &format!("{}/witness", material::TRUST_DOMAIN))?;
+        }
+        files::write_private(&folder.join("logs.txt"), &format!("log {vkey}\n"))?;
+        let ready = dir.file("witness.ready");
+        let _ = std::fs::remove_file(&ready);
+        let own = process::own_program()?;
+        let listen = format!("127.0.0.1:{}", ports.witness);
+        let (dir_text, ready_text) = (folder.to_string_lossy(), ready.to_string_lossy());
+        let arguments =
+            ["witness", "--dir", &*dir_text, "--listen", &listen, "--ready-file", &*ready_text];
+        let log = dir.file("witness.log");
+        let process = Process::start("witness", &own, &arguments, None, log)?;
+        let process = processes.witness.insert(process);
+        let said = process.ready(&ready).await?;
+        Ok(Ports { witness: port(&said, "http")?, ..ports })
+    }
+
     async fn start_broker(
         &self,
         processes: &mut Processes,
@@ -127,7 +160,7 @@ impl Stage<'_> {
         let own = process::own_program()?;
         let log = dir.file("broker.log");
         let config = dir.file("broker.toml");
-        let process = Process::start("broker", &own, &["broker"], &config, log)?;
+        let process = Process::start("broker", &own, &["broker"], Some(&config), log)?;
         let process = processes.broker.insert(process);
         let said = process.ready(&ready).await?;
         let ports = Ports { grpc: port(&said, "grpc")?, http: port(&said, "http")?, ..ports };
@@ -149,7 +182,7 @@ impl Stage<'_> {
         let (program, arguments) = process::sidecar_program()?;
         let log = dir.file("sidecar.log");
         let config = dir.file("sidecar.toml");
-        let process = Process::start("sidecar", &program, arguments, &config, log)?;
+        let process = Process::start("sidecar", &program, arguments, Some(&config), log)?;
         let process = processes.sidecar.insert(process);
         let said = process.ready(&ready).await?;
         let ports = Ports { sidecar: port(&said, "tcp")?, ..ports };
@@ -213,6 +246,7 @@ impl Stage<'_> {
         mark.login_bob = people::link(&operator.api, "bob", "login").await?;
         mark.enrol_bob = people::link(&operator.api, "bob", "enrol").await?;
         mark.ports = [ports.grpc, ports.http, ports.sidecar];
+        mark.witness_port = ports.witness;
         self.save(mark)
     }
 

@@ -77,7 +77,7 @@ fn configurations_are_what_broker_and_sidecar_read() {
         secret_access_key: "not in the file".into(),
         session_token: Some("nor this".into()),
     };
-    let ports = Ports { grpc: 1, http: 2, sidecar: 3 };
+    let ports = Ports { grpc: 1, http: 2, sidecar: 3, witness: 4 };
     let vault = VaultSettings {
         address: "http://127.0.0.1:8200".into(),
         token: "not in the file".into(),
@@ -129,7 +129,7 @@ fn every_line_of_the_contract_is_in_the_environment() {
     let dir = DemoDir::open(Some(&folder.path().join("d")), false).unwrap();
     let facts = Facts {
         dir: &dir,
-        ports: Ports { grpc: 1, http: 2, sidecar: 3 },
+        ports: Ports { grpc: 1, http: 2, sidecar: 3, witness: 4 },
         vkey: "demo+abc+key=",
         links: ("http://localhost:2/a", "http://localhost:2/b"),
         pids: (10, 11),

@@ -11,6 +11,7 @@ from gauge import (MANY_ASKS, RELEASE, ROUNDS, SECONDS, SHIPPED, Bare, Request, 
                    ask, echo, enrolled, fsync, median, memory, quantile, rates, ratio, run_json, served,
                    want_wrk, work)
 from harness import Demo, clean_env, scratch, store_files
+from pages import console, page_vote
 
 DATASET = '{"scope":"demo.read","params":{"dataset":"bench"},"reason":"a measurement"}'
 S3 = "/aws/aws.s3-read?bucket=demo&prefix=public/"
@@ -224,5 +225,5 @@ def leaf_count(demo_):
     return int(re.split(rb"\n", demo_.checkpoint())[1])
 
 
-ROWS = {"grant": grant, "cached": cached, "vote": vote, "policy": policy, "sidecar": sidecar,
-        "demo": demo, "append": append, "verify": verify}
+ROWS = {"grant": grant, "cached": cached, "vote": vote, "page-vote": page_vote, "console": console,
+        "policy": policy, "sidecar": sidecar, "demo": demo, "append": append, "verify": verify}

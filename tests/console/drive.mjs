@@ -1,11 +1,7 @@
 // Drives the console as bob would, in Debian's Chromium, against a running demo.
-import { readFileSync, mkdirSync } from "node:fs";
+import { readFileSync } from "node:fs";
+import { api, ask, authenticator, console_, decide, ensure, env, launch, link, sidecar, state } from "./desk.mjs";
 
-const { chromium } = await import(process.env.PLAYWRIGHT);
-const env = process.env;
-const token = readFileSync(env.GRANTWRIGHT_TOKEN_FILE, "utf8").trim();
-const carol = readFileSync(`${env.GRANTWRIGHT_HUMANS}/carol.token`, "utf8").trim();
-const console_ = env.GRANTWRIGHT_CONSOLE;
 let passed = 0, failed = 0;
 
 async function test(name, work) {
@@ -19,34 +15,7 @@ async function test(name, work) {
     console.log(`FAIL console::${name}\n       ${String(fault.stack ?? fault).split("\n").slice(0, 8).join("\n       ")}`);
   }
 }
-const ensure = (fine, why) => { if (!fine) throw new Error(why); };
-
-async function sidecar(method, path, body) {
-  const answer = await fetch(env.GRANTWRIGHT_SIDECAR + path, {
-    method, body: body && JSON.stringify(body),
-    headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
-  });
-  return { status: answer.status, body: await answer.json() };
-}
-async function ask(scope, params, reason, more = {}) {
-  const { status, body } = await sidecar("POST", "/v1/credentials", { scope, params, reason, ...more });
-  ensure(status === 202, `${scope}: ${status} ${body.code ?? body.state}`);
-  return body.request_id;
-}
-const state = async (id) => (await sidecar("GET", `/v1/requests/${id}`)).body;
-async function api(path, body) {
-  const answer = await fetch(console_ + path, {
-    method: body ? "POST" : "GET", body: body && JSON.stringify(body),
-    headers: { authorization: `Bearer ${carol}`, "content-type": "application/json" },
-  });
-  return answer.json();
-}
-
-const browser = await chromium.launch({
-  executablePath: env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
+const browser = await launch();
 const context = await browser.newContext({ viewport: { width: 1366, height: 768 }, timezoneId: "UTC" });
 const page = await context.newPage();
 page.setDefaultTimeout(15000);
@@ -57,6 +26,15 @@ const watch = (p) => {
   p.on("request", (r) => { if (!r.url().startsWith(console_) && !r.url().startsWith("data:")) violations.push(`foreign: ${r.url()}`); });
 };
 watch(page);
+// Somebody else at their own browser.
+async function someone(person, options = {}) {
+  const theirs = await browser.newContext({ viewport: { width: 1366, height: 768 }, timezoneId: "UTC", ...options });
+  const tab = await theirs.newPage();
+  tab.setDefaultTimeout(15000);
+  watch(tab);
+  await tab.goto(await link(person, "login"));
+  return tab;
+}
 const open = (id) => page.goto(`${console_}/requests/${id}`);
 const press = (name) => page.getByRole("button", { name, exact: true }).click();
 
@@ -64,6 +42,19 @@ await test("who is not signed in is led to sign in", async () => {
   const answer = await fetch(`${console_}/agents`, { redirect: "manual", headers: { accept: "text/html" } });
   ensure(answer.status === 303, `status ${answer.status}`);
   ensure(answer.headers.get("location") === "/signin?next=%2Fagents", answer.headers.get("location"));
+});
+
+await test("a link is spent by the first person who opens it, and by no program that looks ahead", async () => {
+  const url = await link("carol", "login");
+  const look = (method, headers) => fetch(url, { method, redirect: "manual", headers });
+  for (const [method, headers] of [["HEAD", {}], ["GET", { "sec-purpose": "prefetch" }],
+    ["GET", { "user-agent": "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)" }]]) {
+    const answer = await look(method, headers);
+    ensure(answer.status === 200 && !answer.headers.get("set-cookie"), `${method} ${JSON.stringify(headers)}: ${answer.status}`);
+  }
+  const first = await look("GET", {});
+  ensure(first.status === 303 && first.headers.get("set-cookie").startsWith("__Host-"), `first: ${first.status}`);
+  ensure((await look("GET", {})).status === 410, "twice");
 });
 
 await test("a link signs in, and the inbox has its links", async () => {
@@ -85,6 +76,32 @@ await test("a request appears by itself, is approved with one press, and the age
   ensure(got.state === "granted" && got.credential, got.state);
 });
 
+await test("the keyboard is enough: found, opened, approved; and its keys are listed", async () => {
+  const id = await ask("demo.export", { dataset: "keys", rows: 11 }, "x");
+  await page.goto(console_);
+  await page.locator(`a[href="/requests/${id}"]`).first().waitFor();
+  await page.keyboard.press("?");
+  await page.getByRole("dialog", { name: "Keys" }).waitFor();
+  for (const key of ["j", "o", "a", "d", "q", "n", "/", "?"]) {
+    ensure(await page.locator("#keys kbd", { hasText: key }).count() > 0, `\`${key}\` is not listed`);
+  }
+  await page.keyboard.press("Escape");
+  for (let n = 0; n < 60; n += 1) {
+    await page.keyboard.press("j");
+    if (await page.evaluate((want) => document.activeElement.getAttribute("href") === want, `/requests/${id}`)) break;
+  }
+  await page.keyboard.press("o");
+  await page.waitForURL(`**/requests/${id}`, { waitUntil: "load" });
+  await page.keyboard.press("a");
+  ensure((await state(id)).state !== "granted", "one key approved");
+  const [focused, outline] = await page.evaluate(() =>
+    [document.activeElement.textContent, getComputedStyle(document.activeElement).outlineStyle]);
+  ensure(focused === "Approve" && outline !== "none", `the focus is on ${focused}, outline ${outline}`);
+  await page.keyboard.press("Enter");
+  await page.getByText("You approved it").waitFor();
+  ensure((await state(id)).state === "granted", "not granted");
+});
+
 await test("deny with one tap; the agent is told", async () => {
   const id = await ask("demo.export", { dataset: "customers", rows: 1001 }, "x");
   await open(id);
@@ -92,6 +109,47 @@ await test("deny with one tap; the agent is told", async () => {
   await press("Too much");
   await page.getByText("You denied it").waitFor();
   ensure((await state(id)).state === "denied", "not denied");
+});
+
+await test("looks wrong: security is told at once, the owner how it ended, each at their own inbox", async () => {
+  const [dave, alice] = [await someone("dave"), await someone("alice")];
+  ensure(await dave.getByRole("alert").count() === 0, "an alarm before there is one");
+  const id = await ask("demo.export", { dataset: "payroll", rows: 13 }, "please");
+  await alice.goto(`${console_}/requests/${id}`);
+  ensure(await alice.getByRole("button", { name: "Approve", exact: true }).isDisabled(), "the owner may approve");
+  await alice.getByText("owns the agent").waitFor();
+  await alice.goto(console_);
+  await open(id);
+  await page.keyboard.press("d");
+  await page.getByLabel(/In your words/).fill("nobody here <i>exports</i> payroll");
+  await press("Looks wrong");
+  await page.getByText("You denied it").waitFor();
+  const alarm = dave.getByRole("alert");
+  await alarm.getByText("nobody here <i>exports</i> payroll").waitFor();
+  ensure(await alarm.locator(`a[href="/requests/${id}"]`).count() === 1, "no way to it");
+  await alice.getByText("Your agents: how it ended").waitFor();
+  const told = alice.locator("tr", { has: alice.locator(`a[href="/requests/${id}"]`) });
+  await told.getByText("denied by bob").waitFor();
+  ensure(await alice.getByRole("alert").count() === 0, "the owner sees what security sees");
+  await page.getByText("nobody here <i>exports</i> payroll").waitFor();
+  for (const tab of [dave, alice]) await tab.context().close();
+});
+
+await test("the very session policy is shown before approving, and is what STS gets", async () => {
+  const id = await ask("aws.s3-export", { bucket: "demo", prefix: "reports/2026/" }, "x");
+  await open(id);
+  const shown = JSON.parse(await page.locator(".facts pre").last().innerText());
+  ensure(JSON.stringify(shown).includes("arn:aws:s3:::demo/reports/2026/*"), JSON.stringify(shown));
+  ensure(await page.getByText("What demo-agent did before").count() === 1, "no history");
+  await page.locator(".facts summary").click();
+  await page.locator(".facts details pre", { hasText: "permit" }).waitFor();
+  await press("Approve");
+  await page.getByText("You approved it").waitFor();
+  ensure((await state(id)).state === "granted", "not granted");
+  const got = JSON.parse(readFileSync(env.STS_SEEN, "utf8"));
+  const held = (value, part) => JSON.stringify(value) === JSON.stringify(part)
+    || (value && typeof value === "object" && Object.values(value).some((v) => held(v, part)));
+  ensure(held(shown, JSON.parse(got.Policy)), `shown ${JSON.stringify(shown)}\nminted ${got.Policy}`);
 });
 
 await test("ask, answer, and the answer joins the page by itself", async () => {
@@ -103,7 +161,7 @@ await test("ask, answer, and the answer joins the page by itself", async () => {
   await page.getByText("not answered yet").waitFor();
   const question = (await state(id)).question;
   ensure(question && question.text === "which ticket?", JSON.stringify(question));
-  const other = await api(`/api/v1/requests/${id}/approve`, { digest: (await api(`/api/v1/requests/${id}`)).digest });
+  const other = await decide("approve", id);
   ensure(other.code === "question_open", JSON.stringify(other));
   await sidecar("POST", `/v1/requests/${id}/answer`, { text: "ticket <b>42</b>" });
   await page.getByText("ticket <b>42</b>").first().waitFor();
@@ -138,7 +196,7 @@ await test("a page that fell behind cannot approve what it did not show", async 
   const id = await ask("demo.escalate", { role: "reader" }, "x");
   await open(id);
   await page.evaluate(() => { window.EventSource = null; document.querySelectorAll("[data-live]").forEach((r) => delete r.dataset.live); });
-  await api(`/api/v1/requests/${id}/narrow`, { digest: (await api(`/api/v1/requests/${id}`)).digest, ttl: "5m" });
+  await decide("narrow", id, { ttl: "5m" });
   await press("Approve");
   await page.getByRole("alert").getByText("Refused").waitFor();
   await sidecar("DELETE", `/v1/requests/${id}`);
@@ -216,6 +274,110 @@ await test("agents and policies can be read", async () => {
   await page.getByText("permit").first().waitFor();
 });
 
+// Text against what is behind it, as WCAG 2.2 computes it; names of controls; one headline; no page
+// wider than its screen.
+function faults() {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgba = (color) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].map((v, n) => (n === 3 ? v / 255 : v));
+  };
+  const over = (top, under) => [0, 1, 2].map((n) => top[n] * top[3] + under[n] * (1 - top[3])).concat(1);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) {
+      const layer = rgba(getComputedStyle(e).backgroundColor);
+      layers.push(layer);
+      if (layer[3] === 1) break;
+    }
+    return layers.reverse().reduce((under, top) => over(top, under), rgba(getComputedStyle(document.body).backgroundColor));
+  };
+  const light = (c) => {
+    const [r, g, b] = c.slice(0, 3).map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let texts = 0;
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !element.checkVisibility() || element.closest(":disabled, option, datalist, .skip")) continue;
+    const style = getComputedStyle(element);
+    const ground = behind(element);
+    const [a, b] = [light(over(rgba(style.color), ground)), light(ground)];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    texts += 1;
+    if (ratio < (large ? 3 : 4.5)) found.push(`contrast ${ratio.toFixed(2)} of “${node.data.trim().slice(0, 40)}”`);
+  }
+  for (const control of document.querySelectorAll("button, a[href], input:not([type=hidden]), select, textarea")) {
+    const name = control.getAttribute("aria-label") || control.labels?.[0]?.textContent || control.textContent || control.title;
+    if (!name?.trim()) found.push(`no name: ${control.outerHTML.slice(0, 80)}`);
+    const box = control.getBoundingClientRect();
+    // WCAG 2.2, 2.5.8: 24 × 24, save links within text.
+    const inline = control.matches("a") && getComputedStyle(control).display === "inline";
+    if (box.width && !inline && !control.matches(".skip, [type=checkbox]") && box.height < 24) found.push(`small: ${control.outerHTML.slice(0, 80)}`);
+  }
+  if (document.querySelectorAll("h1").length !== 1) found.push("not one headline");
+  if (!document.documentElement.lang || !document.querySelector("main")) found.push("no language, or no main");
+  for (const header of document.querySelectorAll("th")) if (!header.textContent.trim()) found.push("a column without a name");
+  if (document.documentElement.scrollWidth > innerWidth) found.push(`wider than the screen: ${document.documentElement.scrollWidth}`);
+  return { texts, found };
+}
+
+await test("contrast, names, sizes and widths, on every page, light and dark, desk and phone", async () => {
+  const id = await ask("demo.export", { dataset: "customers", rows: 21000 }, "x", { task: "nightly" });
+  const ended = await ask("demo.export", { dataset: "customers", rows: 21001 }, "x");
+  await decide("deny", ended, { reason: "no" });
+  const paths = ["/", `/requests/${id}`, `/requests/${ended}`, `/requests/${id}?done=approve`, `/requests/${id}/narrow?ttl=300s&p.rows=500`,
+    "/agents", "/agents/demo-agent", "/leases", "/leases?state=all", "/log", "/log?agent=demo-agent", "/policies", "/account", "/nothing-here"];
+  const wrong = new Map();
+  const blame = (where, { found }) => { for (const fault of found) wrong.set(fault, [...(wrong.get(fault) ?? []), where]); };
+  for (const colorScheme of ["light", "dark"]) {
+    for (const [width, height] of [[1366, 768], [390, 844], [320, 640]]) {
+      const seen = await browser.newContext({ colorScheme, viewport: { width, height }, storageState: await context.storageState() });
+      const tab = await seen.newPage();
+      watch(tab);
+      for (const path of paths) {
+        await tab.goto(console_ + path);
+        const seen = await tab.evaluate(faults);
+        ensure(seen.texts > 3, `${path} is empty`);
+        blame(`${path} ${colorScheme} ${width}`, seen);
+      }
+      await tab.goto(`${console_}/requests/${id}`);
+      for (const key of ["d", "q"]) {
+        await tab.keyboard.press(key);
+        blame(`form ${key} ${colorScheme} ${width}`, await tab.evaluate(faults));
+        await tab.keyboard.press("Escape");
+      }
+      await seen.close();
+    }
+  }
+  for (const path of ["/signin", new URL(await link("carol", "enrol")).pathname]) {
+    const stranger = await (await browser.newContext({ colorScheme: "dark", viewport: { width: 390, height: 844 } })).newPage();
+    await stranger.goto(console_ + path);
+    blame(path, await stranger.evaluate(faults));
+    await stranger.context().close();
+  }
+  await sidecar("DELETE", `/v1/requests/${id}`);
+  const list = [...wrong].map(([fault, places]) => `${fault} (${places.length} times, first at ${places[0]})`);
+  ensure(list.length === 0, list.slice(0, 20).join("; "));
+});
+
+await test("the first page weighs less than 100 kB with everything it loads", async () => {
+  const fresh = await browser.newContext({ storageState: await context.storageState() });
+  const tab = await fresh.newPage();
+  const loads = [];
+  tab.on("response", (r) => { if (!r.url().includes("/live")) loads.push(r.body().then((b) => b.length, () => 0)); });
+  await tab.goto(console_, { waitUntil: "load" });
+  const bytes = (await Promise.all(loads)).reduce((a, b) => a + b, 0);
+  ensure(loads.length >= 4 && bytes <= 100_000, `${bytes} bytes in ${loads.length}`);
+  await fresh.close();
+});
+
 await test("everything can be read and decided without scripts", async () => {
   const id = await ask("demo.export", { dataset: "customers", rows: 8 }, "x");
   const plain = await browser.newContext({ javaScriptEnabled: false, storageState: await context.storageState() });
@@ -239,11 +401,7 @@ await test("a form of another origin, or without its token, changes nothing", as
 });
 
 await test("a passkey scope is approved with the passkey", async () => {
-  const cdp = await context.newCDPSession(page);
-  await cdp.send("WebAuthn.enable");
-  await cdp.send("WebAuthn.addVirtualAuthenticator", { options: {
-    protocol: "ctap2", transport: "internal", hasResidentKey: true, hasUserVerification: true,
-    isUserVerified: true, automaticPresenceSimulation: true } });
+  await authenticator(context, page);
   await page.goto(env.GRANTWRIGHT_ENROL_BOB);
   await page.getByRole("button").last().click();
   await page.waitForURL((url) => !url.pathname.startsWith("/enrol"));
@@ -262,28 +420,6 @@ await test("headers are strict, and nothing violated the policy", async () => {
   ensure(violations.length === 0, violations.join("\n"));
 });
 
-if (env.SCREENS) {
-  mkdirSync(env.SCREENS, { recursive: true });
-  const ids = [
-    await ask("demo.export", { dataset: "customers", rows: 12000 }, "nightly report for the sales team", { task: "sales-digest" }),
-    await ask("demo.escalate", { role: "dba" }, "restore the orders table after the failed migration"),
-    await ask("demo.export", { dataset: "invoices", rows: 250 }, "audit sample"),
-  ];
-  const pages = [["inbox", "/"], ["request", `/requests/${ids[0]}`], ["narrow", `/requests/${ids[0]}/narrow?ttl=300s&p.rows=500`],
-    ["agents", "/agents"], ["agent", "/agents/demo-agent"], ["leases", "/leases?state=all"], ["log", "/log"], ["policies", "/policies"]];
-  const looks = [["light", "light", 1366, 768], ["dark", "dark", 1366, 768], ["phone", "dark", 390, 844]];
-  for (const [look, colorScheme, width, height] of looks) {
-    const seen = await browser.newContext({ colorScheme, viewport: { width, height }, storageState: await context.storageState(), timezoneId: "UTC" });
-    const tab = await seen.newPage();
-    for (const [name, path] of pages) {
-      await tab.goto(console_ + path);
-      const wide = await tab.evaluate(() => document.documentElement.scrollWidth > window.innerWidth);
-      if (wide) console.log(`       ${name} is wider than a ${look} screen`);
-      await tab.screenshot({ path: `${env.SCREENS}/${name}-${look}.png` });
-    }
-    await seen.close();
-  }
-}
 await browser.close();
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed ? 1 : 0);

@@ -261,7 +261,7 @@ impl Broker {
             let size = self.store.head().size;
             return Err(StoreError::Ahead { known: size.saturating_add(1), size });
         }
-        let told = self.desk.telling(&transition.events);
+        let told = self.desk.telling(transition.appends());
         let committed = self.store.commit(transition).await;
         if committed.is_ok() {
             self.desk.tell(told);

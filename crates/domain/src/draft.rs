@@ -74,7 +74,13 @@ impl Draft {
         Ok(())
     }
 
-    /// The state with all its events folded in.
+    /// The events, in order.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// The state with all events folded in.
     #[must_use]
     pub fn state(&self) -> &RequestState {
         &self.folded.state

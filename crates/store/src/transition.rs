@@ -71,6 +71,15 @@ impl Transition {
         Self::on(Base::Authority, events)
     }
 
+    /// All that it appends, wherever it holds them.
+    #[must_use]
+    pub fn appends(&self) -> &[Event] {
+        match &self.base {
+            Base::Draft(draft) => draft.events(),
+            Base::New | Base::At { .. } | Base::Authority => &self.events,
+        }
+    }
+
     fn on(base: Base, events: Vec<Event>) -> Self {
         let side = Side::default();
         Self { base, events, key: None, side, known_size: 0, want_evidence: false }

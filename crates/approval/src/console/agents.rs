@@ -49,7 +49,7 @@ pub fn agents(rows: &[Agent], more: usize, now: Timestamp) -> Markup {
         @if rows.is_empty() { p.empty { "No agent is registered. An operator registers one with " code { "grantwright agent set" } "." } }
         @else { div.scroll {
             table.cards {
-                thead { tr { th { "Agent" } th { "Owner" } th { "Team" } th { "Environment" } th { "Model" } th.num { "Sidecars" } th.num { "Open" } } }
+                thead { tr { th scope="col" { "Agent" } th scope="col" { "Owner" } th scope="col" { "Team" } th scope="col" { "Environment" } th scope="col" { "Model" } th.num scope="col" { "Sidecars" } th.num scope="col" { "Open" } } }
                 tbody {
                     @for a in rows {
                         tr {

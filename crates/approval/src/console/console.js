@@ -40,7 +40,15 @@ function tellTimes() {
 
 const regions = () => all("[data-live]");
 let original = new Map();
-const remember = () => { original = new Map(regions().map((r) => [r.dataset.live, r.outerHTML])); };
+const remember = () => { original = new Map(regions().map((r) => [r.dataset.live, said(r)])); };
+
+// What a region says, without the times that pass by themselves.
+function said(region) {
+  const copy = region.cloneNode(true);
+  for (const passing of all("time", copy)) passing.remove();
+  for (const passing of all("[data-left]", copy)) passing.textContent = "";
+  return copy.outerHTML;
+}
 
 function isBusy() {
   const active = document.activeElement;
@@ -76,19 +84,25 @@ function show(fresh, force) {
   const changed = [];
   for (const old of regions()) {
     const next = one(`[data-live="${old.dataset.live}"]`, fresh);
-    if (next && next.outerHTML !== original.get(old.dataset.live)) changed.push([old, next]);
+    if (next && said(next) !== original.get(old.dataset.live)) changed.push([old, next]);
   }
   if (changed.length === 0) return;
   if (!force && isBusy()) return offer();
   one(".again")?.remove();
   const focused = document.activeElement?.getAttribute("href");
+  const key = document.activeElement?.dataset.key;
   for (const [old, next] of changed) {
-    original.set(next.dataset.live, next.outerHTML);
+    original.set(next.dataset.live, said(next));
     const replaced = document.importNode(next, true);
+    const known = new Set(all("a.open", old).map((a) => a.getAttribute("href")));
     old.replaceWith(replaced);
-    replaced.classList.add("fresh");
+    for (const row of all("a.open", replaced)) {
+      if (!known.has(row.getAttribute("href"))) row.closest("li").classList.add("fresh");
+    }
+    for (const sheet of all(".decide > .sheet", replaced)) sheet.classList.add("fresh");
     // Nobody may press a button that changed under the finger.
     if (old.dataset.version !== replaced.dataset.version) hold(replaced);
+    else if (key) one(`[data-key="${key}"]`, replaced)?.focus();
   }
   document.title = fresh.title;
   if (focused) one(`a[href="${CSS.escape(focused)}"]`)?.focus();
@@ -160,7 +174,7 @@ document.addEventListener("keydown", (event) => {
     case "a": case "d": case "q": case "n": act(event.key); break;
     case "i": location.href = "/"; break;
     case "/": location.href = "/log"; break;
-    case "?": one("#keys")?.showModal(); break;
+    case "?": one("#keys")?.togglePopover(); break;
     default: return;
   }
   event.preventDefault();
@@ -268,10 +282,20 @@ async function verify(id) {
 }
 
 function offerProof() {
-  for (const button of all("[data-verify]")) {
+  for (const button of all("[data-verify], [data-copy]")) {
     if (window.isSecureContext && crypto.subtle) button.hidden = false;
   }
 }
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("[data-copy]");
+  if (!button) return;
+  try {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
+  }
+});
 document.addEventListener("click", (event) => {
   const button = event.target.closest?.("[data-verify]");
   if (!button) return;

@@ -4,7 +4,7 @@
 use grantwright_domain::Timestamp;
 use maud::{Markup, html};
 
-use super::words::{count, phase_word, sentence, several, time};
+use super::words::{count, phase_word, quote, sentence, several, time};
 use crate::Card;
 
 /// One request that can still be decided.
@@ -20,7 +20,7 @@ pub struct Row {
     pub approved: bool,
 }
 
-/// One request that ended.
+/// One request in a table.
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// Its id.
@@ -29,10 +29,27 @@ pub struct Ended {
     pub agent: String,
     /// For what.
     pub scope: String,
-    /// How it ended.
+    /// What was asked, in the broker's sentence; empty where a list is too long to say it.
+    pub what: String,
+    /// Where it stands.
     pub phase: String,
+    /// How it ended and by whom, in the broker's sentence; may be empty.
+    pub how: String,
     /// When it was asked.
     pub asked_at: Timestamp,
+}
+
+/// A deny of somebody who says that the request looks wrong, for those who look after security.
+#[derive(Debug, Clone)]
+pub struct Alarm {
+    /// The request.
+    pub row: Ended,
+    /// Who denied it.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// In whose words; empty: none.
+    pub words: String,
 }
 
 /// The whole page.
@@ -44,7 +61,11 @@ pub struct Inbox {
     pub others: Vec<Row>,
     /// Open requests that are not listed.
     pub more: usize,
-    /// What ended lately.
+    /// What reviewers say looks wrong; for members of `security` only.
+    pub alarms: Vec<Alarm>,
+    /// How requests of the reader's own agents ended lately.
+    pub owned: Vec<Ended>,
+    /// What else ended lately.
     pub ended: Vec<Ended>,
     /// The time now.
     pub now: Timestamp,
@@ -59,6 +80,7 @@ pub fn inbox(m: &Inbox) -> Markup {
             p { (headline(m.mine.len())) }
         }
         section data-live="inbox" {
+            @if !m.alarms.is_empty() { (alarms(&m.alarms, m.now)) }
             h2.small { "Waits for you" }
             @if m.mine.is_empty() {
                 p.empty { "Nothing waits for you. This page changes by itself when something does." }
@@ -77,12 +99,40 @@ pub fn inbox(m: &Inbox) -> Markup {
                 p.muted.gap { (several(m.more, "more request waits", "more requests wait"))
                     "; those above end first. " a href="/log?outcome=pending" { "All of them" } }
             }
+            @if !m.owned.is_empty() {
+                h2.small.gap { "Your agents: how it ended" }
+                (ended(&m.owned, m.now))
+            }
             @if !m.ended.is_empty() {
                 h2.small.gap { "Lately" }
                 (ended(&m.ended, m.now))
             }
         }
     }
+}
+
+/// Above everything else: somebody saw something that should not be.
+fn alarms(alarms: &[Alarm], now: Timestamp) -> Markup {
+    html! {
+        div.notice.refused role="alert" {
+            h2 { "Looks wrong" }
+            ul.plain {
+                @for alarm in alarms {
+                    li {
+                        strong { (alarm.by) } " denied "
+                        a href={ "/requests/" (alarm.row.id) } { (sentence(name(&alarm.row))) }
+                        " of " a href={ "/agents/" (alarm.row.agent) } { (alarm.row.agent) }
+                        ", " (time(alarm.at, now))
+                        @if !alarm.words.is_empty() { (quote(&alarm.words, &alarm.by)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn name(row: &Ended) -> &str {
+    if row.what.is_empty() { &row.scope } else { &row.what }
 }
 
 fn headline(mine: usize) -> String {
@@ -108,8 +158,9 @@ fn open_row(row: &Row, now: Timestamp) -> Markup {
                 span.where {
                     @if let Some(at) = state.expires_at {
                         strong data-left=(at.to_string()) { (left(at, now)) }
+                        span.dot { " · " }
                     }
-                    " " (state.have) " of " (state.needed) ", "
+                    (state.have) " of " (state.needed) ", "
                     @if row.approved { "you approved; " }
                     (sentence(&state.sentence))
                 }
@@ -146,20 +197,26 @@ fn is_grave(stake: &str) -> bool {
     stake.starts_with("high") || stake.starts_with("critical") || stake == "production"
 }
 
-/// Requests that ended, in a table.
+/// Requests in a table.
 #[must_use]
 pub fn ended(rows: &[Ended], now: Timestamp) -> Markup {
     html! {
         div.scroll {
-            table.cards {
-                thead { tr { th { "Asked" } th { "Agent" } th { "Scope" } th { "Outcome" } } }
+            table.cards.told {
+                thead { tr {
+                    th scope="col" { "What" } th scope="col" { "Agent" } th scope="col" { "Outcome" }
+                    th.when scope="col" { "Asked" }
+                } }
                 tbody {
                     @for row in rows {
                         tr {
-                            td { a href={ "/requests/" (row.id) } { (time(row.asked_at, now)) } }
+                            td.what { a href={ "/requests/" (row.id) } {
+                                @if row.what.is_empty() { code { (row.scope) } } @else { (sentence(&row.what)) }
+                            } }
                             td { a href={ "/agents/" (row.agent) } { (row.agent) } }
-                            td { code { (row.scope) } }
-                            td { (phase_word(&row.phase)) }
+                            td { (phase_word(&row.phase))
+                                @if !row.how.is_empty() { " " span.small.muted { (sentence(&row.how)) } } }
+                            td.when { (time(row.asked_at, now)) }
                         }
                     }
                 }

@@ -129,6 +129,7 @@ fn navigation(here: Option<Here>, viewer: Viewer<'_>) -> Markup {
             }
         }
         div.me {
+            button.quiet.help type="button" popovertarget="keys" aria-label="Keys" title="Keys: ?" { kbd { "?" } }
             a.human href="/account" aria-current=[(here == Some(Here::Account)).then_some("page")] {
                 (viewer.human)
             }
@@ -140,7 +141,7 @@ fn navigation(here: Option<Here>, viewer: Viewer<'_>) -> Markup {
     }
 }
 
-/// What the keys do; opened by `?`.
+/// What the keys do; opened by `?` or its button.
 fn keys() -> Markup {
     let rows = [
         ("j k", "next, previous request"),
@@ -154,12 +155,12 @@ fn keys() -> Markup {
         ("?", "this list"),
     ];
     html! {
-        dialog #keys aria-labelledby="keys-title" {
+        div #keys popover role="dialog" aria-labelledby="keys-title" {
             h2 #keys-title { "Keys" }
             dl.keys {
                 @for (key, what) in rows { dt { kbd { (key) } } dd { (what) } }
             }
-            form method="dialog" { button type="submit" { "Close" } }
+            button type="button" popovertarget="keys" popovertargetaction="hide" { "Close" }
         }
     }
 }

@@ -64,7 +64,7 @@ pub fn table(rows: &[Lease], csrf: &str, now: Timestamp) -> Markup {
     html! {
         div.scroll {
             table.cards {
-                thead { tr { th { "Scope" } th { "Agent" } th { "State" } th { "Ends" } th { "Lease" } th { "" } } }
+                thead { tr { th scope="col" { "Scope" } th scope="col" { "Agent" } th scope="col" { "State" } th scope="col" { "Ends" } th scope="col" { "Lease" } th scope="col" { "End it" } } }
                 tbody {
                     @for lease in rows {
                         tr {
@@ -72,12 +72,12 @@ pub fn table(rows: &[Lease], csrf: &str, now: Timestamp) -> Markup {
                             td { a href={ "/agents/" (lease.agent) } { (lease.agent) } }
                             td { (phase_word(lease.state)) }
                             td { (time(lease.expires_at, now)) }
-                            td { code.id { (lease.id) } }
+                            td.ids { code.id { (lease.id) } }
                             td {
                                 @if lease.state == "live" {
                                     form method="post" action={ "/leases/" (lease.id) "/revoke" } {
                                         input type="hidden" name="csrf" value=(csrf);
-                                        button.small type="submit" { @if lease.revocable { "End now" } @else { "Stop serving" } }
+                                        button.small type="submit" aria-label={ @if lease.revocable { "End now: lease " } @else { "Stop serving: lease " } (lease.id) } { @if lease.revocable { "End now" } @else { "Stop serving" } }
                                     }
                                     @if !lease.revocable { " " span.small.muted { "its backend cannot recall it" } }
                                 }

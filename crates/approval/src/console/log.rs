@@ -25,6 +25,15 @@ pub struct Terms {
     pub text: String,
 }
 
+impl Terms {
+    /// More than words and an outcome.
+    fn is_narrowed(&self) -> bool {
+        [&self.agent, &self.human, &self.scope, &self.from, &self.until]
+            .iter()
+            .any(|t| !t.is_empty())
+    }
+}
+
 /// The page.
 #[derive(Debug)]
 pub struct Log<'a> {
@@ -66,18 +75,25 @@ pub fn log(m: &Log<'_>) -> Markup {
     html! {
         div.head { h1 { "Log" } p { (grantwright_domain::scope::grouped(i64::try_from(m.leaves).unwrap_or(i64::MAX))) " leaves" } }
         form.search role="search" method="get" action="/log" {
-            label { "Agent" input name="agent" value=(t.agent) list="agents" autocapitalize="off"; }
-            label { "Person" input name="human" value=(t.human) autocapitalize="off"; }
-            label { "Scope" input name="scope" value=(t.scope) list="scopes" autocapitalize="off"; }
-            label { "Outcome" select name="outcome" {
-                @for word in OUTCOMES {
-                    option value=(word) selected[t.outcome == word] { @if word.is_empty() { "any" } @else { (word) } }
+            div.first {
+                label { "Words" input name="text" type="search" value=(t.text) maxlength="100" placeholder="of the agent or of a reviewer"; }
+                label { "Outcome" select name="outcome" {
+                    @for word in OUTCOMES {
+                        option value=(word) selected[t.outcome == word] { @if word.is_empty() { "any" } @else { (word) } }
+                    }
+                } }
+                button type="submit" { "Search" }
+            }
+            details open[t.is_narrowed()] {
+                summary { "By agent, person, scope or day" }
+                div.second {
+                    label { "Agent" input name="agent" value=(t.agent) list="agents" autocapitalize="off" spellcheck="false"; }
+                    label { "Person" input name="human" value=(t.human) autocapitalize="off" spellcheck="false"; }
+                    label { "Scope" input name="scope" value=(t.scope) list="scopes" autocapitalize="off" spellcheck="false"; }
+                    label { "From" input name="from" type="date" value=(t.from); }
+                    label { "Until" input name="until" type="date" value=(t.until); }
                 }
-            } }
-            label { "From" input name="from" type="date" value=(t.from); }
-            label { "Until" input name="until" type="date" value=(t.until); }
-            label { "Words" input name="text" value=(t.text) maxlength="100"; }
-            button type="submit" { "Search" }
+            }
             datalist #agents { @for a in &m.agents { option value=(a) {} } }
             datalist #scopes { @for s in &m.scopes { option value=(s) {} } }
         }

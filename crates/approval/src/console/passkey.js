@@ -59,6 +59,7 @@
     const { publicKey } = await send(`${path}/passkey/options`, { decision: "approve", digest }, csrf);
     const body = { decision: "approve", digest, assertion: await assertion(publicKey) };
     if (fields.has("seen")) body.seen = Number(fields.get("seen"));
+    if (fields.has("opened")) body.opened = true;
     for (const name of ["reason", "confirm"]) if (fields.get(name)) body[name] = fields.get(name);
     await send(`${path}/passkey`, body, csrf);
     location.assign(path);

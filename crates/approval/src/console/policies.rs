@@ -32,11 +32,11 @@ pub fn policies(m: &Policies<'_>) -> Markup {
         section {
             h2 { "Scopes: what can be asked for" }
             div.scroll { table.cards {
-                thead { tr { th { "Scope" } th { "What it says" } th { "Parameters" } th { "At stake" } th { "Life" } th { "Made by" } } }
+                thead { tr { th scope="col" { "Scope" } th scope="col" { "What it says" } th scope="col" { "Parameters" } th scope="col" { "At stake" } th scope="col" { "Life" } th scope="col" { "Made by" } } }
                 tbody { @for scope in &m.scopes { tr #{ "scope-" (scope.name) } {
                     td { strong { (scope.name) } }
                     td { (plain(&scope.title)) }
-                    td { @for (name, spec) in &scope.params { p { code { (name) } " " span.small.muted { (param(spec)) } } } }
+                    td.params { @for (name, spec) in &scope.params { p { code { (name) } " " span.small.muted { (param(spec)) } } } }
                     td { (stakes(&crate::parts::stakes(&scope.labels))) }
                     td { "≤ " (ttl_words(scope.ttl.max_s)) }
                     td { code { (code(&scope.minter, 48).text) } }

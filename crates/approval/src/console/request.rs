@@ -93,6 +93,7 @@ pub fn request(m: &Page<'_>) -> Markup {
             div.lead {
                 h1 { (sentence(&card.headline)) }
                 p { (stakes(&card.stakes)) }
+                @if m.is_open() { (glance(m)) }
                 @if !card.unusual.is_empty() {
                     p.odd { b { "Unusual: " } (card.unusual.join(" · ")) }
                 }
@@ -101,15 +102,28 @@ pub fn request(m: &Page<'_>) -> Markup {
             aside.decide aria-label="Decision" { (decide(m)) }
         }
         (thread(m))
-        @if !m.before.is_empty() {
-            section {
-                h2 { "What " code { (card.who.agent) } " asked before" }
+        section {
+            h2 { "What " code { (card.who.agent) } " did before" }
+            @if m.before.is_empty() { p.empty { "Nothing: this is the first request of this agent." } }
+            @else {
                 (ended(&m.before, m.now))
+                p.small.gap-small { a href={ "/log?agent=" (card.who.agent) } { "All its requests" } }
             }
         }
         (story(m.id, &m.steps, m.now))
         p.muted.small { "Request " (ident(m.id)) " · scope " (ident(m.scope)) " · asked " (time(m.asked_at, m.now)) }
         p.muted.small { "Digest " (ident(&card.digest.hex())) ": a vote is for this one only." }
+    }
+}
+
+/// Part 8 in one line, where the sheet that says it is further down the page than a phone shows.
+fn glance(m: &Page<'_>) -> Markup {
+    let state = &m.card.state;
+    html! {
+        p.glance {
+            @if let Some(at) = state.expires_at { strong data-left=(at.to_string()) { (left(at, m.now)) } " · " }
+            (state.have) " of " (state.needed) ", " (sentence(&state.sentence))
+        }
     }
 }
 
@@ -196,7 +210,13 @@ fn params(params: &[Param]) -> Markup {
     html! {
         @for param in params {
             p {
-                span.muted { (param.name) @if !param.title.is_empty() { " (" (param.title) ")" } " = " }
+                span.muted {
+                    (param.name)
+                    @if !param.title.is_empty() && !param.title.eq_ignore_ascii_case(&param.name) {
+                        " (" (param.title) ")"
+                    }
+                    " = "
+                }
                 @if param.sensitive { "a sensitive value, not shown" }
                 @for (n, value) in param.values.iter().enumerate() {
                     @if n > 0 { ", " } code { (value) }
@@ -308,6 +328,7 @@ fn actions(m: &Page<'_>) -> Markup {
             p.small.muted { "Approving is signed with your passkey, over exactly this: "
                 (sentence(&m.card.headline)) "; " (m.card.stakes.join(" · ")) "; "
                 (sentence(&m.card.issues.summary)) ", for " (m.card.issues.ttl) "." }
+            noscript { p.small { "A passkey needs a browser that runs this page's script; denying and asking do not." } }
         }
         div.actions {
             @if m.may.withdraw {

@@ -5,8 +5,8 @@ use grantwright_domain::time::ttl_words;
 use grantwright_domain::{Event, Timestamp, VerdictKind};
 use maud::{Markup, html};
 
-use super::words::{sentence, time};
-use crate::show::plain;
+use super::words::{quote, sentence, time};
+use crate::show::{plain, prose};
 
 /// One leaf of a request.
 #[derive(Debug, Clone)]
@@ -19,12 +19,21 @@ pub struct Step {
     pub at: Timestamp,
     /// What happened; values in backticks.
     pub told: String,
+    /// A reviewer's own words with it, and whose they are.
+    pub words: Option<(String, String)>,
 }
 
-/// The step that a leaf tells.
+/// Longest words of a reviewer in the story, in columns.
+const WORDS: usize = 600;
+
+/// The step that a leaf tells; `words` are those that a vote's person gave with it.
 #[must_use]
-pub fn step(index: u64, event: &Event) -> Step {
-    Step { index, kind: event.kind(), at: event.at(), told: told(event) }
+pub fn step(index: u64, event: &Event, words: Option<&str>) -> Step {
+    let words = match event {
+        Event::Voted(e) => words.map(|w| (prose(w, WORDS).text, e.human.to_string())),
+        _ => None,
+    };
+    Step { index, kind: event.kind(), at: event.at(), told: told(event), words }
 }
 
 fn told(event: &Event) -> String {
@@ -89,6 +98,7 @@ pub fn story(id: &str, steps: &[Step], now: Timestamp) -> Markup {
                 @for step in steps {
                     li data-leaf=(step.index) {
                         p { (sentence(&step.told)) }
+                        @if let Some((text, whose)) = &step.words { (quote(text, whose)) }
                         p.small.muted {
                             (time(step.at, now)) " · " (step.kind) " · leaf " (step.index)
                             " " span.proof {}
@@ -108,7 +118,10 @@ pub fn story(id: &str, steps: &[Step], now: Timestamp) -> Markup {
                 span.proof role="status" data-verdict {}
             }
             div.copy.gap-small {
-                pre { "grantwright audit show " (id) "\ngrantwright audit verify" }
+                pre #proof-command tabindex="0" aria-label="Commands that prove it" {
+                    "grantwright audit show " (id) "\ngrantwright audit verify"
+                }
+                button.small type="button" data-copy="proof-command" hidden { "Copy" }
             }
         }
     }

@@ -115,8 +115,10 @@ fn is_preview(headers: &HeaderMap) -> bool {
         let value = text(h);
         value.contains("prefetch") || value.contains("prerender") || value.contains("preview")
     });
-    let (mode, agent) = (text("sec-fetch-mode"), text("user-agent"));
-    ahead || (!mode.is_empty() && mode != "navigate") || PREVIEWS.iter().any(|p| agent.contains(p))
+    // What a page's image, frame or script loads is no visit either. Programs that are no browser send
+    // no destination.
+    let (into, agent) = (text("sec-fetch-dest"), text("user-agent"));
+    ahead || (!into.is_empty() && into != "document") || PREVIEWS.iter().any(|p| agent.contains(p))
 }
 
 #[cfg(test)]
@@ -134,8 +136,8 @@ mod tests {
         assert!(is("sec-purpose", "prefetch;prerender"));
         assert!(is("user-agent", "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)"));
         assert!(is("user-agent", "Mozilla/5.0 (Windows NT 6.1) SkypeUriPreview Preview/0.5"));
-        assert!(is("sec-fetch-mode", "no-cors"));
-        assert!(!is("sec-fetch-mode", "navigate"));
+        assert!(is("sec-fetch-dest", "image") && is("sec-fetch-dest", "empty"));
+        assert!(!is("sec-fetch-dest", "document") && !is("sec-fetch-mode", "cors"));
         assert!(!is("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0 Safari/537.36"));
         assert!(!is("user-agent", "curl/8.15.0"));
     }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::ceremony::{self, Assertion, Attestation, Purpose};
+use super::console::decide::all_was_shown;
 use super::console::respond;
 use super::session::{self, How, Session, SessionPost, own_origin};
 use super::{Answer, Operator, Refused, Shared, body, login, view};
@@ -422,6 +423,9 @@ struct Decide {
     seen: Option<u64>,
     reason: Option<String>,
     confirm: Option<String>,
+    /// The page had shown the values in full that are too long for the card.
+    #[serde(default)]
+    opened: bool,
     assertion: Assertion,
 }
 
@@ -444,6 +448,9 @@ pub async fn decide(State(broker): Shared, Path(id): Path<String>, call: Session
     let given: Decide = call.json()?;
     only_approvals(given.decision)?;
     let human = &call.session.human;
+    if !given.opened {
+        all_was_shown(&broker, &id).await?;
+    }
     let id = RequestId::parse(&id).map_err(|_| no_such_request())?;
     let response = given.assertion.response;
     let key = format!("{human}:{}", claimed_challenge(&response.client_data)?);

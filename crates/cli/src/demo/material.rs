@@ -136,6 +136,13 @@ fn aws_files(aws: Option<&AwsSettings>) -> [(&'static str, Option<&str>); 3] {
     ]
 }
 
+fn limit(name: &str, given: Option<&str>, otherwise: u32) -> Result<u32, Failure> {
+    let Some(text) = given else { return Ok(otherwise) };
+    text.parse::<u32>().ok().filter(|n| *n > 0).ok_or_else(|| {
+        Failure::unable(format!("GRANTWRIGHT_DEMO_{name}: `{text}` is not a positive integer"))
+    })
+}
+
 /// The text of `broker.toml`.
 ///
 /// # Errors
@@ -144,14 +151,8 @@ pub fn broker_toml(settings: &DemoSettings, ports: Ports, store: &str) -> Result
     let pending = settings.pending_ttl.as_deref().unwrap_or("1h");
     parse_ttl(pending)
         .map_err(|e| Failure::unable(format!("GRANTWRIGHT_DEMO_PENDING_TTL: {e}")))?;
-    let asks = match settings.asks_per_second.as_deref() {
-        None => 50,
-        Some(text) => text.parse::<u32>().ok().filter(|n| *n > 0).ok_or_else(|| {
-            Failure::unable(format!(
-                "GRANTWRIGHT_DEMO_ASKS_PER_SECOND: `{text}` is not a positive integer"
-            ))
-        })?,
-    };
+    let asks = limit("ASKS_PER_SECOND", settings.asks_per_second.as_deref(), 50)?;
+    let open = limit("OPEN_REQUESTS", settings.open_requests.as_deref(), 20)?;
     let mut out = format!(
         "# Written by `grantwright demo` at each start. Paths are relative to this folder.\n\
          public_url = \"auto\"\n\
@@ -167,7 +168,7 @@ pub fn broker_toml(settings: &DemoSettings, ports: Ports, store: &str) -> Result
          # The demo's log holds nothing private; elsewhere entries are for `security`.\n\
          open_entries = true\n\n\
          [limits]\n\
-         open_requests_per_agent = 20\n\
+         open_requests_per_agent = {open}\n\
          asks_per_second = {asks}\n\
          pending_ttl = {}\n\
          deny_sticky = \"10m\"\n\n\

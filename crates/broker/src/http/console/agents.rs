@@ -9,6 +9,7 @@ use grantwright_approval::console::{Frame, Here, Viewer, page as document};
 use grantwright_domain::{AgentId, Authority};
 use grantwright_store::{LeaseFilter, RequestFilter};
 
+use super::matter::At;
 use super::respond::{Page, html};
 use super::{inbox, leases};
 use crate::core::Broker;
@@ -82,6 +83,7 @@ pub async fn one(State(broker): Shared, session: Session, Path(name): Path<Strin
         .collect();
     let asked = RequestFilter { agent: Some(name.clone()), limit: ROWS, ..Default::default() };
     let asked = broker.store.list(asked).await.map_err(of_store)?;
+    let at = At { broker: &broker, authority: &authority, now };
     let held = LeaseFilter {
         live: true,
         agent: Some(name.clone()),
@@ -98,7 +100,7 @@ pub async fn one(State(broker): Shared, session: Session, Path(name): Path<Strin
         owners: known.owners.iter().map(|o| (o.human.to_string(), o.until)).collect(),
         sidecars,
         leases: held.iter().map(|l| leases::row(l, now)).collect(),
-        requests: asked.iter().map(inbox::ended).collect(),
+        requests: inbox::told(at, asked).await?,
         csrf: &session.csrf,
         now,
     };

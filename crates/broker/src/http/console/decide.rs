@@ -54,7 +54,10 @@ pub async fn approve(State(broker): Shared, Path(id): Path<String>, posted: Post
 }
 
 /// What is too long for the card must be opened before it can be approved.
-async fn all_was_shown(broker: &Broker, id: &str) -> Result<(), Refusal> {
+///
+/// # Errors
+/// 409 `not_opened`; when the request cannot be read.
+pub async fn all_was_shown(broker: &Broker, id: &str) -> Result<(), Refusal> {
     let loaded = request::load(broker, id).await?;
     let (authority, now) = (broker.authority(), broker.now());
     let at = At { broker, authority: &authority, now };

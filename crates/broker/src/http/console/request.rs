@@ -102,6 +102,7 @@ pub async fn render(
         ..RequestFilter::default()
     };
     let before = broker.store.list(before).await.map_err(of_store)?;
+    let before = inbox::told(at, before).await?;
     let (card, whole) = material(at, loaded, state, scope, |m| {
         let card = grantwright_approval::card(m);
         let whole = if full { whole(m, &card.full_view) } else { Vec::new() };
@@ -134,8 +135,11 @@ pub async fn render(
         whole,
         suggested: &scope.questions,
         policies: state.verdict.as_ref().map_or_else(Vec::new, |v| policies(at, v)),
-        before: before.iter().map(inbox::ended).collect(),
-        steps: loaded.leaves.iter().map(|(index, e)| story::step(*index, e)).collect(),
+        before,
+        steps: (0..)
+            .zip(&loaded.leaves)
+            .map(|(n, (index, e))| story::step(*index, e, inbox::words(loaded, n)))
+            .collect(),
         asked_at: state.requested_at,
         scope: state.terms.scope.as_str(),
         now,

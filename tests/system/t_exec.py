@@ -97,8 +97,9 @@ class Exec(unittest.TestCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             ids.add(claims(done.stdout.strip())["jti"])
         self.assertEqual(len(ids), 2)
-        for request_id in ids:
-            reply = doors.get(request_id)
+        for lease_id in ids:
+            reply = doors.get("r" + lease_id[1:])
+            self.assertNotEqual(reply.status, 404, reply)
             self.assertFalse(reply.status == 200 and reply.json["state"] == "granted", reply)
 
     def test_it_waits_for_people_and_says_so(self):
@@ -278,7 +279,7 @@ class Helpers(unittest.TestCase):
         self.assertIn(request_id, run().stderr)
         self.assertEqual(demo.bob.approve(request_id).status, 200)
         token = json.loads(run().stdout)["status"]["token"]
-        self.assertEqual(claims(token)["jti"], request_id)
+        self.assertEqual(claims(token)["jti"][1:], request_id[1:], "not the lease of that request")
 
 
 if __name__ == "__main__":

@@ -176,6 +176,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         witnesses: crate::witness::Witnesses::new(&config.log.witness, &config.log.witnessing)?,
         counts: Counts::default(),
         desk: Default::default(),
+        pace: Default::default(),
         ca: RwLock::new(ca),
         channels,
         discovery,

@@ -97,6 +97,8 @@ pub struct Broker {
     pub channels: crate::channels::Channels,
     /// What the console's pages share.
     pub desk: crate::http::console::desk::Desk,
+    /// How long people take.
+    pub pace: crate::pace::Pace,
 }
 
 /// Most waiting calls of one agent.

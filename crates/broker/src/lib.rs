@@ -20,6 +20,7 @@ mod init;
 mod issue;
 mod keys;
 mod oidc;
+mod pace;
 #[cfg(test)]
 mod passkey_tests;
 mod people;

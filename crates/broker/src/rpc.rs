@@ -3,3 +3,4 @@
 pub mod access;
 pub mod broker;
 pub mod enrolment;
+mod scopes;

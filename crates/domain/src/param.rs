@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::text::{shorten, visible};
 
@@ -208,6 +208,42 @@ impl ParamSpec {
         }
     }
 
+    /// The type as JSON Schema 2020-12, for those who fill it in. [`ParamSpec::check`] is the rule.
+    #[must_use]
+    pub fn json_schema(&self) -> Value {
+        let anchored = |pattern: &str| format!("^(?:{pattern})$");
+        let mut schema = match &self.kind {
+            ParamType::Boolean => json!({"type": "boolean"}),
+            ParamType::Choice { values } => json!({"type": "string", "enum": values}),
+            ParamType::Integer { min, max } => {
+                json!({"type": "integer", "minimum": min, "maximum": max})
+            }
+            ParamType::S3Bucket => json!({
+                "type": "string", "minLength": 3, "maxLength": 63,
+                "pattern": "^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])$",
+            }),
+            ParamType::S3Prefix => json!({
+                "type": "string", "maxLength": 200, "pattern": "^(?:[A-Za-z0-9._-]+/)+$",
+            }),
+            ParamType::Set { pattern, most } => json!({
+                "type": "array", "minItems": 1, "maxItems": most, "uniqueItems": true,
+                "items": {"type": "string", "pattern": anchored(pattern)},
+            }),
+            ParamType::String { pattern } => {
+                json!({"type": "string", "maxLength": MAX_TEXT, "pattern": anchored(pattern)})
+            }
+        };
+        if let Some(schema) = schema.as_object_mut() {
+            let words = if self.title.is_empty() {
+                self.want()
+            } else {
+                format!("{}: {}", self.title, self.want())
+            };
+            schema.insert("description".into(), words.into());
+        }
+        schema
+    }
+
     /// True when no value of this type can act as a wildcard, separator or traversal in a pattern:
     /// only such parameters may fill a slot of a template.
     #[must_use]
@@ -287,6 +323,19 @@ impl ParamSpec {
             _ => false,
         }
     }
+}
+
+/// JSON Schema 2020-12 of the object that [`check_all`] takes.
+#[must_use]
+pub fn json_schema(specs: &BTreeMap<String, ParamSpec>) -> Value {
+    let properties: Map<String, Value> =
+        specs.iter().map(|(name, spec)| (name.clone(), spec.json_schema())).collect();
+    let required: Vec<&String> =
+        specs.iter().filter(|(_, spec)| !spec.optional).map(|(name, _)| name).collect();
+    json!({
+        "type": "object", "properties": properties, "required": required,
+        "additionalProperties": false,
+    })
 }
 
 /// Checks a JSON object of parameters against their declarations.

@@ -11,6 +11,7 @@ mod facts;
 mod fault;
 mod index;
 mod load;
+mod outlook;
 mod replay;
 mod rule;
 mod schema;
@@ -23,6 +24,7 @@ pub use decide::Asked;
 pub use facts::attributes;
 pub use fault::Fault;
 pub use load::Sources;
+pub use outlook::{Asks, Outlook, People};
 pub use schema::{CedarType, schema_text};
 pub use set::PolicySet;
 

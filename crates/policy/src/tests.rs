@@ -15,6 +15,7 @@ use crate::{Asked, Fault, PolicySet, Sources, attributes};
 
 mod approvals;
 mod faults;
+mod outlook;
 mod properties;
 mod verdicts;
 

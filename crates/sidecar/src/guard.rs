@@ -108,8 +108,9 @@ impl Tokens {
     }
 }
 
-/// What gives a call away as foreign.
-fn foreign(peer: Peer, head: &Parts) -> Option<&'static str> {
+/// What gives a call away as foreign: not from a program of this user on this host.
+#[must_use]
+pub fn foreign(peer: Peer, head: &Parts) -> Option<&'static str> {
     if peer == Peer::OtherUser {
         return Some("the call comes from another user");
     }

@@ -17,7 +17,7 @@ mod enrol;
 mod error;
 mod fetch;
 mod files;
-mod guard;
+pub mod guard;
 mod identity;
 mod lease;
 mod linger;

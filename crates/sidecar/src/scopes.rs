@@ -70,7 +70,7 @@ impl Sidecar {
             .unwrap_or_else(PoisonError::into_inner)
             .replace(Listed { at, scopes: Arc::clone(&scopes) });
         for old in before.iter().flat_map(|it| it.scopes.iter()) {
-            if !scopes.contains(old)
+            if !scopes.iter().any(|new| is_declared_alike(new, old))
                 && let Some(name) = old.get("name").and_then(Value::as_str)
             {
                 self.cache().supersede_scope(name);
@@ -121,6 +121,14 @@ impl Sidecar {
             })
             .collect()
     }
+}
+
+/// The same but for what is no part of the declaration: how long people took of late.
+fn is_declared_alike(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+    let (mut a, mut b) = (a.clone(), b.clone());
+    a.remove("expected_wait_s");
+    b.remove("expected_wait_s");
+    a == b
 }
 
 fn named<'a>(scopes: &'a [Map<String, Value>], name: &str) -> Option<&'a Map<String, Value>> {

@@ -272,6 +272,7 @@ fn approved(
         .cloned()
         .ok_or_else(|| refuse(503, "internal", "the pinned template is missing", "ask anew"))?;
     let sensitive = sensitive(&loaded)?;
+    broker.pace.saw(&loaded.state);
     // Time does not run backwards within a request.
     let at = now.max(loaded.state.last_at);
     Ok(Approved {

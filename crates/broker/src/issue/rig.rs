@@ -327,6 +327,7 @@ impl Rig {
             witnesses: Default::default(),
             counts: Counts::default(),
             desk: Default::default(),
+            pace: Default::default(),
             discovery: serde_json::Value::Null,
             jwks: serde_json::Value::Null,
             ca: ca.into(),

@@ -20,6 +20,7 @@ use grantwright_wire::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
+use super::scopes::scopes;
 use crate::ca::{Ca, CsrError, Signed};
 use crate::core::{Broker, Caller, Place};
 use crate::error::{no_such_request, of_store, refuse};
@@ -89,8 +90,8 @@ impl Service for BrokerService {
         &self,
         request: Request<ScopesRequest>,
     ) -> Result<Response<ScopesReply>, Status> {
-        caller(&self.0, "grantwright.v1.Broker/Scopes", &request)?;
-        Ok(Response::new(ScopesReply { scopes_json: scopes(&self.0) }))
+        let caller = caller(&self.0, "grantwright.v1.Broker/Scopes", &request)?;
+        Ok(Response::new(ScopesReply { scopes_json: scopes(&self.0, &caller.agent) }))
     }
 
     async fn consistency(
@@ -197,30 +198,6 @@ async fn release(
     let lease_id = loaded.state.lease.as_ref().map(|l| l.id.to_string()).ok_or_else(unknown)?;
     let ended = end::end_lease(broker, loaded.state, "agent").await?;
     Ok(ReleaseReply { lease_id, effect: ended.effect, ended: ended.ended })
-}
-
-fn scopes(broker: &Broker) -> Vec<Vec<u8>> {
-    let authority = broker.authority();
-    authority.scopes.values().filter_map(|d| authority.catalog.get(d)).filter_map(|scope| {
-        let params: serde_json::Map<String, serde_json::Value> = scope.params.iter().map(|(name, spec)| {
-            let mut value = serde_json::to_value(spec).unwrap_or_default();
-            if let serde_json::Value::Object(map) = &mut value {
-                map.insert("want".into(), spec.want().into());
-            }
-            (name.clone(), value)
-        }).collect();
-        let mut listed = serde_json::json!({
-            "name": scope.name, "title": scope.title, "params": params, "default_ttl_s": scope.ttl.default_s,
-            "max_ttl_s": scope.ttl.max_s, "backend": scope.minter, "labels": scope.labels,
-        });
-        // What an AWS SDK may ask for is told by this word alone.
-        if let (Some(listed), Some(minter)) =
-            (listed.as_object_mut(), broker.minters.get(&scope.minter))
-        {
-            listed.insert("credential".into(), minter.declaration().credential.as_str().into());
-        }
-        serde_json::to_vec(&listed).ok()
-    }).collect()
 }
 
 /// Proves that the log extends what this sidecar kept. A checkpoint that this log signed and does

@@ -8,7 +8,8 @@ use super::rpc::RpcError;
 pub(super) const VERSIONS: [&str; 5] =
     ["2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 
-const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+/// Where a request of the newer generation says its version.
+pub(super) const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const SERVER: &str = "io.modelcontextprotocol/serverInfo";
 

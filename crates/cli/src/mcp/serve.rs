@@ -4,18 +4,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::era::{Era, discover, initialize};
+use super::dispatch::{Call, Dispatched, dispatch};
 use super::rpc::{Incoming, Line, Lines, MOST_LINE, RpcError, answer, parse};
-use super::tools::{Progress, find, list};
 use crate::door::Door;
 
 /// Calls under way at the same time; more are refused.
-const MOST_CALLS: usize = 64;
+pub(super) const MOST_CALLS: usize = 64;
 /// Once the client has closed its end, calls have this long to answer.
 const GRACE: Duration = Duration::from_millis(1500);
 
@@ -111,48 +110,18 @@ impl Client {
         method: &str,
         params: Map<String, Value>,
     ) -> Option<Result<Value, RpcError>> {
-        match method {
-            // These two belong to the older generation, whatever else the request says.
-            "initialize" => {
-                let said = initialize(&params);
-                self.greeted |= said.is_ok();
-                return Some(said);
+        let call = match dispatch(method, params, self.greeted) {
+            Dispatched::Now(result) => {
+                self.greeted |= method == "initialize" && result.is_ok();
+                return Some(result);
             }
-            "ping" => return Some(Ok(json!({}))),
-            _ => {}
-        }
-        let era = match Era::of(&params, self.greeted) {
-            Ok(era) => era,
-            Err(error) => return Some(Err(error)),
+            Dispatched::Call(call) => call,
         };
-        match method {
-            "server/discover" => Some(Ok(era.dress_lasting(discover()))),
-            "tools/list" => Some(match params.get("cursor") {
-                None | Some(Value::Null) => Ok(era.dress_lasting(list())),
-                Some(_) => Err(RpcError::invalid_params("there is one page: no `cursor` is known")),
-            }),
-            "tools/call" => self.call(id, era, params).err().map(Err),
-            _ => Some(Err(RpcError::unknown_method())),
-        }
+        self.begin(id, call).err().map(Err)
     }
 
     /// Begins a tool call.
-    fn call(
-        &mut self,
-        id: &Value,
-        era: Era,
-        mut params: Map<String, Value>,
-    ) -> Result<(), RpcError> {
-        let name = params.get("name").and_then(Value::as_str);
-        let name = name.ok_or_else(|| RpcError::invalid_params("`tools/call` wants `name`"))?;
-        let tool = find(name).ok_or_else(|| RpcError::invalid_params("there is no such tool"))?;
-        let given = match params.remove("arguments") {
-            None | Some(Value::Null) => Map::new(),
-            Some(Value::Object(given)) => given,
-            Some(_) => return Err(RpcError::invalid_params("`arguments` wants an object")),
-        };
-        let token = params.get("_meta").and_then(|meta| meta.get("progressToken"));
-        let token = token.filter(|it| it.is_string() || it.is_i64() || it.is_u64()).cloned();
+    fn begin(&mut self, id: &Value, call: Call) -> Result<(), RpcError> {
         let key = id.to_string();
         self.forget_finished();
         if self.calls.contains_key(&key) {
@@ -163,9 +132,8 @@ impl Client {
         }
         let (out, door, step, id) = (self.out.clone(), self.door.clone(), self.step, id.clone());
         let call = self.running.spawn(async move {
-            let progress = Teller { out: out.clone(), token };
-            let result = tool.call(&door, &given, step, &progress).await;
-            let _ = out.send(answer(id, Ok(era.dress(result)))).await;
+            let result = call.run(&door, step, &out).await;
+            let _ = out.send(answer(id, Ok(result))).await;
         });
         self.calls.insert(key, call);
         Ok(())
@@ -186,23 +154,5 @@ impl Client {
     async fn say(&self, message: Value) {
         // An error: the client has gone, which the loop learns by itself.
         let _ = self.out.send(message).await;
-    }
-}
-
-/// Tells the client how a wait goes on, where it gave a token for that.
-struct Teller {
-    out: mpsc::Sender<Value>,
-    token: Option<Value>,
-}
-
-impl Progress for Teller {
-    async fn tell(&self, gone: f64, all: u64, words: String) {
-        let Some(token) = &self.token else { return };
-        let said = json!({
-            "jsonrpc": "2.0",
-            "method": "notifications/progress",
-            "params": {"progressToken": token, "progress": gone, "total": all, "message": words},
-        });
-        let _ = self.out.send(said).await;
     }
 }

@@ -50,8 +50,9 @@ pub(super) const TOOLS: [Tool; 5] = [
     Tool {
         name: "list_scopes",
         title: "List scopes",
-        about: "What this agent can ask for: each scope with its parameters, their types, and its \
-                longest lifetime.",
+        about: "What this agent can ask for: each scope with the JSON Schema of its parameters, its \
+                longest lifetime, whether people decide and which, and how long they took of late \
+                (expected_wait_s).",
         arguments: &[],
         action: Action::List,
         hints: [true, false, true],

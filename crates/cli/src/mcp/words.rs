@@ -20,10 +20,11 @@ pub(super) fn of(reply: &Reply) -> String {
     let id = said(reply.text("request_id"));
     match reply.text("state") {
         "granted" => format!(
-            "Granted: request {id}, until {}. The credential is in `structuredContent.credential`. Use \
+            "Granted: request {id}, until {}.{} The credential is in `structuredContent.credential`. Use \
              it for this task only, never print or store it, and call release_credential with {id} \
              when you are done.",
-            said(reply.text("expires_at"))
+            said(reply.text("expires_at")),
+            narrowed(reply)
         ),
         "pending" => pending(reply, &id),
         "released" => {
@@ -44,6 +45,18 @@ pub(super) fn of(reply: &Reply) -> String {
             let because = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
             format!("Request {id} is {}{because}. {next}", said(state))
         }
+    }
+}
+
+/// What people narrowed, so that nobody plans with what was asked.
+fn narrowed(reply: &Reply) -> String {
+    match (reply.text("narrowed"), reply.body.get("params")) {
+        ("", _) => String::new(),
+        (what, params) => format!(
+            " People narrowed it ({}): it is good for {} only.",
+            said(what),
+            said(&params.map(ToString::to_string).unwrap_or_default())
+        ),
     }
 }
 
@@ -122,6 +135,20 @@ mod tests {
         );
         assert!(text.starts_with("Granted: request r1, until 2026-01-01T00:00:00Z."), "{text}");
         assert!(!text.contains("hush"));
+    }
+
+    #[test]
+    fn narrowing_is_said() {
+        let text = words(
+            200,
+            json!({"state": "granted", "request_id": "r1", "credential": {"token": "hush"},
+                   "expires_at": "2026-01-01T00:00:00Z", "narrowed": "rows 10 to 5",
+                   "params": {"rows": 5}}),
+        );
+        assert!(
+            text.contains("narrowed it (rows 10 to 5): it is good for {\"rows\":5} only."),
+            "{text}"
+        );
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 import json
 import re
+import subprocess
 import sys
 import unittest
 
-from harness import ROOT, Demo, call, scratch, signal_pid, until
+from harness import GRANTWRIGHT, ROOT, Demo, Process, call, clean_env, scratch, signal_pid, until
 from peers import golang
 from peers.postgres import Postgres, programs
 from peers.vault import BROKER_POLICY, Vault
@@ -121,6 +122,40 @@ class Whole(unittest.TestCase):
         key = demo.doors.fresh("same")
         one, two = (ask(idempotency_key=key).json for _ in range(2))
         self.assertEqual(one["credential"], two["credential"])
+
+
+class Files(unittest.TestCase):
+    """`grantwright helper files` and psql, as it is."""
+
+    def test_psql_logs_in_by_a_service_file_and_by_a_password_file(self):
+        folder = scratch("pg")
+        folder.mkdir()
+        service, passwords = folder / "service.conf", folder / "pgpass"
+        process = Process([GRANTWRIGHT, "helper", "files", "--scope", "vault.db-read", "--param",
+                           "database=sales", "--ttl", "20s", "--service-file", service, "--passfile",
+                           passwords, "--host", "127.0.0.1", "--port", postgres.port, "--dbname", "postgres"],
+                          env=clean_env(**demo.env))
+        try:
+            until("the files", 30, passwords.exists)
+
+            def psql(*words, **env):
+                done = subprocess.run([programs() / "psql", "-X", "-A", "-t", "-w", "-c", READ, *words],
+                                      env=clean_env(**env), capture_output=True, text=True)
+                return done.stdout.strip(), done.stderr
+            self.assertEqual(psql("service=grantwright", PGSERVICEFILE=service), ("42", ""))
+            user = passwords.read_text().split(":")[3]
+            by_file = ("-h", "127.0.0.1", "-p", str(postgres.port), "-U", user, "-d", "postgres")
+            self.assertEqual(psql(*by_file, PGPASSFILE=passwords), ("42", ""))
+            # Another account, before the old one ends.
+            until("another account", 40, lambda: passwords.read_text().split(":")[3] != user, 0.2)
+            self.assertEqual(psql("service=grantwright", PGSERVICEFILE=service), ("42", ""))
+            user = passwords.read_text().split(":")[3]
+        finally:
+            code = process.term()
+        self.assertEqual(code, 0, process.said())
+        self.assertFalse(service.exists() or passwords.exists())
+        until("the account's end", 20,
+              lambda: not postgres.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{user}'"))
 
 
 class Many(unittest.TestCase):

@@ -1,5 +1,8 @@
 //! The table of commands: help, completions and the man page all come from here.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 use crate::config::Settings;
@@ -79,6 +82,20 @@ pub enum Command {
     Man,
 }
 
+/// The arguments, where tools run this program under another name: docker as
+/// `docker-credential-grantwright`, git as `git-credential-grantwright`.
+pub fn by_name(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let name = arguments.first().map(PathBuf::from);
+    let helper = match name.as_deref().and_then(|it| it.file_name()?.to_str()) {
+        Some("docker-credential-grantwright") => "docker",
+        Some("git-credential-grantwright") => "git-credential",
+        _ => return arguments,
+    };
+    arguments.splice(..1, ["grantwright", "helper", helper].map(OsString::from));
+    arguments
+}
+
 impl Command {
     /// Runs it.
     ///
@@ -130,6 +147,20 @@ mod tests {
     #[test]
     fn the_table_is_sound() {
         Line::command().debug_assert();
+    }
+
+    #[test]
+    fn helpers_are_known_by_name() {
+        let by = |words: &[&str]| by_name(words.iter().map(OsString::from));
+        assert_eq!(
+            by(&["/usr/bin/docker-credential-grantwright", "get"]),
+            ["grantwright", "helper", "docker", "get"]
+        );
+        assert_eq!(
+            by(&["git-credential-grantwright", "get"]),
+            ["grantwright", "helper", "git-credential", "get"]
+        );
+        assert_eq!(by(&["grantwright", "demo"]), ["grantwright", "demo"]);
     }
 
     #[test]

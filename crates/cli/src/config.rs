@@ -25,6 +25,8 @@ pub struct Settings {
     pub sidecar_socket: Option<PathBuf>,
     /// `GRANTWRIGHT_TOKEN_FILE`: the agent's token for the sidecar's TCP address.
     pub sidecar_token_file: Option<PathBuf>,
+    /// `GRANTWRIGHT_HELPERS`, else `grantwright/helpers.toml` in `XDG_CONFIG_HOME`, else in `~/.config`.
+    pub helpers: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`: a folder of this user that no disk holds.
     pub runtime_dir: Option<PathBuf>,
     /// Whether colour is unwelcome (`NO_COLOR`, or a terminal without it).
@@ -43,6 +45,11 @@ impl Settings {
             sidecar: variable("GRANTWRIGHT_SIDECAR"),
             sidecar_socket: variable("GRANTWRIGHT_SIDECAR_SOCKET").map(PathBuf::from),
             sidecar_token_file: variable("GRANTWRIGHT_TOKEN_FILE").map(PathBuf::from),
+            helpers: variable("GRANTWRIGHT_HELPERS").map(PathBuf::from).or_else(|| {
+                let config = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+                let home = || variable("HOME").map(|home| PathBuf::from(home).join(".config"));
+                Some(config.or_else(home)?.join("grantwright/helpers.toml"))
+            }),
             runtime_dir: variable("XDG_RUNTIME_DIR").map(PathBuf::from),
             plain: variable("NO_COLOR").is_some() || variable("TERM").is_some_and(|t| t == "dumb"),
         }

@@ -3,8 +3,8 @@
 //! files, and ends with it. It is never on a command line, nor in this process's own environment.
 
 pub mod ask;
-mod child;
-mod hand;
+pub mod child;
+pub mod hand;
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -142,7 +142,7 @@ async fn keep(
 }
 
 /// The text of a part of the credential.
-fn part(value: &Value) -> String {
+pub fn part(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

@@ -41,7 +41,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> exit::Exit {
-    let line = command::Line::parse();
+    let line = command::Line::parse_from(command::by_name(std::env::args_os()));
     let settings = config::Settings::read();
     let out = output::Out::new(line.json, settings.plain);
     match line.command.run(&out, &settings) {

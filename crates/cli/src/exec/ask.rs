@@ -35,15 +35,23 @@ pub struct Wanted {
     /// What it is part of, for example a ticket.
     #[arg(long)]
     task: Option<String>,
+    /// Parameters that are not on the command line.
+    #[arg(skip)]
+    more: Vec<(String, Value)>,
 }
 
 impl Wanted {
+    /// Gives one parameter more, as it is.
+    pub fn add_param(&mut self, name: &str, value: Value) {
+        self.more.push((name.to_owned(), value));
+    }
+
     /// As an ask at this door.
     ///
     /// # Errors
     /// When a parameter is not of the form `NAME=VALUE`, or there twice.
     pub fn ask(&self, door: &Door) -> Result<Asked, Failure> {
-        let mut params = Map::new();
+        let mut params: Map<String, Value> = self.more.iter().cloned().collect();
         for given in &self.params {
             let (name, value) = given
                 .split_once('=')
@@ -65,7 +73,7 @@ impl Wanted {
                 body.insert(name.into(), value.as_str().into());
             }
         }
-        Ok(Asked { door: door.clone(), body, pending: None, told: String::new() })
+        Ok(Asked::new(door, body))
     }
 }
 
@@ -88,6 +96,11 @@ pub struct Granted {
 }
 
 impl Asked {
+    /// The ask that this body makes, with all that it needs.
+    pub fn new(door: &Door, body: Value) -> Self {
+        Self { door: door.clone(), body, pending: None, told: String::new() }
+    }
+
     /// A credential of its own, which may be ended without anyone else losing his: under a new key,
     /// until that is [`done`](Asked::done).
     ///
@@ -189,6 +202,31 @@ impl Asked {
 }
 
 impl Granted {
+    /// These parts, all of them texts.
+    ///
+    /// # Errors
+    /// When one is missing: the scope gives another kind of credential.
+    pub fn texts<const N: usize>(&self, names: [&str; N]) -> Result<[String; N], Failure> {
+        let texts = names.map(|name| self.credential.get(name).and_then(Value::as_str));
+        if texts.iter().any(Option::is_none) {
+            let wants = names.join(", ");
+            return Err(Failure::unable(format!("that scope's credential has no {wants}")));
+        }
+        Ok(texts.map(|text| text.unwrap_or_default().to_owned()))
+    }
+
+    /// An AWS shared credentials file with the profile `default`.
+    ///
+    /// # Errors
+    /// When it is no AWS credential.
+    pub fn aws_profile(&self) -> Result<String, Failure> {
+        let [id, secret, token] = self.texts(["AccessKeyId", "SecretAccessKey", "SessionToken"])?;
+        Ok(format!(
+            "[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n\
+             aws_session_token = {token}\n"
+        ))
+    }
+
     fn read(reply: Reply) -> Result<Self, Failure> {
         let strange = || Failure::unable("what answered is not a sidecar");
         let expires_at = Timestamp::parse(reply.text("expires_at")).map_err(|_| strange())?;

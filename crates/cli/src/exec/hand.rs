@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::config::Settings;
@@ -126,14 +125,7 @@ impl Files {
                 self.replace(name, &part(value))?;
             }
         }
-        let aws = |name: &str| granted.credential.get(name).and_then(Value::as_str);
-        if let (Some(id), Some(secret), Some(token)) =
-            (aws("AccessKeyId"), aws("SecretAccessKey"), aws("SessionToken"))
-        {
-            let shared = format!(
-                "[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n\
-                 aws_session_token = {token}\n"
-            );
+        if let Ok(shared) = granted.aws_profile() {
             self.replace("aws", &shared)?;
         }
         let whole = serde_json::json!({

@@ -35,6 +35,7 @@ use crate::keys::{KeyDir, read_secret, replace};
 use crate::rates::Rates;
 use crate::rpc::broker::BrokerService;
 use crate::rpc::enrolment::EnrolmentService;
+use crate::sinks::Sinks;
 use crate::vouch::Vouch;
 use crate::{end, http, oidc, policies, wake};
 
@@ -148,6 +149,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mac = keys.read("mac.key")?;
     let salt_key = Digest::of("salt-key", mac.expose_secret().trim().as_bytes()).0;
     let channels = channels(&config, &store, &clock).await?;
+    let sinks = Sinks::new(&config.exports)?;
     let oidc = identity_provider(&config, &public_url)?;
     let broker = Arc::new(Broker {
         oidc,
@@ -179,6 +181,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         pace: Default::default(),
         ca: RwLock::new(ca),
         channels,
+        sinks,
         discovery,
         jwks,
         config,
@@ -201,6 +204,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     for minter in broker.minters.values() {
         tokio::spawn(keep_backend(Arc::clone(minter)));
     }
+    broker.sinks.start(&broker);
     for desk in &broker.channels.desks {
         tokio::spawn(crate::channels::run(Arc::clone(&broker), Arc::clone(desk)));
     }

@@ -10,6 +10,7 @@ use crate::channels::slack::config::SlackSection;
 use crate::channels::teams::config::TeamsSection;
 use crate::channels::webhook::config::WebhookSection;
 use crate::error::StartError;
+use crate::sinks::config::ExportSection;
 use crate::witness::{PolicySection, WitnessSection};
 
 /// `broker.toml`.
@@ -43,6 +44,9 @@ pub struct Config {
     /// Ways to reach people beside the console and the API.
     #[serde(default)]
     pub channel: ChannelSection,
+    /// Where the log is exported to.
+    #[serde(default, rename = "export")]
+    pub exports: Vec<ExportSection>,
     /// Written by rename once both listeners are up.
     #[serde(default)]
     pub ready_file: Option<PathBuf>,
@@ -493,6 +497,9 @@ impl Config {
         if let Some(slack) = &mut config.channel.slack {
             slack.rebase(base);
         }
+        for export in &mut config.exports {
+            export.rebase(base);
+        }
         let faults = config.faults();
         if faults.is_empty() {
             Ok(config)
@@ -548,6 +555,12 @@ impl Config {
         out.extend(self.log.witnessing.faults(&self.log.witness));
         out.extend(self.channel.slack.iter().flat_map(SlackSection::faults));
         let mut names = std::collections::BTreeSet::new();
+        out.extend(self.exports.iter().flat_map(ExportSection::faults));
+        for (n, export) in self.exports.iter().enumerate() {
+            if self.exports.iter().take(n).any(|other| other.name == export.name) {
+                out.push(format!("export `{}` is there twice", export.name));
+            }
+        }
         for minter in &self.minters {
             if !names.insert(minter.name()) {
                 out.push(format!("minter `{}` is there twice", minter.name()));

@@ -95,6 +95,8 @@ pub struct Broker {
     pub ca: RwLock<Arc<crate::ca::Ca>>,
     /// The configured chat channels.
     pub channels: crate::channels::Channels,
+    /// Where the log is exported to.
+    pub sinks: crate::sinks::Sinks,
     /// What the console's pages share.
     pub desk: crate::http::console::desk::Desk,
     /// How long people take.

@@ -29,6 +29,7 @@ mod rates;
 mod rpc;
 #[cfg(test)]
 mod session_tests;
+mod sinks;
 #[cfg(test)]
 mod start_tests;
 mod vouch;

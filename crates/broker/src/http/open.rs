@@ -76,5 +76,6 @@ pub async fn metrics(State(broker): Shared) -> Response {
     ] {
         out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"));
     }
+    out.push_str(&broker.sinks.metrics(head.size, broker.now()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
 }

@@ -69,6 +69,7 @@ pub async fn admit(
 ) -> Result<Admission, Refusal> {
     broker.consistent()?;
     let at = broker.now();
+    broker.sinks.gate(at)?;
     broker.rate(&caller.agent, at)?;
     let authority = broker.authority();
     let key = match ask.idempotency_key.as_str() {

@@ -52,6 +52,7 @@ pub(super) fn is_built_in(broker: &Broker, allowed: &Allowed) -> bool {
 pub async fn intend(broker: &Broker, allowed: Allowed) -> Result<Intended, Refusal> {
     broker.consistent()?;
     broker.witnessed()?;
+    broker.sinks.gate(broker.now())?;
     let mut staged = allowed.into_staged();
     let minter = Arc::clone(broker.minter(&staged.scope)?);
     minter.ready().map_err(|e| {

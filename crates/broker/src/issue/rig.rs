@@ -332,6 +332,7 @@ impl Rig {
             jwks: serde_json::Value::Null,
             ca: ca.into(),
             channels: crate::channels::Channels::default(),
+            sinks: crate::sinks::Sinks::default(),
             config,
         });
         end::resolve_unfinished(&broker).await.unwrap();

@@ -72,7 +72,7 @@ class Broker:
 
 
 class Files(unittest.TestCase):
-    def test_every_leaf_once_and_in_order_over_restarts(self):
+    def test_every_leaf_in_order_and_at_least_once_over_kills(self):
         file = scratch("out")
         broker = Broker(f'[[export]]\nname = "siem"\nformat = "ocsf"\n[export.file]\npath = "{file}"')
         try:
@@ -85,7 +85,8 @@ class Files(unittest.TestCase):
                 broker.process.kill()
                 broker.ready.unlink()
                 broker.start()
-            self.assertEqual(events(), list(range(broker.size())))
+            # Killed between the write and the cursor, it writes that batch again.
+            self.assertEqual(list(dict.fromkeys(events())), list(range(broker.size())))
             self.assertEqual(file.stat().st_mode & 0o777, 0o600)
             until("no lag", 10, lambda: broker.metric("lag_leaves", "siem") == 0)
         finally:

@@ -122,8 +122,8 @@ impl Channel for Paper {
 }
 
 impl Hand for Paper {
-    fn channel(&self) -> &dyn Channel {
-        self
+    fn channel(&self) -> Option<&dyn Channel> {
+        Some(self)
     }
     fn press(
         &self,

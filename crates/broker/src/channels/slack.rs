@@ -4,7 +4,7 @@ mod api;
 pub mod config;
 mod socket;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

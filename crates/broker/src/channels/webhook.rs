@@ -6,7 +6,7 @@ pub mod door;
 mod event;
 mod post;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use grantwright_wire::Refusal;
 use super::matter::{At, card};
 use super::may::CHANNEL;
 use super::request;
-use super::respond::{Page, Posted};
+use super::respond::{Code, Page, Posted};
 use crate::core::Broker;
 use crate::error::{no_such_request, refuse};
 use crate::http::Shared;
@@ -132,5 +132,7 @@ async fn refused(broker: &Broker, session: &Session, id: &str, refusal: Refusal)
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
     let Ok(loaded) = request::load(broker, id).await else { return Err(refusal.into()) };
     let notice = Notice::Refused(&refusal.detail, &refusal.next);
-    Ok(request::render(broker, session, &loaded, false, Some(notice), status).await?)
+    let mut page = request::render(broker, session, &loaded, false, Some(notice), status).await?;
+    page.extensions_mut().insert(Code(refusal.code.to_string()));
+    Ok(page)
 }

@@ -37,12 +37,18 @@ pub fn html(status: StatusCode, document: String) -> Response {
     (status, HEADERS, document).into_response()
 }
 
+/// The code of the refusal that an answer shows, for whoever handles it on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code(pub String);
+
 /// Why there is no page, as a page.
 pub fn problem(refusal: &Refusal) -> Response {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let frame = Frame::open(&refusal.title);
     let content = problem::problem(&refusal.title, &refusal.detail, &refusal.next, &refusal.code);
-    html(status, page(&frame, &content))
+    let mut response = html(status, page(&frame, &content));
+    response.extensions_mut().insert(Code(refusal.code.to_string()));
+    response
 }
 
 /// Whether a caller reads pages: browsers ask for them by name, programs do not.

@@ -25,6 +25,10 @@ pub trait Channel: Send + Sync {
     /// The card as a message.
     fn card(&self, sheet: &Sheet) -> Message;
 
+    /// Several requests of one task as one message, each with its own digest and its own buttons; at
+    /// most [`Limits::most_grouped`] of them.
+    fn group(&self, sheets: &[Sheet]) -> Message;
+
     /// A short message of the broker's own.
     fn notice(&self, notice: &Notice) -> Message;
 
@@ -47,6 +51,8 @@ pub struct Limits {
     pub most_cards: usize,
     /// Longest body of a message, in bytes.
     pub most_bytes: usize,
+    /// Most requests in one message; 1: each has its own.
+    pub most_grouped: usize,
 }
 
 /// A rendered message; its form belongs to the channel.

@@ -6,6 +6,7 @@
 
 pub mod agents;
 pub mod assets;
+pub mod attention;
 pub mod inbox;
 pub mod layout;
 pub mod leases;

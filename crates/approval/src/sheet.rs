@@ -42,6 +42,8 @@ pub struct Sheet {
     pub lifetimes: Vec<(u32, String)>,
     /// Parameters that can shrink.
     pub shrinks: Vec<Shrink>,
+    /// Who is asked first: ids of people; empty: everybody who may decide.
+    pub asked: Vec<String>,
 }
 
 /// How approving works on a channel.
@@ -131,6 +133,7 @@ impl Sheet {
                 .map(|s| (s, ttl_words(s)))
                 .collect(),
             shrinks: shrinks(state, scope),
+            asked: Vec::new(),
             card,
         }
     }

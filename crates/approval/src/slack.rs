@@ -69,11 +69,20 @@ impl Channel for Slack {
     }
 
     fn limits(&self) -> Limits {
-        Limits { message_every_ms: 1000, most_cards: 50, most_bytes: 100_000 }
+        Limits {
+            message_every_ms: 1000,
+            most_cards: 50,
+            most_bytes: 100_000,
+            most_grouped: blocks::MOST_GROUPED,
+        }
     }
 
     fn card(&self, sheet: &Sheet) -> Message {
         blocks::card(sheet)
+    }
+
+    fn group(&self, sheets: &[Sheet]) -> Message {
+        blocks::group(sheets)
     }
 
     fn notice(&self, notice: &Notice) -> Message {

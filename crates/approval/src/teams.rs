@@ -81,11 +81,17 @@ impl Channel for Teams {
             message_every_ms: MESSAGE_EVERY_MS,
             most_cards: MOST_CARDS,
             most_bytes: MOST_MESSAGE,
+            most_grouped: card::MOST_GROUPED,
         }
     }
 
     fn card(&self, sheet: &Sheet) -> Message {
         Message { text: sheet.card.headline.clone(), body: card::adaptive_card(sheet, None) }
+    }
+
+    fn group(&self, sheets: &[Sheet]) -> Message {
+        let text = format!("{} requests that came together", sheets.len());
+        Message { text, body: card::group_card(sheets) }
     }
 
     fn notice(&self, notice: &Notice) -> Message {

@@ -179,6 +179,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         counts: Counts::default(),
         desk: Default::default(),
         pace: Default::default(),
+        guards: Default::default(),
         ca: RwLock::new(ca),
         channels,
         sinks,
@@ -196,6 +197,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     }
     end::restore_denies(&broker).await.map_err(|r| told("reading denies", r))?;
     end::queue::restore(&broker).await.map_err(|r| told("reading revocations", r))?;
+    crate::guards::pulse::restore(&broker)
+        .await
+        .map_err(|e| StartError::new(format!("reading what people did lately: {e}")))?;
     write_ready(&broker.config, grpc_addr, http_addr)?;
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
     tokio::spawn(end::sweep(Arc::clone(&broker)));

@@ -14,6 +14,7 @@ mod lane;
 pub mod link;
 #[cfg(test)]
 mod paper;
+mod remind;
 pub mod sheet;
 pub mod slack;
 pub mod teams;

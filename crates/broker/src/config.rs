@@ -10,6 +10,7 @@ use crate::channels::slack::config::SlackSection;
 use crate::channels::teams::config::TeamsSection;
 use crate::channels::webhook::config::WebhookSection;
 use crate::error::StartError;
+use crate::guards::config::GuardsSection;
 use crate::sinks::config::ExportSection;
 use crate::witness::{PolicySection, WitnessSection};
 
@@ -76,15 +77,6 @@ pub struct StoreSection {
 pub struct KeysSection {
     /// Folder of the key files, each of mode 0600.
     pub dir: PathBuf,
-}
-
-/// `[guards]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GuardsSection {
-    /// Risk labels whose scopes must name a fact that an approver types; see `Scope::confirm`.
-    #[serde(default)]
-    pub two_step_risks: Vec<String>,
 }
 
 /// `[oidc]`.
@@ -549,6 +541,7 @@ impl Config {
         {
             out.push(format!("public_url: {why}"));
         }
+        out.extend(self.guards.faults());
         out.extend(self.channel.teams.iter().flat_map(TeamsSection::faults));
         out.extend(self.channel.webhook.iter().flat_map(WebhookSection::faults));
         out.extend(self.oidc.iter().flat_map(OidcSection::faults));

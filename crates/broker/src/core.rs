@@ -101,6 +101,8 @@ pub struct Broker {
     pub desk: crate::http::console::desk::Desk,
     /// How long people take.
     pub pace: crate::pace::Pace,
+    /// What keeps people attentive.
+    pub guards: crate::guards::Guards,
 }
 
 /// Most waiting calls of one agent.
@@ -266,9 +268,11 @@ impl Broker {
             return Err(StoreError::Ahead { known: size.saturating_add(1), size });
         }
         let told = self.desk.telling(transition.appends());
+        let heard = self.guards.hearing(transition.appends());
         let committed = self.store.commit(transition).await;
         if committed.is_ok() {
             self.desk.tell(told);
+            self.guards.heard(&heard);
         }
         self.channels.stir();
         committed

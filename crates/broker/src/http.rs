@@ -67,6 +67,7 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/", Demand::Session),
     ("GET", "/agents", Demand::Session),
     ("GET", "/agents/{name}", Demand::Session),
+    ("GET", "/attention", Demand::Session),
     ("GET", "/leases", Demand::Session),
     ("POST", "/leases/{id}/revoke", Demand::Session),
     ("GET", "/live", Demand::Session),

@@ -23,6 +23,8 @@ pub mod mint;
 pub mod record;
 
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 pub(crate) mod rig;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::core::{Broker, Caller};
 use crate::error::{no_such_request, of_store, of_violation, refuse};
-use crate::guards::two_step;
+use crate::guards::{limits, two_step};
 use crate::http::ceremony::{self, Party};
 use crate::issue::{approve, decide};
 
@@ -105,6 +105,9 @@ pub async fn act(
         if said_already(&loaded.state, actor, digest, what) {
             return Ok(loaded);
         }
+        if approves(what) {
+            limits::approve(broker, &actor.human, now).map_err(|r| r.request_id(id.as_str()))?;
+        }
         let none = Map::new();
         let attributes = loaded.leaves.iter().rev().find_map(|(_, e)| match e {
             Event::Decided(d) => Some(&d.attributes),
@@ -152,6 +155,11 @@ pub async fn act(
         "others decide at this moment",
         "look at the request again",
     ))
+}
+
+/// Whether it is a vote for the request, or for a narrower one.
+fn approves(what: &Intention) -> bool {
+    matches!(what, Intention::Approve { .. } | Intention::Narrow { .. } | Intention::Sign { .. })
 }
 
 /// The request as narrower terms would make it, with the verdict on them; nothing is written and

@@ -18,34 +18,30 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use grantwright_testkit::slack::{self, FakeSlack};
 use grantwright_testkit::teams::{self, FakeTeams};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-#[tokio::main]
-async fn main() {
-    let which = std::env::args().nth(1).unwrap_or_default();
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    match which.as_str() {
-        "slack" => {
-            let fake = FakeSlack::start().await;
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let lines = std::io::stdin().lines().map_while(Result::ok);
+    let asks = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
+    match std::env::args().nth(1).as_deref() {
+        Some("slack") => {
+            let fake = runtime.block_on(FakeSlack::start());
             say(&json!({
                 "api": fake.api, "team": slack::TEAM, "app": slack::APP, "secret": slack::SECRET,
                 "bot": slack::BOT, "app_token": slack::APP_TOKEN,
             }));
-            while let Ok(Some(line)) = lines.next_line().await {
-                say(&on_slack(&fake, &serde_json::from_str(&line).unwrap()).await);
-            }
+            asks.for_each(|ask| say(&runtime.block_on(on_slack(&fake, &ask))));
         }
-        "teams" => {
-            let fake = FakeTeams::start().await.expect("a port");
+        Some("teams") => {
+            let fake = runtime.block_on(FakeTeams::start()).expect("a port");
             say(&json!({
                 "app": teams::APP, "tenant": teams::TENANT, "secret": teams::SECRET,
                 "service_url": fake.service_url(), "authority": fake.base(),
                 "metadata": fake.metadata(),
             }));
-            while let Ok(Some(line)) = lines.next_line().await {
-                say(&on_teams(&fake, &serde_json::from_str(&line).unwrap()).await);
-            }
+            asks.for_each(|ask| say(&runtime.block_on(on_teams(&fake, &ask))));
         }
         _ => panic!("want `slack` or `teams`"),
     }
@@ -84,7 +80,7 @@ async fn on_slack(fake: &Arc<FakeSlack>, ask: &Value) -> Value {
     }
 }
 
-/// What the acknowledgement was, and after how many milliseconds it came.
+/// What the acknowledgement was, and after how many microseconds it came.
 async fn deliver(fake: &Arc<FakeSlack>, ask: &Value, payload: &Value) -> Value {
     let begun = Instant::now();
     let acked = if let Some(to) = ask["to"].as_str() {
@@ -111,11 +107,11 @@ async fn deliver(fake: &Arc<FakeSlack>, ask: &Value, payload: &Value) -> Value {
         }
         let acked = || fake.acks.lock().unwrap().iter().any(|a| a["envelope_id"] == id.as_str());
         while !acked() && begun.elapsed() < Duration::from_secs(10) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_micros(200)).await;
         }
         acked()
     };
-    json!({ "acked": acked, "ms": u64::try_from(begun.elapsed().as_millis()).unwrap() })
+    json!({ "acked": acked, "us": u64::try_from(begun.elapsed().as_micros()).unwrap() })
 }
 
 /// As Slack signs, by its own documentation.

@@ -18,6 +18,8 @@ pub enum Here {
     Log,
     /// Scopes and policies.
     Policies,
+    /// How people decide.
+    Attention,
     /// The person's own page.
     Account,
 }
@@ -73,12 +75,13 @@ impl<'a> Frame<'a> {
     }
 }
 
-const LINKS: [(Here, &str, &str); 5] = [
+const LINKS: [(Here, &str, &str); 6] = [
     (Here::Inbox, "/", "Inbox"),
     (Here::Agents, "/agents", "Agents"),
     (Here::Leases, "/leases", "Leases"),
     (Here::Log, "/log", "Log"),
     (Here::Policies, "/policies", "Policies"),
+    (Here::Attention, "/attention", "Attention"),
 ];
 
 /// The whole document. `content` becomes the children of `main`.

@@ -17,6 +17,80 @@ const PARAMS: usize = 20;
 /// Longest text of one element.
 const ELEMENT: usize = 2900;
 
+/// Most requests of one message: it has at most 50 blocks.
+pub(super) const MOST_GROUPED: usize = 5;
+
+/// Several requests of one task. What they share stands first; each has its digest and its buttons.
+pub(super) fn group(sheets: &[Sheet]) -> Message {
+    let open = sheets.iter().filter(|s| s.open).count();
+    let agent = sheets.first().map(|s| s.card.who.agent.as_str()).unwrap_or_default();
+    let said = format!(
+        "{} requests that came together, {open} open. Each is decided by itself: ",
+        sheets.len()
+    );
+    let mut blocks = vec![section(vec![bold(&said), code(agent)])];
+    let mut task = None;
+    for (n, sheet) in sheets.iter().take(MOST_GROUPED).enumerate() {
+        let card = &sheet.card;
+        blocks.push(json!({ "type": "divider" }));
+        let mut head = vec![bold(&format!("{} of {} · ", n + 1, sheets.len()))];
+        head.extend(headline(card));
+        if !sheet.open {
+            head.push(plain("\n"));
+            head.extend(coded(&card.state.sentence, false));
+            blocks.push(section(head));
+            blocks.push(ids(sheet));
+            continue;
+        }
+        head.push(plain(&format!("\n{}", card.stakes.join(" · "))));
+        if !card.unusual.is_empty() {
+            head.extend([bold("\nUnusual: "), plain(&card.unusual.join(" · "))]);
+        }
+        head.push(plain("\n"));
+        head.extend(who(&card.who));
+        if !card.asked_because.reason.is_empty() {
+            head.extend([bold("\nWhy you are asked: "), plain(&card.asked_because.reason)]);
+        }
+        blocks.push(section(head));
+        // The same task is said once.
+        let same = n > 0 && task == Some(card.words.task.clone());
+        task = Some(card.words.task.clone());
+        let mut shown = card.clone();
+        if same {
+            shown.words.task = None;
+        }
+        blocks.push(words(&shown));
+        blocks.push(issues(card));
+        blocks.push(progress(sheet));
+        blocks.extend(elsewhere(sheet));
+        let mut buttons = buttons(sheet);
+        if let Value::Object(map) = &mut buttons {
+            map.insert("block_id".into(), format!("gw_decide_{n}").into());
+        }
+        blocks.push(buttons);
+        blocks.push(ids(sheet));
+    }
+    let what = if open > 0 { "wait for decisions" } else { "have ended" };
+    let text = format!("Requests of agent {agent} {what}");
+    Message { text: text.clone(), body: json!({ "text": text, "blocks": blocks }) }
+}
+
+/// Why approving is not possible here.
+fn elsewhere(sheet: &Sheet) -> Option<Value> {
+    match sheet.approve {
+        Approve::Console(why) if sheet.open => {
+            Some(section(vec![plain(&format!("Approve in the console: {why}."))]))
+        }
+        _ => None,
+    }
+}
+
+/// Ids and hashes: small, last.
+fn ids(sheet: &Sheet) -> Value {
+    let last = format!("request {} · digest {}", sheet.handle.request, sheet.card.digest.hex());
+    json!({ "type": "context", "elements": [text_object(&last, 2000)] })
+}
+
 /// The card.
 pub(super) fn card(sheet: &Sheet) -> Message {
     let card = &sheet.card;
@@ -32,17 +106,12 @@ pub(super) fn card(sheet: &Sheet) -> Message {
     }
     blocks.push(words(card));
     blocks.push(issues(card));
-    blocks.push(progress(card));
-    if let Approve::Console(why) = sheet.approve
-        && open
-    {
-        blocks.push(section(vec![plain(&format!("Approve in the console: {why}."))]));
-    }
+    blocks.push(progress(sheet));
+    blocks.extend(elsewhere(sheet));
     if open {
         blocks.push(buttons(sheet));
     }
-    let last = format!("request {} · digest {}", sheet.handle.request, card.digest.hex());
-    blocks.push(json!({ "type": "context", "elements": [text_object(&last, 2000)] }));
+    blocks.push(ids(sheet));
     let what = if open { "waits for a decision" } else { "has ended" };
     let text = format!("A request of agent {} {what}", card.who.agent);
     Message { text: text.clone(), body: json!({ "text": text, "blocks": blocks }) }
@@ -154,8 +223,8 @@ pub(super) fn issues(card: &Card) -> Value {
 }
 
 /// Part 8.
-fn progress(card: &Card) -> Value {
-    let state = &card.state;
+fn progress(sheet: &Sheet) -> Value {
+    let (card, state) = (&sheet.card, &sheet.card.state);
     let mut first = Vec::new();
     if state.needed > 0 {
         first.push(bold(&format!("{} of {} · ", state.have, state.needed)));
@@ -167,6 +236,9 @@ fn progress(card: &Card) -> Value {
     if let (Some(strength), Phase::Pending | Phase::Recorded) = (state.strength, state.phase) {
         let how = if strength == Strength::Passkey { ", signed with a passkey" } else { "" };
         first.push(plain(&format!("\nby people of {}{how}", state.groups.join(" and "))));
+        if !sheet.asked.is_empty() {
+            first.push(plain(&format!("; asked first: {}", sheet.asked.join(", "))));
+        }
     }
     let mut elements = vec![part(first)];
     for vote in &state.votes {

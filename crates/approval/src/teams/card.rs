@@ -25,14 +25,7 @@ pub const MOST_REFRESH: usize = 60;
 /// looked at; what is posted stays true for longer than that.
 #[must_use]
 pub fn adaptive_card(sheet: &Sheet, now: Option<Timestamp>) -> Value {
-    let body = body(&sheet.card, now);
-    let note = match sheet.approve {
-        Approve::Console(why) if sheet.open => {
-            vec![Line::labelled("approve", &format!("in the console: {why}"))]
-        }
-        _ => Vec::new(),
-    };
-    let whole = frame(sheet, [body, note].concat(), form::actions(sheet));
+    let whole = frame(sheet, body_of(sheet, now), form::actions(sheet));
     if whole.to_string().len() <= MOST_BYTES {
         return whole;
     }
@@ -40,6 +33,82 @@ pub fn adaptive_card(sheet: &Sheet, now: Option<Timestamp>) -> Value {
     short.approve = Approve::Console("this card is too long to be shown here");
     short.shrinks.clear();
     frame(&short, shortened(&short.card), form::actions(&short))
+}
+
+/// Most requests of one card.
+pub const MOST_GROUPED: usize = 5;
+
+/// Several requests of one task: each in its own container with its own digest and buttons. Where
+/// that is too long, each is told in short and shown whole, to who presses, by its button.
+#[must_use]
+pub fn group_card(sheets: &[Sheet]) -> Value {
+    let whole = grouped(sheets, |sheet| {
+        let mut items = body_of(sheet, None);
+        items.push(json!({ "type": "ActionSet", "actions": form::grouped_actions(sheet) }));
+        items
+    });
+    if whole.to_string().len() <= MOST_BYTES {
+        return whole;
+    }
+    grouped(sheets, |sheet| {
+        let card = &sheet.card;
+        let mut items = vec![
+            Line::headline(&card.headline),
+            Line::strong(&card.stakes.join(" · ")),
+            Line::labelled("state", &card.state.sentence),
+            Line::small(&format!("digest {}", card.digest.hex())),
+        ];
+        let handle = sheet.handle.encode();
+        let mut actions = vec![form::link("Open in the console", &sheet.link)];
+        if sheet.open {
+            actions.insert(0, form::execute("Show it", form::REFRESH, &handle, Map::new()));
+        }
+        items.push(json!({ "type": "ActionSet", "actions": actions }));
+        items
+    })
+}
+
+fn grouped(sheets: &[Sheet], mut each: impl FnMut(&Sheet) -> Vec<Value>) -> Value {
+    let agent = sheets.first().map(|s| s.card.who.agent.as_str()).unwrap_or_default();
+    let open = sheets.iter().filter(|s| s.open).count();
+    let n = sheets.len();
+    let mut body = vec![
+        Line::headline(&format!("{n} requests of `{agent}` that came together, {open} open")),
+        Line::small("Each is decided by itself."),
+    ];
+    for sheet in sheets.iter().take(MOST_GROUPED) {
+        let items = if sheet.open {
+            each(sheet)
+        } else {
+            vec![
+                Line::strong(&sheet.card.headline),
+                Line::labelled("state", &sheet.card.state.sentence),
+                Line::small(&format!("digest {}", sheet.card.digest.hex())),
+            ]
+        };
+        body.push(json!({
+            "type": "Container", "separator": true, "spacing": "large", "items": items,
+        }));
+    }
+    let mut card = plain_card(body, Vec::new());
+    if let Value::Object(map) = &mut card {
+        map.insert("msteams".into(), json!({ "width": "Full" }));
+    }
+    card
+}
+
+/// All parts but the buttons, and why approving is not possible here.
+fn body_of(sheet: &Sheet, now: Option<Timestamp>) -> Vec<Value> {
+    let mut out = body(&sheet.card, now);
+    if !sheet.asked.is_empty() && sheet.open {
+        out.push(Line::labelled("asked first", &sheet.asked.join(", ")));
+    }
+    if let Approve::Console(why) = sheet.approve
+        && sheet.open
+    {
+        out.push(Line::labelled("approve", &format!("in the console: {why}")));
+    }
+    out
 }
 
 /// Names the people (`29:…`) whose clients fetch their own view of a card when they see it, the

@@ -62,6 +62,23 @@ pub(crate) fn actions(sheet: &Sheet) -> Vec<Value> {
     out
 }
 
+/// Buttons of one request among several in a card. What wants a form is on the request's own card,
+/// which the second button shows to who presses: inputs of several requests would share their names.
+pub(crate) fn grouped_actions(sheet: &Sheet) -> Vec<Value> {
+    let handle = sheet.handle.encode();
+    let mut out = Vec::new();
+    match sheet.approve {
+        Approve::Here if sheet.card.state.confirm.is_none() => {
+            out.push(execute("Approve", "approve", &handle, Map::new()));
+        }
+        Approve::Here => {}
+        Approve::Console(_) => out.push(link("Approve in the console", &sheet.link)),
+    }
+    out.push(execute("Deny, ask or narrow", REFRESH, &handle, Map::new()));
+    out.push(link("Open in the console", &sheet.link));
+    out
+}
+
 /// Buttons below a preview of narrower terms: they carry the very terms that were shown.
 pub(crate) fn preview_actions(
     handle: &str,

@@ -71,7 +71,12 @@ impl Channel for Webhook {
     }
 
     fn limits(&self) -> Limits {
-        Limits { message_every_ms: 0, most_cards: usize::MAX, most_bytes: super::MOST_BODY }
+        Limits {
+            message_every_ms: 0,
+            most_cards: usize::MAX,
+            most_bytes: super::MOST_BODY,
+            most_grouped: usize::MAX,
+        }
     }
 
     fn card(&self, sheet: &Sheet) -> Message {
@@ -81,9 +86,15 @@ impl Channel for Webhook {
                 "seen": sheet.handle.seen,
             },
             "link": sheet.link, "open": sheet.open, "votes_count": sheet.votes_count,
-            "questions": sheet.questions,
+            "questions": sheet.questions, "asked_first": sheet.asked,
         });
         Message { text: sheet.card.headline.clone(), body }
+    }
+
+    fn group(&self, sheets: &[Sheet]) -> Message {
+        let text = format!("{} requests of one task", sheets.len());
+        let bodies: Vec<Value> = sheets.iter().map(|sheet| self.card(sheet).body).collect();
+        Message { text, body: json!({ "requests": bodies }) }
     }
 
     fn notice(&self, notice: &Notice) -> Message {

@@ -3,7 +3,9 @@
 
 use grantwright_approval::Sheet;
 use grantwright_approval::channel::{Channel, Flood, Notice, Quote};
-use grantwright_approval::teams::card::{MOST_BYTES, adaptive_card, preview_card, set_refresh};
+use grantwright_approval::teams::card::{
+    MOST_BYTES, adaptive_card, group_card, preview_card, set_refresh,
+};
 use grantwright_approval::teams::{Expected, Teams};
 use grantwright_domain::event::{Answered, Decision, Questioned};
 use grantwright_domain::param::Order;
@@ -69,6 +71,7 @@ fn assert_clean(card: &Value) {
             matches!(
                 kind,
                 "" | "AdaptiveCard"
+                    | "ActionSet"
                     | "RichTextBlock"
                     | "TextRun"
                     | "TextBlock"
@@ -125,6 +128,62 @@ fn asked_and_answered() -> Ask {
         }),
     ];
     ask
+}
+
+/// The same card without what stands in frames and in code.
+fn unsaid(value: &Value) -> Value {
+    match value {
+        Value::Object(map)
+            if map.get("style") == Some(&"emphasis".into())
+                || map.get("fontType") == Some(&"monospace".into()) =>
+        {
+            Value::Null
+        }
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), unsaid(v))).collect(),
+        Value::Array(items) => items.iter().map(unsaid).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn several_in_one_card_are_as_safe_and_each_keeps_its_digest_and_its_buttons() {
+    let asks = |said: &str, n: u32| -> Vec<Ask> {
+        let one = |n| {
+            let mut ask = ask();
+            (ask.terms.ttl_s, ask.reason, ask.task) = (100 * n, said.into(), Some(said.into()));
+            ask
+        };
+        (1..=n).map(one).collect()
+    };
+    let card = |said: &str, n| {
+        let sheets: Vec<Sheet> = asks(said, n).iter().map(|ask| ask.sheet("teams")).collect();
+        group_card(&sheets)
+    };
+    for n in [2, 5] {
+        let honest = unsaid(&card("nightly", n));
+        for said in PRETENDERS {
+            let got = card(said, n);
+            assert_clean(&got);
+            assert_eq!(unsaid(&got), honest, "{said:?}");
+            assert!(got.to_string().len() <= MOST_BYTES);
+        }
+        let whole = card("nightly", n);
+        let mut names = Vec::new();
+        objects(&whole, &mut |map| {
+            names.extend(map.get("id").filter(|_| map.contains_key("label")).cloned());
+        });
+        assert!(names.is_empty(), "inputs of several requests would share their names");
+        for ask in asks("nightly", n) {
+            let handle = ask.sheet("teams").handle.encode();
+            assert!(whole.to_string().contains(&handle));
+            assert!(whole.to_string().contains(&ask.digest().hex()));
+        }
+    }
+    // What would be too long is told in short, and shown whole by a button.
+    let long = card(&"report ".repeat(80), 5);
+    assert!(long.to_string().len() <= MOST_BYTES);
+    assert!(!long.to_string().contains("\"approve\""), "nothing is approved unseen");
+    assert_eq!(long.to_string().matches("Show it").count(), 5);
 }
 
 #[test]

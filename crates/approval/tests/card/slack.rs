@@ -22,6 +22,7 @@ fn sheet(ask: &Ask) -> Sheet {
         questions: vec!["Which ticket?".into()],
         lifetimes: vec![(300, "5 min".into())],
         shrinks: Vec::new(),
+        asked: Vec::new(),
         card,
     }
 }
@@ -92,6 +93,46 @@ fn the_agents_words_stay_within_quotes() {
         let body = rendered(&ask);
         assert_literal(&body);
         assert_eq!(without_quotes(&body), honest, "{said:?}");
+    }
+}
+
+#[test]
+fn several_in_one_message_are_as_safe_and_each_keeps_its_digest_and_its_buttons() {
+    let asks = |said: &str| {
+        [100, 200, 300, 400, 500].map(|ttl_s| {
+            let mut ask = Ask::new();
+            (ask.terms.ttl_s, ask.reason, ask.task) = (ttl_s, said.into(), Some(said.into()));
+            ask
+        })
+    };
+    let message = |said: &str| {
+        let sheets = asks(said).map(|ask| sheet(&ask));
+        Slack::new("T1", None, None).group(&sheets).body
+    };
+    let honest = without_quotes(&message("nightly"));
+    for said in PRETENDERS {
+        let body = message(said);
+        assert_literal(&body);
+        assert_eq!(without_quotes(&body), honest, "{said:?}");
+        let blocks = body["blocks"].as_array().unwrap();
+        assert!(blocks.len() <= 50, "{} blocks", blocks.len());
+        assert_eq!(
+            grantwright_testkit::slack::fault(&body["blocks"], 50),
+            None,
+            "Block Kit's bounds"
+        );
+    }
+    let body = message("nightly");
+    let mut handles = std::collections::BTreeSet::new();
+    walk(&body, &mut |node| {
+        if node.get("action_id") == Some(&"gw_approve".into()) {
+            handles.insert(node["value"].as_str().unwrap().to_owned());
+        }
+    });
+    let own = asks("nightly").map(|ask| sheet(&ask).handle.encode());
+    assert_eq!(handles, own.into());
+    for ask in asks("nightly") {
+        assert!(body.to_string().contains(&ask.digest().hex()));
     }
 }
 

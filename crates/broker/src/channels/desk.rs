@@ -45,6 +45,8 @@ pub(super) struct State {
     blocked_until: Timestamp,
     /// More requests waited than a desk holds: look for those left out.
     pub(super) left_out: bool,
+    /// When to look again whether somebody is to be reminded of a request.
+    pub(super) looked: BTreeMap<RequestId, Timestamp>,
 }
 
 struct Keeper {
@@ -111,6 +113,7 @@ impl Desk {
         if state.left_out {
             state.look_for_open(&ctx).await?;
         }
+        state.remind(&ctx).await?;
         let limits = self.courier.channel().limits();
         if now >= state.blocked_until {
             let said = join_all(state.lanes.values_mut().map(|lane| lane.step(&ctx))).await;

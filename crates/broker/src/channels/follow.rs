@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use grantwright_approval::channel::{Notice, Quote};
 use grantwright_approval::show;
 use grantwright_domain::{
-    Decision, Event, GroupName, HumanId, RequestId, Timestamp, Verdict, VerdictKind,
+    Decision, Digest, Event, GroupName, HumanId, RequestId, Timestamp, Verdict, VerdictKind,
 };
 use grantwright_store::{Loaded, RequestFilter, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::desk::State;
-use super::lane::{Context, NOTES, Note, place_key};
+use super::lane::{Context, NOTES, Note, Wanted, place_key};
 use super::sheet::sheet;
 
 /// Kind of the row that says how far a channel read.
@@ -139,6 +139,17 @@ impl State {
         }
         let places: BTreeSet<String> =
             verdict.approvers.iter().filter_map(|g| ctx.courier.place(g)).collect();
+        let terms = &loaded.state.terms;
+        let scope = ctx.broker.authority().catalog.get(&terms.template).cloned();
+        let risk = scope.as_ref().map_or("", |scope| scope.labels.risk.as_str());
+        let wanted = Wanted {
+            group: group(loaded),
+            not_before: ctx.broker.config.guards.quiet_until(risk, ctx.now).unwrap_or_default(),
+        };
+        if !places.is_empty() {
+            // Who is asked first is said on the card.
+            crate::guards::route::first(ctx.broker, &loaded.state).await?;
+        }
         for place in places {
             let lane = self.lane(&place);
             if lane.size() >= MOST_HELD && !lane.has(id) {
@@ -150,7 +161,7 @@ impl State {
                 self.left_out = true;
                 continue;
             }
-            lane.want(ctx, id, &loaded.state.terms.agent).await?;
+            lane.want(ctx, id, &loaded.state.terms.agent, wanted.clone()).await?;
         }
         Ok(())
     }
@@ -181,13 +192,13 @@ impl State {
                 let quote = quote(format!("question:{ordinal}"), e.human.as_str());
                 let said = format!("{} asks the agent:", e.human);
                 let notice = Notice { text: said, quote, link: None };
-                self.say(ctx, index, places, Some(id), &notice).await?;
+                self.say(ctx, &mark(index), places, Some(id), &notice).await?;
             }
             Event::Answered(_) => {
                 let by = "said by the agent, not checked";
                 let quote = quote(format!("answer:{ordinal}"), by);
                 let notice = Notice { text: "The agent answers:".into(), quote, link: None };
-                self.say(ctx, index, places, Some(id), &notice).await?;
+                self.say(ctx, &mark(index), places, Some(id), &notice).await?;
             }
             Event::Voted(e) if e.reason_code == "looks_wrong" => {
                 let quote = quote(format!("vote:{ordinal}"), e.human.as_str());
@@ -197,7 +208,7 @@ impl State {
                 );
                 let place = GroupName::parse(SECURITY).ok().and_then(|g| ctx.courier.place(&g));
                 let notice = Notice { text: said, quote, link: link.clone() };
-                self.say(ctx, index, place.as_slice(), None, &notice).await?;
+                self.say(ctx, &mark(index), place.as_slice(), None, &notice).await?;
             }
             _ => {}
         }
@@ -230,13 +241,14 @@ impl State {
         let said =
             format!("Your agent `{}`: {} — {}", card.who.agent, card.headline, card.state.sentence);
         let notice = Notice { text: said, quote: None, link: Some(sheet.link.clone()) };
-        self.say(ctx, index, &[place], None, &notice).await
+        self.say(ctx, &mark(index), &[place], None, &notice).await
     }
 
-    async fn say(
+    /// Says something once in each place; `mark` names it.
+    pub(super) async fn say(
         &mut self,
         ctx: &Context<'_>,
-        index: u64,
+        mark: &str,
         places: &[String],
         thread: Option<&RequestId>,
         notice: &Notice,
@@ -247,7 +259,7 @@ impl State {
                 tracing::warn!(channel, place, "too many notes wait; one was left out");
                 continue;
             }
-            let key = format!("{channel}/{index:016x}/{}", place_key(place));
+            let key = format!("{channel}/{mark}/{}", place_key(place));
             let note =
                 Note { place: place.clone(), thread: thread.cloned(), notice: notice.clone() };
             let row = serde_json::to_vec(&note).unwrap_or_default();
@@ -257,6 +269,25 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+/// How a note of a leaf is named; sorted by age.
+fn mark(index: u64) -> String {
+    format!("{index:016x}")
+}
+
+/// What requests have in common that go into one message: their agent and its task; without a task,
+/// what would be identical but for the sidecar it came through.
+fn group(loaded: &Loaded) -> Option<Digest> {
+    let terms = &loaded.state.terms;
+    let task = loaded.texts.iter().find(|t| t.name == "task");
+    match task {
+        Some(task) => {
+            let whole = format!("{}\n{}", terms.agent, task.text);
+            Some(Digest::of("channel-task", whole.as_bytes()))
+        }
+        None => terms.deny_key().ok(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use grantwright_approval::Sheet;
 use grantwright_approval::channel::{Flood, Message, Notice};
 use grantwright_domain::{AgentId, Digest, RequestId, Timestamp, request::LeaseState};
 use grantwright_store::{Loaded, StoreError};
@@ -41,6 +42,42 @@ pub(super) struct Posted {
     pub shown: Option<Digest>,
     /// It can still be decided, as far as the message says.
     pub open: bool,
+    /// It is shown in this one's message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lead: Option<RequestId>,
+    /// What it has in common with others that go into one message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Digest>,
+    /// When it was to be shown first.
+    #[serde(default)]
+    pub at: Timestamp,
+    /// Until when it is not shown: quiet hours.
+    #[serde(default)]
+    pub not_before: Timestamp,
+    /// How far reminding went; see [`Step`].
+    #[serde(default)]
+    pub steps: u8,
+}
+
+/// How a request comes to a place.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    /// See [`Posted::group`].
+    pub group: Option<Digest>,
+    /// See [`Posted::not_before`].
+    pub not_before: Timestamp,
+}
+
+/// Reminding, step by step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Step {
+    /// Who is asked first was told.
+    Told = 1,
+    /// They were reminded.
+    Reminded = 2,
+    /// Everybody was told.
+    Escalated = 4,
 }
 
 /// Something to say once.
@@ -77,6 +114,12 @@ pub(super) struct Lane {
     changed: VecDeque<RequestId>,
     changing: HashSet<RequestId>,
     waiting: BTreeMap<AgentId, VecDeque<RequestId>>,
+    /// Not shown before their time.
+    held: std::collections::BTreeSet<(Timestamp, RequestId)>,
+    /// Who shares the message of a request, in order.
+    members: BTreeMap<RequestId, Vec<RequestId>>,
+    /// The last message of each group.
+    groups: BTreeMap<Digest, RequestId>,
     served: Option<AgentId>,
     notes: VecDeque<(String, Note)>,
     flood: FloodMessage,
@@ -152,21 +195,62 @@ impl Lane {
             || !self.notes.is_empty()
             || (!self.waiting.is_empty() && self.live() < most_cards)
             || (self.flood.reference.is_none() && self.waits() > FLOOD);
-        match (at_once, self.flood.reference.is_some()) {
+        let due = match (at_once, self.flood.reference.is_some()) {
             (true, _) => Some(self.next_at),
             (false, true) => Some(self.next_at.max(flood_at)),
             (false, false) => None,
-        }
+        };
+        let held = self.held.first().map(|(at, _)| *at);
+        due.into_iter().chain(held).min()
     }
 
     /// Takes a row up again after a start.
     pub(super) fn restore(&mut self, request: RequestId, posted: Posted) {
-        if posted.reference.is_none() {
-            self.waiting.entry(posted.agent.clone()).or_default().push_back(request.clone());
-        } else if self.changing.insert(request.clone()) {
-            self.changed.push_back(request.clone());
+        if let Some(group) = posted.group
+            && posted.lead.is_none()
+        {
+            self.groups.insert(group, request.clone());
+        }
+        match &posted.lead {
+            Some(lead) => self.members.entry(lead.clone()).or_default().push(request.clone()),
+            None if posted.reference.is_some() => {
+                if self.changing.insert(request.clone()) {
+                    self.changed.push_back(request.clone());
+                }
+            }
+            None if posted.not_before > Timestamp::default() => {
+                self.held.insert((posted.not_before, request.clone()));
+            }
+            None => self.wait(&posted.agent, request.clone()),
         }
         self.cards.insert(request, posted);
+    }
+
+    fn wait(&mut self, agent: &AgentId, request: RequestId) {
+        self.waiting.entry(agent.clone()).or_default().push_back(request);
+    }
+
+    /// What was held back until now waits for its turn.
+    fn release(&mut self, now: Timestamp) {
+        while let Some((at, request)) = self.held.first().cloned()
+            && at <= now
+        {
+            self.held.pop_first();
+            if let Some(agent) = self.cards.get(&request).map(|c| c.agent.clone()) {
+                self.wait(&agent, request);
+            }
+        }
+    }
+
+    /// In whose message a new request of this group is shown.
+    fn leader(&self, ctx: &Context<'_>, wanted: &Wanted) -> Option<RequestId> {
+        let lead = self.groups.get(&wanted.group?)?;
+        let card = self.cards.get(lead)?;
+        let window = ctx.broker.config.guards.group_window_ms();
+        let with = self.members.get(lead).map_or(0, Vec::len) + 1;
+        let room = with < ctx.courier.channel().limits().most_grouped;
+        let fits = card.open && room && ctx.now.since(card.at) <= window;
+        fits.then(|| lead.clone())
     }
 
     pub(super) fn restore_flood(&mut self, flood: FloodMessage) {
@@ -183,41 +267,87 @@ impl Lane {
         ctx: &Context<'_>,
         request: &RequestId,
         agent: &AgentId,
+        wanted: Wanted,
     ) -> Result<(), StoreError> {
         if self.has(request) {
             self.change(request);
             return Ok(());
         }
+        let lead = self.leader(ctx, &wanted);
         let posted = Posted {
             place: self.place.clone(),
             agent: agent.clone(),
             reference: None,
             shown: None,
             open: true,
+            lead: lead.clone(),
+            group: wanted.group,
+            at: ctx.now,
+            not_before: wanted.not_before,
+            steps: 0,
         };
         save(ctx, request, &posted).await?;
         self.restore(request.clone(), posted);
+        if let Some(lead) = lead {
+            self.change(&lead);
+        }
         Ok(())
+    }
+
+    /// The request in whose message this one is shown: mostly its own.
+    fn head(&self, request: &RequestId) -> RequestId {
+        let lead = self.cards.get(request).and_then(|c| c.lead.clone());
+        lead.unwrap_or_else(|| request.clone())
     }
 
     /// A request that may be shown here changed.
     pub(super) fn change(&mut self, request: &RequestId) {
-        let posted = self.cards.get(request).is_some_and(|c| c.reference.is_some());
-        if posted && self.changing.insert(request.clone()) {
-            self.changed.push_back(request.clone());
+        let head = self.head(request);
+        let posted = self.cards.get(&head).is_some_and(|c| c.reference.is_some());
+        if posted && self.changing.insert(head.clone()) {
+            self.changed.push_back(head);
         }
+    }
+
+    /// What is shown here and open: its message's first request, and how far reminding went.
+    pub(super) fn shown(&self) -> Vec<(RequestId, Posted)> {
+        let shown = self.cards.iter().filter(|(_, card)| {
+            let head = card.lead.as_ref().and_then(|lead| self.cards.get(lead)).unwrap_or(card);
+            card.open && head.reference.is_some()
+        });
+        shown.map(|(id, card)| (id.clone(), card.clone())).collect()
+    }
+
+    /// Reminding went so far, durably.
+    pub(super) async fn stepped(
+        &mut self,
+        ctx: &Context<'_>,
+        request: &RequestId,
+        steps: u8,
+    ) -> Result<(), StoreError> {
+        let Some(card) = self.cards.get_mut(request) else { return Ok(()) };
+        card.steps |= steps;
+        let card = card.clone();
+        save(ctx, request, &card).await
     }
 
     fn live(&self) -> usize {
         self.cards.values().filter(|c| c.reference.is_some() && c.open).count()
     }
 
+    /// Requests that wait to be shown.
     fn waits(&self) -> usize {
-        self.waiting.values().map(VecDeque::len).sum()
+        self.waiting.values().map(|queue| self.count(queue)).sum()
+    }
+
+    fn count(&self, queue: &VecDeque<RequestId>) -> usize {
+        let with = |request| 1 + self.members.get(request).map_or(0, Vec::len);
+        queue.iter().map(with).sum()
     }
 
     /// Says the next thing, if it is time.
     pub(super) async fn step(&mut self, ctx: &Context<'_>) -> Result<(), SendError> {
+        self.release(ctx.now);
         for _ in 0..LOOKS {
             if ctx.now < self.next_at {
                 return Ok(());
@@ -314,25 +444,45 @@ impl Lane {
         said
     }
 
+    /// What a message shows: its first request and those that share it, without any whose scope is
+    /// not known; and whether nothing about them will change any more.
+    async fn sheets(
+        &self,
+        ctx: &Context<'_>,
+        head: &RequestId,
+        open_only: bool,
+    ) -> Result<(Vec<Sheet>, bool), StoreError> {
+        let channel = ctx.courier.channel().name();
+        let with = self.members.get(head).into_iter().flatten();
+        let (mut sheets, mut over) = (Vec::new(), true);
+        for request in std::iter::once(head).chain(with) {
+            let Some(loaded) = ctx.broker.store.load(request).await? else { continue };
+            if open_only && !loaded.state.phase.is_open() {
+                continue;
+            }
+            over &= ended(&loaded);
+            sheets.extend(sheet(ctx.broker, &loaded, channel));
+        }
+        Ok((sheets, over))
+    }
+
     async fn card(&mut self, ctx: &Context<'_>, request: &RequestId) -> Result<Done, Fault> {
         let Some(posted) = self.cards.get(request).cloned() else { return Ok(Done::Nothing) };
         let channel = ctx.courier.channel();
-        let loaded = ctx.broker.store.load(request).await?;
-        let Some((loaded, sheet)) =
-            loaded.and_then(|l| sheet(ctx.broker, &l, channel.name()).map(|s| (l, s)))
-        else {
-            self.forget(ctx, request).await?;
-            return Ok(Done::Nothing);
+        // What ended before anybody was shown it here stays unsaid.
+        let (sheets, over) = self.sheets(ctx, request, posted.reference.is_none()).await?;
+        let message = match &sheets[..] {
+            [] => {
+                self.forget(ctx, request).await?;
+                return Ok(Done::Nothing);
+            }
+            [sheet] => channel.card(sheet),
+            several => channel.group(several),
         };
-        let over = ended(&loaded);
-        if posted.reference.is_none() && !loaded.state.phase.is_open() {
-            // It ended before anybody was shown it here.
-            self.forget(ctx, request).await?;
-            return Ok(Done::Nothing);
-        }
-        let message = channel.card(&sheet);
+        let open: HashSet<RequestId> =
+            sheets.iter().filter(|s| s.open).map(|s| s.handle.request.clone()).collect();
         let shown = Some(digest(&message));
-        let mut next = Posted { shown, open: sheet.open, ..posted.clone() };
+        let mut next = Posted { shown, open: !open.is_empty(), ..posted.clone() };
         let sent = match &posted.reference {
             Some(_) if posted.shown == shown => Ok(None),
             Some(reference) => ctx.courier.update(reference, &message).await.map(|()| None),
@@ -344,7 +494,7 @@ impl Lane {
                 let notice = Notice {
                     text: format!("A request of `{}` waits in the console.", posted.agent),
                     quote: None,
-                    link: Some(sheet.link.clone()),
+                    link: sheets.first().map(|s| s.link.clone()),
                 };
                 let message = channel.notice(&notice);
                 match &posted.reference {
@@ -372,6 +522,11 @@ impl Lane {
             self.forget(ctx, request).await?;
         } else {
             self.cards.insert(request.clone(), next.clone());
+            for member in self.members.get(request).into_iter().flatten() {
+                if let Some(card) = self.cards.get_mut(member) {
+                    card.open = open.contains(member);
+                }
+            }
             if !same {
                 save(ctx, request, &next).await?;
             }
@@ -379,16 +534,26 @@ impl Lane {
         Ok(if same { Done::Nothing } else { Done::Sent })
     }
 
+    /// Forgets a message, and what shares it.
     async fn forget(&mut self, ctx: &Context<'_>, request: &RequestId) -> Result<(), StoreError> {
-        self.cards.remove(request);
-        let key = card_key(ctx.courier.channel().name(), request, &self.place);
-        ctx.broker.store.side_delete(CARDS, &key).await.map(drop)
+        let with = self.members.remove(request).unwrap_or_default();
+        for request in std::iter::once(request).chain(&with) {
+            let card = self.cards.remove(request);
+            if let Some(group) = card.and_then(|c| c.group)
+                && self.groups.get(&group) == Some(request)
+            {
+                self.groups.remove(&group);
+            }
+            let key = card_key(ctx.courier.channel().name(), request, &self.place);
+            ctx.broker.store.side_delete(CARDS, &key).await?;
+        }
+        Ok(())
     }
 
     async fn note(&mut self, ctx: &Context<'_>) -> Result<Done, Fault> {
         let Some((key, note)) = self.notes.front().cloned() else { return Ok(Done::Nothing) };
-        let card =
-            note.thread.as_ref().map(|r| self.cards.get(r).and_then(|c| c.reference.clone()));
+        let reference = |r| self.cards.get(&self.head(r)).and_then(|c| c.reference.clone());
+        let card = note.thread.as_ref().map(reference);
         // Without its card there is no thread: the card itself will say what the note would.
         let sent = if card != Some(None) {
             let message = ctx.courier.channel().notice(&note.notice);
@@ -413,7 +578,7 @@ impl Lane {
     async fn flood(&mut self, ctx: &Context<'_>) -> Result<Done, Fault> {
         let channel = ctx.courier.channel();
         let mut agents: Vec<(String, usize)> =
-            self.waiting.iter().map(|(a, queue)| (a.to_string(), queue.len())).collect();
+            self.waiting.iter().map(|(a, queue)| (a.to_string(), self.count(queue))).collect();
         agents.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         agents.truncate(10);
         let link = format!("{}/", ctx.broker.public_url);

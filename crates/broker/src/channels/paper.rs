@@ -47,7 +47,9 @@ pub struct PaperCourier {
 
 impl Paper {
     pub fn new() -> Self {
-        Self { limits: Limits { message_every_ms: 1000, most_cards: 50, most_bytes: 1 << 20 } }
+        let limits =
+            Limits { message_every_ms: 1000, most_cards: 50, most_bytes: 1 << 20, most_grouped: 3 };
+        Self { limits }
     }
 }
 
@@ -68,9 +70,13 @@ impl Channel for Paper {
             "request": sheet.handle.request, "value": sheet.handle.encode(), "open": sheet.open,
             "headline": sheet.card.headline, "state": state.sentence, "have": state.have,
             "questions": state.questions.len(), "answers": sheet.card.words.answers.len(),
-            "agent": sheet.card.who.agent,
+            "agent": sheet.card.who.agent, "asked": sheet.asked,
         });
         Message { text: sheet.card.headline.clone(), body }
+    }
+    fn group(&self, sheets: &[Sheet]) -> Message {
+        let bodies: Vec<Value> = sheets.iter().map(|sheet| self.card(sheet).body).collect();
+        Message { text: "several".into(), body: json!({ "requests": bodies }) }
     }
     fn notice(&self, notice: &Notice) -> Message {
         Message { text: notice.text.clone(), body: json!({ "notice": notice }) }
@@ -158,10 +164,12 @@ impl Wall {
     /// The cards that are posted, by request.
     pub fn cards(&self) -> BTreeMap<String, Value> {
         let messages = self.messages.lock().unwrap();
-        let cards = messages
+        let alone = |body: &Value| Some((body.get("request")?.as_str()?.to_owned(), body.clone()));
+        let grouped = |body: &Value| body.get("requests").and_then(Value::as_array).cloned();
+        let all = messages
             .values()
-            .filter_map(|m| Some((m.body.get("request")?.as_str()?.to_owned(), m.body.clone())));
-        cards.collect()
+            .flat_map(|m| grouped(&m.body).unwrap_or_else(|| vec![m.body.clone()]));
+        all.filter_map(|body| alone(&body)).collect()
     }
 
     fn fault(&self, call: String) -> Result<(), SendError> {

@@ -75,6 +75,158 @@ async fn the_paper_channel_conforms() {
     suite(&Paper::new()).await;
 }
 
+impl Stand {
+    /// With these guards.
+    async fn guarded(guards: &str) -> Self {
+        let mut stand = Self::new().await;
+        let broker = Arc::get_mut(&mut stand.rig.broker).unwrap();
+        broker.config.guards = toml::from_str(guards).unwrap();
+        assert_eq!(broker.config.guards.faults(), Vec::<String>::new());
+        broker.config.limits.open_requests_per_agent = 50;
+        stand
+    }
+
+    async fn of_task(&self, task: &str, rows: u32) -> String {
+        let params = format!(r#"{{"dataset":"a","rows":{rows}}}"#);
+        let ask = grantwright_wire::v1::AskRequest {
+            task: task.into(),
+            ..self.rig.ask("export", &params, "")
+        };
+        id_of(&self.rig.issue(ask).await.unwrap())
+    }
+
+    /// Lets it work for a long time, in which little happens.
+    async fn pass(&self, minutes: i64) {
+        for _ in 0..minutes * 3 {
+            self.rig.clock.advance(20_000);
+            self.desk.turn(&self.rig.broker).await;
+        }
+    }
+
+    /// How many requests each message in the reviewers' place holds, oldest first.
+    fn messages(&self) -> Vec<usize> {
+        let messages = self.wall.messages.lock().unwrap();
+        let here = messages.values().filter(|m| m.place == "#reviewers" && m.thread.is_none());
+        here.map(|m| m.body.get("requests").and_then(|r| r.as_array()).map_or(1, Vec::len))
+            .collect()
+    }
+}
+
+/// One message, one digest and one decision for each request in it.
+#[tokio::test]
+async fn requests_of_one_task_are_one_message_and_each_is_decided_by_itself() {
+    let mut stand = Stand::guarded("group_window = \"2m\"\n").await;
+    let (a, b) = (stand.of_task("nightly", 1).await, stand.of_task("nightly", 2).await);
+    let alone = stand.of_task("other", 3).await;
+    stand.settle(5).await;
+    assert_eq!(stand.messages(), [2, 1]);
+    // A third joins the message that is there; the place has room for three; a fifth comes too late.
+    let c = stand.of_task("nightly", 4).await;
+    stand.settle(3).await;
+    assert_eq!(stand.messages(), [3, 1]);
+    let d = stand.of_task("nightly", 5).await;
+    stand.settle(3).await;
+    assert_eq!(stand.messages(), [3, 1, 1]);
+    stand.rig.clock.advance(120_001);
+    let late = stand.of_task("nightly", 6).await;
+    stand.settle(3).await;
+    assert_eq!(stand.messages(), [3, 1, 1, 1]);
+    let handles: std::collections::BTreeSet<_> = [&a, &b, &c, &d, &alone, &late]
+        .map(|id| stand.card(id)["value"].as_str().unwrap().to_owned())
+        .into();
+    assert_eq!(handles.len(), 6, "each has its own digest");
+    // Deciding one leaves the others as they are, also over a restart; what is told is in the thread.
+    stand.rig.approve("bob", &b).await.unwrap();
+    stand.desk.leave(&stand.rig.broker).await;
+    stand.rig.crash().await;
+    stand.desk = Stand::desk(&stand.wall);
+    stand.rig.act("carol", &c, Intention::Ask { text: "which?".into() }).await.unwrap();
+    stand.settle(5).await;
+    assert_eq!(stand.messages(), [3, 1, 1, 1]);
+    let says = |id: &String| stand.card(id)["state"].as_str().unwrap().to_owned();
+    assert_eq!(says(&a), "waits for one person");
+    assert!(says(&b).starts_with("approved"));
+    assert_eq!(says(&c), "waits for the agent to answer carol");
+    let threads: Vec<_> =
+        stand.wall.messages.lock().unwrap().values().filter_map(|m| m.thread.clone()).collect();
+    assert_eq!(threads, ["m00000"], "the question is below the common message");
+    for id in [&a, &b, &c, &d, &alone, &late] {
+        let deny = Intention::Deny { reason: None, reason_code: "not_now".into() };
+        stand.rig.act("carol", id, deny).await.unwrap();
+    }
+    stand.settle(30).await;
+    assert!(stand.wall.cards().values().all(|card| card["open"] == false));
+    let now = stand.rig.broker.now();
+    let rows = stand.rig.broker.store.side_list("chan-card", "", None, 10, now).await.unwrap();
+    assert!(rows.is_empty(), "nothing is kept of what ended");
+}
+
+#[tokio::test]
+async fn in_quiet_hours_only_what_is_urgent_is_shown_and_the_rest_when_they_end() {
+    // The rig begins on a Friday at 08:00; quiet until nine.
+    let quiet = "[quiet]\nfrom = \"20:00\"\nuntil = \"09:00\"\nwakes = [\"high\"]\n";
+    let mut stand = Stand::guarded(quiet).await;
+    let id = stand.ask("k1").await;
+    stand.pass(10).await;
+    assert_eq!(stand.wall.calls.lock().unwrap().len(), 0);
+    // A restart does not wake anybody either.
+    stand.rig.clock.advance(1);
+    stand.desk.leave(&stand.rig.broker).await;
+    stand.rig.crash().await;
+    Arc::get_mut(&mut stand.rig.broker).unwrap().config.guards = toml::from_str(quiet).unwrap();
+    stand.desk = Stand::desk(&stand.wall);
+    stand.pass(48).await;
+    assert_eq!(stand.wall.calls.lock().unwrap().len(), 0);
+    stand.pass(3).await;
+    assert_eq!(stand.card(&id)["open"], true);
+    let stand = Stand::guarded(&quiet.replace("high", "unlabelled")).await;
+    let id = stand.ask("k1").await;
+    stand.settle(5).await;
+    assert_eq!(stand.card(&id)["open"], true, "this risk wakes");
+}
+
+#[tokio::test]
+async fn who_is_asked_first_is_told_reminded_and_before_the_end_everybody_is() {
+    let stand = Stand::guarded(
+        "remind_after = \"15m\"\nescalate_before = \"10m\"\nescalate_to = \"leads\"\n\
+         [routing.reviewers]\nby = \"round-robin\"\n",
+    )
+    .await;
+    for who in ["alice", "bob", "carol"] {
+        stand.link(who).await;
+    }
+    let id = stand.ask("k1").await;
+    stand.settle(10).await;
+    assert_eq!(stand.card(&id)["asked"], serde_json::json!(["bob"]));
+    assert_eq!(stand.notices("@bob"), ["Export 1 rows of `a` (`etl`). You are asked first."]);
+    stand.pass(15).await;
+    assert_eq!(stand.notices("@bob").len(), 2, "reminded once");
+    assert!(stand.notices("@carol").is_empty());
+    stand.pass(36).await;
+    let (bob, carol) = (stand.notices("@bob"), stand.notices("@carol"));
+    assert_eq!(
+        (bob.len(), carol.len(), stand.notices("@alice").len()),
+        (3, 1, 0),
+        "the owner may not"
+    );
+    assert!(carol[0].contains("ends undecided in"), "{carol:?}");
+    assert_eq!(stand.notices("#leads").len(), 1);
+    assert_eq!(stand.notices("#reviewers").len(), 2, "in the thread, too");
+    // Then time ends it, as a deny, and nobody is told again.
+    stand.pass(15).await;
+    crate::end::sweep_once(&stand.rig.broker).await.unwrap();
+    stand.settle(60).await;
+    assert_eq!(stand.notices("@bob").len(), 3);
+    assert_eq!(stand.card(&id)["open"], false);
+    // What is decided in time bothers nobody; a question stops reminding, too.
+    let quick = stand.ask("k2").await;
+    stand.settle(5).await;
+    assert_eq!(stand.card(&quick)["asked"], serde_json::json!(["carol"]), "the next in turn");
+    stand.rig.act("bob", &quick, Intention::Ask { text: "which?".into() }).await.unwrap();
+    stand.pass(20).await;
+    assert_eq!(stand.notices("@carol").len(), 2, "told, not reminded");
+}
+
 #[tokio::test]
 async fn a_card_follows_its_request_to_the_end() {
     let stand = Stand::new().await;

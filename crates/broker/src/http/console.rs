@@ -4,6 +4,7 @@
 
 pub mod agents;
 pub mod assets;
+pub mod attention;
 pub mod decide;
 pub mod desk;
 pub mod inbox;
@@ -30,6 +31,7 @@ pub fn routes() -> Router<Arc<Broker>> {
         .route("/", get(inbox::page))
         .route("/agents", get(agents::page))
         .route("/agents/{name}", get(agents::one))
+        .route("/attention", get(attention::page))
         .route("/leases", get(leases::page))
         .route("/leases/{id}/revoke", post(leases::revoke))
         .route("/live", get(live::stream))

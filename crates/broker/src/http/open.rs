@@ -7,6 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
+use crate::core::Broker;
+use crate::guards::pulse::DAY_MS;
 
 fn json_text(text: String) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
@@ -77,5 +79,47 @@ pub async fn metrics(State(broker): Shared) -> Response {
         out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"));
     }
     out.push_str(&broker.sinks.metrics(head.size, broker.now()));
+    out.push_str(&people(&broker));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
+}
+
+/// How people decided in the last 24 hours; nobody is named here.
+fn people(broker: &Broker) -> String {
+    let measures = broker.guards.measures(broker.now().plus_millis(-DAY_MS));
+    let all = measures.all();
+    let mut out = String::new();
+    let mut gauge = |name: &str, help: &str, rows: &[(&str, String)]| {
+        let name = format!("grantwright_people_{name}");
+        out.push_str(&format!("# HELP {name} {help}, in the last 24 hours\n# TYPE {name} gauge\n"));
+        for (labels, value) in rows {
+            out.push_str(&format!("{name}{labels} {value}\n"));
+        }
+    };
+    gauge("asked", "requests that reached people", &[("", measures.asked.to_string())]);
+    gauge("undecided", "requests that time ended", &[("", measures.expired.to_string())]);
+    gauge("questions", "questions of people to agents", &[("", all.questions.to_string())]);
+    gauge(
+        "votes",
+        "votes of people",
+        &[
+            ("{decision=\"approve\"}", all.approvals.to_string()),
+            ("{decision=\"deny\"}", all.denials.to_string()),
+        ],
+    );
+    gauge("quick_votes", "votes within five seconds", &[("", all.quick.to_string())]);
+    let took: Vec<(&str, String)> =
+        [(50, "{quantile=\"0.5\"}"), (90, "{quantile=\"0.9\"}"), (99, "{quantile=\"0.99\"}")]
+            .into_iter()
+            .filter_map(|(percent, label)| {
+                let ms = measures.took(percent)?;
+                Some((label, format!("{}.{:03}", ms / 1000, ms % 1000)))
+            })
+            .collect();
+    gauge("decision_seconds", "from the ask to a vote", &took);
+    gauge(
+        "busiest_reviewer_votes",
+        "most votes of one person on one day",
+        &[("", all.busiest_day.to_string())],
+    );
+    out
 }

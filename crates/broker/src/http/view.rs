@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::console::matter;
 use crate::core::Broker;
+use crate::guards::route;
 use crate::issue::approve::strength_word;
 
 /// The request in full. Text of the agent is given as it is: who shows it escapes it.
@@ -86,6 +87,9 @@ pub fn request(broker: &Broker, loaded: &Loaded) -> Value {
         }
         if let Some(scope) = scope {
             map.insert("card".into(), decision_card(broker, loaded, scope));
+        }
+        if let Some(asked) = route::known(broker, state).filter(|a| !a.is_empty()) {
+            map.insert("asked_first".into(), json!(asked));
         }
         if let Some(task) = text("task") {
             map.insert("task".into(), task.into());

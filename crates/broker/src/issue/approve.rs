@@ -21,6 +21,7 @@ use super::mint::commit_staged;
 use super::record::Staged;
 use crate::core::{Broker, Caller};
 use crate::error::{no_such_request, of_store, refuse};
+use crate::guards::{limits, route};
 
 /// Longest wait of one call.
 const MAX_WAIT_MS: u32 = 60_000;
@@ -71,7 +72,20 @@ pub async fn park(broker: &Broker, asking: Asking) -> Result<Standing, Refusal> 
     let most = broker.config.limits.open_requests_per_agent;
     let open = broker.store.count_open(&agent).await.map_err(of_store)?;
     let (caller, key) = (staged.caller.clone(), staged.key.clone());
-    if open >= u64::from(most) {
+    let too_many = if open >= u64::from(most) {
+        Some(
+            refuse(
+                429,
+                "too_many_open",
+                format!("{open} requests of this agent are open already"),
+                "wait until some are decided, or cancel them",
+            )
+            .retry_after_ms(5000),
+        )
+    } else {
+        limits::ask(broker, &agent, staged.at).err()
+    };
+    if let Some(too_many) = too_many {
         // An identical open ask is one request, also at the bound.
         let identity = staged
             .state()
@@ -80,19 +94,16 @@ pub async fn park(broker: &Broker, asking: Asking) -> Result<Standing, Refusal> 
             .map_err(|e| refuse(400, "malformed", e.to_string(), "correct the ask"))?;
         return match identical(broker, &agent, identity).await? {
             Some(request) => join(broker, &caller, key, request).await,
-            None => Err(refuse(
-                429,
-                "too_many_open",
-                format!("{open} requests of this agent are open already"),
-                "wait until some are decided, or cancel them",
-            )
-            .retry_after_ms(5000)),
+            None => Err(too_many),
         };
     }
     match commit_staged(broker, staged, None, false).await {
         Ok(committed) => {
             broker.counts.parked.fetch_add(1, Ordering::Relaxed);
             let state = committed.state.ok_or_else(no_such_request)?;
+            if let Err(e) = route::first(broker, &state).await {
+                tracing::warn!(error = %e, "nobody was chosen to be asked first: everybody is");
+            }
             Ok(Standing::Parked(pending(broker, &state, &[])))
         }
         Err(StoreError::AlreadyOpen { request }) => join(broker, &caller, key, request).await,

@@ -72,6 +72,12 @@ fn param_salt(
     salt
 }
 
+/// When time ends it undecided. In quiet hours time begins at their end, unless the risk wakes people.
+fn decide_by(broker: &Broker, scope: &Scope, at: Timestamp) -> Timestamp {
+    let begin = broker.config.guards.quiet_until(&scope.labels.risk, at).unwrap_or(at);
+    begin.plus_millis(broker.config.pending_ms())
+}
+
 /// Records an admitted ask.
 ///
 /// # Errors
@@ -116,7 +122,7 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         ttl_s: ask.ttl_s,
         task,
         reason,
-        decide_by: ask.at.plus_millis(broker.config.pending_ms()),
+        decide_by: decide_by(broker, &ask.scope, ask.at),
     };
     admit::not_denied_lately(broker, &terms, ask.at)?;
     let draft =

@@ -328,6 +328,7 @@ impl Rig {
             counts: Counts::default(),
             desk: Default::default(),
             pace: Default::default(),
+            guards: Default::default(),
             discovery: serde_json::Value::Null,
             jwks: serde_json::Value::Null,
             ca: ca.into(),
@@ -337,6 +338,7 @@ impl Rig {
         });
         end::resolve_unfinished(&broker).await.unwrap();
         end::restore_denies(&broker).await.unwrap();
+        crate::guards::pulse::restore(&broker).await.unwrap();
         broker
     }
 

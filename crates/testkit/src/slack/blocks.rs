@@ -58,6 +58,7 @@ fn block(block: &Value) -> Option<String> {
             elements.iter().find_map(|e| plain(e, 3000))
         }
         Some("input") => plain(&block["label"], 2000).or_else(|| element(&block["element"])),
+        Some("divider") => None,
         Some("header") => plain(&block["text"], 150),
         other => Some(format!("a block of type {other:?}")),
     }

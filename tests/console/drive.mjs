@@ -108,7 +108,8 @@ await test("deny with one tap; the agent is told", async () => {
   await page.keyboard.press("d");
   await press("Too much");
   await page.getByText("You denied it").waitFor();
-  ensure((await state(id)).state === "denied", "not denied");
+  const told = await state(id);
+  ensure(told.state === "denied" && told.reason.includes("too much"), JSON.stringify(told));
 });
 
 await test("looks wrong: security is told at once, the owner how it ended, each at their own inbox", async () => {

@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import html
 import json
 import os
+import re
 import subprocess
 import unittest
 from http.cookies import SimpleCookie
@@ -198,6 +200,13 @@ class SignIn(unittest.TestCase):
         self.assertEqual(claims[-1]["human"], "bob")
         self.assertEqual(claims[-1]["groups"], ["reviewers"], "mapped; `staff` means nothing here")
         self.assertEqual(claims[-1]["subject"], "u-bob")
+
+    def test_the_sign_in_page_leads_there_and_back(self):
+        page = call(console(), "GET", "/signin?next=%2Flog%3Foutcome%3Ddenied",
+                    headers={"Accept": "text/html"})
+        way = html.unescape(re.search(r'href="(/oidc/start[^"]*)"', page.body.decode())[1])
+        _, done, _ = sign_in("u-bob", start=way)
+        self.assertEqual((done.status, done.location), (303, "/log?outcome=denied"), done.body)
 
     def test_invariant_12_a_callback_counts_once_and_in_its_own_browser(self):
         browser = Browser()

@@ -55,6 +55,8 @@ class Sign(unittest.TestCase):
         self.assertEqual(bob.post("/signout", {}).status, 303)
         bob.csrf = None
         self.assertEqual(bob.call("GET", "/session").status, 401)
+        page = call(console(), "GET", "/signin", headers={"Accept": "text/html"})
+        self.assertNotIn(b"/oidc/start", page.body, "nobody signs in elsewhere here")
 
     def test_an_operator_ends_a_passkey(self):
         dave, passkey = Browser(console()), Passkey(console())

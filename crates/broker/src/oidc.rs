@@ -176,6 +176,12 @@ impl Provider {
         Ok(Self { section, issuer, redirect, secret, fetch, known: Default::default() })
     }
 
+    /// The host where people sign in, for showing it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.issuer.url().host_str().unwrap_or_default().to_owned()
+    }
+
     /// The issuer, as tokens name it.
     #[must_use]
     pub fn issuer(&self) -> &str {

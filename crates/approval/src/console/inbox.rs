@@ -89,6 +89,10 @@ pub fn inbox(m: &Inbox) -> Markup {
                     @for row in &m.mine { (open_row(row, m.now)) }
                 }
             }
+            @if !m.owned.is_empty() {
+                h2.small.gap { "Your agents: how it ended" }
+                (ended(&m.owned, m.now))
+            }
             @if !m.others.is_empty() {
                 h2.small.gap { "Waits for others" }
                 ul.requests data-keys {
@@ -98,10 +102,6 @@ pub fn inbox(m: &Inbox) -> Markup {
             @if m.more > 0 {
                 p.muted.gap { (several(m.more, "more request waits", "more requests wait"))
                     "; those above end first. " a href="/log?outcome=pending" { "All of them" } }
-            }
-            @if !m.owned.is_empty() {
-                h2.small.gap { "Your agents: how it ended" }
-                (ended(&m.owned, m.now))
             }
             @if !m.ended.is_empty() {
                 h2.small.gap { "Lately" }

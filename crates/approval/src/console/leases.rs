@@ -63,7 +63,7 @@ pub fn leases(m: &Leases<'_>) -> Markup {
 pub fn table(rows: &[Lease], csrf: &str, now: Timestamp) -> Markup {
     html! {
         div.scroll {
-            table.cards {
+            table.cards.held {
                 thead { tr { th scope="col" { "Scope" } th scope="col" { "Agent" } th scope="col" { "State" } th scope="col" { "Ends" } th scope="col" { "Lease" } th scope="col" { "End it" } } }
                 tbody {
                     @for lease in rows {

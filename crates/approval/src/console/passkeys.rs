@@ -59,12 +59,17 @@ pub fn enrol(human: &str, code: &str) -> Markup {
     }
 }
 
-/// Where to sign in; `next` is where the person wanted to go.
+/// Where to sign in; `next` is where the person wanted to go, `company` the host of the identity
+/// provider, if people sign in there, and where that begins.
 #[must_use]
-pub fn signin(next: &str) -> Markup {
+pub fn signin(next: &str, company: Option<(&str, &str)>) -> Markup {
     html! {
         div.sheet.narrow-page {
             h1 { "Sign in" }
+            // A link: browsers hold a form to our own origin through its redirects, too.
+            @if let Some((host, begin)) = company {
+                p { a.button href=(begin) { "Sign in at " (host) } }
+            }
             (without_scripts())
             form method="post" action="/signin" data-signin {
                 input type="hidden" name="next" value=(next);

@@ -321,16 +321,16 @@ fn actions(m: &Page<'_>) -> Markup {
     let off = m.may.decide.is_err();
     let no_approve = off || m.may.approve.is_err();
     html! {
-        @if let Err(why) = m.may.decide.as_ref().and(m.may.approve.as_ref()) {
-            p.small #why-not { (why) }
-        }
-        @if passkey && !off {
-            p.small.muted { "Approving is signed with your passkey, over exactly this: "
-                (sentence(&m.card.headline)) "; " (m.card.stakes.join(" · ")) "; "
-                (sentence(&m.card.issues.summary)) ", for " (m.card.issues.ttl) "." }
-            noscript { p.small { "A passkey needs a browser that runs this page's script; denying and asking do not." } }
-        }
         div.actions {
+            @if let Err(why) = m.may.decide.as_ref().and(m.may.approve.as_ref()) {
+                p.small #why-not { (why) }
+            }
+            @if passkey && !off {
+                p.small.muted { "Approving is signed with your passkey, over exactly this: "
+                    (sentence(&m.card.headline)) "; " (m.card.stakes.join(" · ")) "; "
+                    (sentence(&m.card.issues.summary)) ", for " (m.card.issues.ttl) "." }
+                noscript { p.small { "A passkey needs a browser that runs this page's script; denying and asking do not." } }
+            }
             @if m.may.withdraw {
                 form method="post" action=(m.action("withdraw")) {
                     (hidden(m))

@@ -125,7 +125,11 @@ pub async fn signin_page(
     if let Ok(Some(_)) = session::find(&broker, &headers).await {
         return (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response();
     }
-    let content = pages::signin(&next);
+    let company = broker.oidc.as_ref().map(|provider| {
+        let escaped: String = form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        (provider.host(), format!("/oidc/start?next={escaped}"))
+    });
+    let content = pages::signin(&next, company.as_ref().map(|(h, at)| (h.as_str(), at.as_str())));
     respond::html(StatusCode::OK, page(&Frame::open("Sign in"), &content))
 }
 

@@ -9,7 +9,9 @@
 
 pub mod error;
 pub mod export;
+pub mod reconcile;
 pub mod report;
+pub mod reports;
 pub mod source;
 pub mod story;
 pub mod tiles;

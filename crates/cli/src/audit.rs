@@ -7,6 +7,8 @@ mod export;
 mod files;
 mod log;
 mod receipt;
+pub mod reconcile;
+pub mod report;
 
 use std::path::{Path, PathBuf};
 

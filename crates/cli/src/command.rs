@@ -51,6 +51,12 @@ pub enum Command {
     /// Prove what happened, offline.
     #[command(subcommand)]
     Audit(crate::audit::Command),
+    /// Evidence for auditors: SOC 2, FedRAMP, access reviews, one agent, one reviewer.
+    #[command(subcommand)]
+    Report(crate::audit::report::Command),
+    /// Compare what was issued with what a backend says was used.
+    #[command(subcommand)]
+    Reconcile(crate::audit::reconcile::Command),
     /// Agents, their owners and their join tokens.
     #[command(subcommand)]
     Agent(crate::agent::Command),
@@ -110,6 +116,8 @@ impl Command {
             Self::Authority(command) => crate::authority::run(out, &command),
             Self::Witness(args) => wait(crate::witness::run(out, args)),
             Self::Audit(command) => crate::audit::run(out, settings, &command),
+            Self::Report(command) => crate::audit::report::run(out, settings, &command),
+            Self::Reconcile(command) => crate::audit::reconcile::run(out, settings, &command),
             Self::Mcp(args) => crate::mcp::run(settings, &args),
             Self::Completions(args) => crate::generate::completions(out, &args),
             Self::Man => crate::generate::man(out),

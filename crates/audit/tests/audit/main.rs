@@ -12,6 +12,8 @@ mod export;
 mod fixture;
 mod forbidden;
 mod passkey;
+mod reconcile;
+mod reports;
 mod source;
 mod store;
 mod story;

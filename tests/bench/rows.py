@@ -10,7 +10,8 @@ import time
 from gauge import (MANY_ASKS, RELEASE, ROUNDS, SECONDS, SHIPPED, Bare, Request, Row, ShippedDemo, Sts,
                    ask, echo, enrolled, fsync, median, memory, quantile, rates, ratio, run_json, served,
                    want_wrk, work)
-from harness import Demo, clean_env, scratch, store_files
+import harness
+from harness import Demo, Process, clean_env, scratch, store_files
 from pages import console, page_vote
 
 DATASET = '{"scope":"demo.read","params":{"dataset":"bench"},"reason":"a measurement"}'
@@ -172,6 +173,70 @@ def sidecar():
     return rows
 
 
+def local():
+    """The sidecar beside its agents: a thousand distinct credentials in memory, its start, and a thousand
+    identical asks at once."""
+    rows, distinct = [], int(os.environ.get("BENCH_DISTINCT", "1000"))
+    with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS) as demo:
+        doors = demo.doors
+        idle = memory(demo.sidecar_pid)
+        for n in range(distinct):
+            reply = doors.ask("demo.read", {"dataset": f"distinct-{n}"}, reason="a measurement")
+            assert reply.status == 200, reply
+        after = memory(demo.sidecar_pid)
+        rows.append(Row(f"sidecar: memory with {distinct:,} distinct credentials cached", f"{after:.1f} MB",
+                        "≤ 12 MB", after <= 12, f"{idle:.1f} MB before"))
+
+        def asked():
+            text = doors.call("GET", "/metrics").body.decode()
+            return int(re.search(r"(?m)^grantwright_sidecar_asked_total (\d+)$", text)[1])
+        before, many = asked(), 1000
+        params, replies = {"dataset": doors.fresh(), "rows": 5}, []
+        gate = threading.Barrier(many)
+
+        def one(n):
+            gate.wait()
+            headers = {"Authorization": f"Bearer {doors.token}"}
+            body = {"scope": "demo.export", "params": params, "reason": "a measurement"}
+            base = doors.tcp if n % 2 else doors.socket
+            replies.append(harness.call(base, "POST", "/v1/credentials", body, headers, timeout=60))
+        threads = [threading.Thread(target=one, args=(n,)) for n in range(many)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ids = {reply.json["request_id"] for reply in replies}
+        cards = [r for r in demo.bob.pending() if r["params"] == params]
+        upstream = asked() - before
+        rows.append(Row(f"sidecar: {many:,} identical asks at once", f"{upstream} upstream", "1, and one card",
+                        upstream == 1 and len(cards) == 1,
+                        f"{len(replies)} answers, {len(ids)} request, {len(cards)} card"))
+
+        # A start with a kept identity: from exec to the first routine credential.
+        def begin():
+            os.kill(demo.sidecar_pid, 15)
+            harness.until("the sidecar is gone", 10, lambda: not harness.alive(demo.sidecar_pid), 0.001)
+        begin()
+        took = []
+        socket_path, body = doors.socket, {"scope": "demo.read", "params": {"dataset": "start"}, "reason": "a start"}
+        for _ in range(max(3, ROUNDS)):
+            begun = time.perf_counter()
+            process = Process([harness.SIDECAR, "--config", demo.dir / "sidecar.toml"])
+            while True:
+                try:
+                    if harness.call(socket_path, "POST", "/v1/credentials", body).status == 200:
+                        break
+                except OSError:
+                    pass
+                time.sleep(0.001)
+            took.append((time.perf_counter() - begun) * 1000)
+            process.term()
+        rows.append(Row("sidecar: start to first routine credential", f"{median(took):.0f} ms", "≤ 150 ms",
+                        median(took) <= 150, f"with its identity kept, of {len(took)}: "
+                        + ", ".join(f"{ms:.0f}" for ms in took)))
+    return rows
+
+
 def demo():
     """The whole story, from a shell."""
     took = []
@@ -226,4 +291,4 @@ def leaf_count(demo_):
 
 
 ROWS = {"grant": grant, "cached": cached, "vote": vote, "page-vote": page_vote, "console": console,
-        "policy": policy, "sidecar": sidecar, "demo": demo, "append": append, "verify": verify}
+        "policy": policy, "sidecar": sidecar, "local": local, "demo": demo, "append": append, "verify": verify}

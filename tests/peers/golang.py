@@ -9,6 +9,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
 NAMES = ("vault", "minio")
+# Clients of AWS, of which some seconds suffice to build.
+CLIENTS = ("awsgo",)
 
 
 def binary(root, name):

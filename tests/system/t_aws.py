@@ -1,7 +1,9 @@
-"""boto3 and the AWS CLI, unmodified, get credentials through the sidecar; moto is STS."""
+"""boto3, the AWS CLI, the SDKs for JavaScript v3 and for Go v2, unmodified, get credentials through the
+sidecar: from the container endpoint, from `credential_process`, from instance metadata. moto is STS."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import moto  # noqa: F401  the suite `python` brings it
 
-from harness import SCRATCH, Demo, Process, call, free_port, until
+from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, clean_env, free_port, scratch,
+                     until)
+from peers import golang, node
 from recorder import Recorder
 
 demo = doors = recorder = server = None
@@ -68,8 +72,10 @@ for line in sys.stdin:
 
 
 class Boto:
-    def __init__(self, env):
-        self.child = subprocess.Popen([sys.executable, "-c", BOTO], stdin=subprocess.PIPE, text=True,
+    """A process that asks STS who it is at each line: boto3, or another command."""
+
+    def __init__(self, env, command=None):
+        self.child = subprocess.Popen(command or [sys.executable, "-c", BOTO], stdin=subprocess.PIPE, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
     def identity(self):
@@ -120,6 +126,185 @@ class Sdk(unittest.TestCase):
         word, arn = boto.identity()
         self.assertEqual(word, "OK", arn)
         self.assertIn("assumed-role/grantwright-demo/", arn)
+
+
+SDKS = {"boto3": [sys.executable, "-c", BOTO]}
+if (node.folder(ROOT) / "node_modules/@aws-sdk/client-sts").exists():
+    SDKS["JavaScript v3"] = ["node", str(ROOT / "tests/peers/aws.mjs"), str(node.folder(ROOT))]
+if golang.ready(ROOT, "awsgo"):
+    SDKS["Go v2"] = [str(golang.binary(ROOT, "awsgo"))]
+
+
+def waiting(params):
+    return next(r for r in demo.bob.pending() if r["params"] == params)
+
+
+class Matrix(unittest.TestCase):
+    """Each SDK, each way to the sidecar: routine, pending and then approved in the same process, denied."""
+
+    def sources(self, scope, params):
+        env = agent_env(scope, **params)
+        process = {k: v for k, v in env.items() if not k.startswith("AWS_CONTAINER")}
+        config = scratch("aws")
+        flags = " ".join(f"--param {k}={v}" for k, v in params.items())
+        config.write_text(f"[default]\nregion = {REGION}\ncredential_process = {GRANTWRIGHT} helper aws "
+                          f"--scope {scope} {flags}\n")
+        process.update(AWS_CONFIG_FILE=str(config), CREDENTIALS_FROM="process", GRANTWRIGHT_SIDECAR=doors.tcp,
+                       GRANTWRIGHT_TOKEN_FILE=demo.env["GRANTWRIGHT_TOKEN_FILE"])
+        return {"container": env, "process": process}
+
+    # The one's default chain forgets why a source failed; the other shows a process's exit code alone.
+    SILENT = {("JavaScript v3", "container"), ("Go v2", "process")}
+
+    def each(self, scope, prefix, does):
+        for sdk, command in SDKS.items():
+            for source in ("container", "process"):
+                params = {"bucket": "demo", "prefix": f"{prefix}/{doors.fresh()}/"}
+                with self.subTest(sdk=sdk, source=source):
+                    it = Boto(self.sources(scope, params)[source], command)
+                    try:
+                        does(it, params, (sdk, source) not in self.SILENT)
+                    finally:
+                        it.close()
+
+    def test_routine(self):
+        def does(it, _, __):
+            word, arn = it.identity()
+            self.assertEqual(word, "OK", arn)
+            self.assertIn("assumed-role/grantwright-demo/", arn)
+        self.each("aws.s3-read", "public", does)
+
+    def test_what_waits_is_said_and_works_in_the_same_process_after_the_vote(self):
+        def does(it, params, tells):
+            word, text = it.identity()
+            self.assertEqual(word, "NO", text)
+            request_id = waiting(params)["request_id"]
+            if tells:
+                self.assertIn(request_id, text)
+            self.assertEqual(demo.bob.approve(request_id).status, 200)
+            deadline = time.monotonic() + 20
+            while (said := it.identity())[0] != "OK" and time.monotonic() < deadline:
+                time.sleep(1)
+            self.assertEqual(said[0], "OK", said)
+        self.each("aws.s3-export", "export", does)
+
+    def test_denied(self):
+        def does(it, params, tells):
+            self.assertEqual(it.identity()[0], "NO")
+            self.assertEqual(demo.bob.deny(waiting(params)["request_id"], reason="too much").status, 200)
+            word, text = it.identity()
+            self.assertEqual(word, "NO", text)
+            if tells:
+                self.assertRegex(text.lower(), "denied")
+        self.each("aws.s3-export", "denied", does)
+
+
+class Metadata(unittest.TestCase):
+    """`grantwright sidecar --imds`."""
+
+    @classmethod
+    def setUpClass(cls):
+        home = cls.home = scratch("imds")
+        home.mkdir()
+        operator = (demo.dir / "operator.token").read_text()
+        joined = call(demo.env["GRANTWRIGHT_CONSOLE"], "POST", "/api/v1/agents/demo-agent/join", {},
+                      {"Authorization": f"Bearer {operator}"})
+        (home / "join.token").write_text(joined.json["join_token"])
+        (home / "join.token").chmod(0o600)
+        text = (demo.dir / "sidecar.toml").read_text()
+        for key, value in (("trust_bundle", f"{demo.dir}/keys/ca.pem"), ("listen", "127.0.0.1:0"),
+                           ("socket", f"{home}/s.sock")):
+            text = re.sub(rf"(?m)^{key} = .*", f'{key} = "{value}"', text)
+        (home / "sidecar.toml").write_text(text)
+        cls.prefix = f"imds/{doors.fresh()}/"
+        cls.servers = []
+
+    @classmethod
+    def tearDownClass(cls):
+        for server in cls.servers:
+            server.kill()
+
+    def serve(self, scope):
+        for server in self.servers:
+            server.kill()
+        self.port = free_port()
+        self.servers.append(Process([
+            GRANTWRIGHT, "sidecar", "--config", self.home / "sidecar.toml", "--imds", f"127.0.0.1:{self.port}",
+            "--imds-scope", f"{scope}?bucket=demo&prefix={self.prefix}"]))
+        until("instance metadata", 30, lambda: self.up())
+
+    def up(self):
+        try:
+            return self.call("GET", "/latest/meta-data/").status
+        except OSError:
+            assert self.servers[-1].code() is None, self.servers[-1].said()
+
+    def call(self, method, path, **headers):
+        return call(f"http://127.0.0.1:{self.port}", method, path,
+                    headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    def token(self, **more):
+        return self.call("PUT", "/latest/api/token", X_aws_ec2_metadata_token_ttl_seconds="60", **more)
+
+    def env(self):
+        return clean_env(AWS_EC2_METADATA_SERVICE_ENDPOINT=f"http://127.0.0.1:{self.port}", AWS_REGION=REGION,
+                         AWS_DEFAULT_REGION=REGION, AWS_ENDPOINT_URL_STS=recorder.url, AWS_MAX_ATTEMPTS="1",
+                         AWS_CONFIG_FILE="/dev/null", AWS_SHARED_CREDENTIALS_FILE="/dev/null",
+                         AWS_EC2_METADATA_V1_DISABLED="true", HOME=str(SCRATCH))
+
+    def test_the_protocol_and_every_sdk(self):
+        self.serve("aws.s3-read")
+        role = "/latest/meta-data/iam/security-credentials/"
+        self.assertEqual(self.call("GET", role).status, 401, "version 1 is not served")
+        for bad in ({}, {"X_aws_ec2_metadata_token_ttl_seconds": "0"},
+                    {"X_aws_ec2_metadata_token_ttl_seconds": "21601"}):
+            self.assertEqual(self.call("PUT", "/latest/api/token", **bad).status, 400, bad)
+        for foreign in ({"X_Forwarded_For": "10.0.0.1"}, {"Host": "rebound.example"},
+                        {"Origin": "http://127.0.0.1"}):
+            self.assertEqual(self.token(**foreign).status, 403, foreign)
+        token = self.token().body.decode()
+        shown = {"X_aws_ec2_metadata_token": token}
+        self.assertEqual(self.call("GET", role, X_aws_ec2_metadata_token="x").status, 401)
+        self.assertEqual(self.call("GET", role, **shown).body, b"aws.s3-read")
+        self.assertEqual(self.call("GET", f"{role}admin", **shown).status, 404)
+        keys = self.call("GET", f"{role}aws.s3-read", **shown).json
+        self.assertEqual((keys["Code"], keys["Type"]), ("Success", "AWS-HMAC"))
+        self.assertRegex(keys["Expiration"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+        for sdk, command in SDKS.items():
+            with self.subTest(sdk=sdk):
+                it = Boto(self.env(), command)
+                word, arn = it.identity()
+                it.close()
+                self.assertEqual(word, "OK", arn)
+                self.assertIn("assumed-role/grantwright-demo/", arn)
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs another user")
+    def test_another_user_is_not_answered(self):
+        self.serve("aws.s3-read")
+        script = ("import http.client as h; c = h.HTTPConnection('127.0.0.1', %d); c.request('PUT', "
+                  "'/latest/api/token', headers={'X-aws-ec2-metadata-token-ttl-seconds': '60'}); "
+                  "print(c.getresponse().status)" % self.port)
+        done = subprocess.run(["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups",
+                               "/usr/bin/python3", "-c", script], capture_output=True, text=True)
+        self.assertEqual(done.stdout.strip(), "403", done.stderr)
+
+    def test_what_waits_is_said_and_given_after_the_vote(self):
+        self.serve("aws.s3-export")
+        role = "/latest/meta-data/iam/security-credentials/aws.s3-export"
+        shown = {"X_aws_ec2_metadata_token": self.token().body.decode()}
+        said = self.call("GET", role, **shown).json
+        self.assertEqual(said["Code"], "ApprovalPending")
+        request_id = waiting({"bucket": "demo", "prefix": self.prefix})["request_id"]
+        self.assertIn(request_id, said["Message"])
+        self.assertEqual(demo.bob.approve(request_id).status, 200)
+        self.assertEqual(self.call("GET", role, **shown).json["Code"], "Success")
+
+    def test_it_is_for_loopback_only(self):
+        done = subprocess.run([str(GRANTWRIGHT), "sidecar", "--config", str(self.home / "sidecar.toml"),
+                               "--imds", "0.0.0.0:1", "--imds-scope", "aws.s3-read"], capture_output=True,
+                              text=True, timeout=20)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("127.0.0.0/8", done.stderr)
 
 
 class Protocol(unittest.TestCase):

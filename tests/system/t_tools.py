@@ -14,7 +14,8 @@ import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from harness import GRANTWRIGHT, Demo, Process, clean_env, free_port, scratch, until
+from harness import GRANTWRIGHT, ROOT, Demo, Process, clean_env, free_port, scratch, until
+from peers import node
 
 demo = doors = None
 SSHD = shutil.which("sshd") or next((p for p in ("/usr/sbin/sshd",) if Path(p).exists()), None)
@@ -323,6 +324,43 @@ class Files(unittest.TestCase):
             process = self.start(*wrong)
             self.assertEqual(process.wait(), 2, process.said())
             self.assertFalse(aws.exists(), wrong)
+
+
+class Examples(unittest.TestCase):
+    """The agents of tests/e2e: they ask, wait, are asked back, and go on."""
+
+    def go(self, *command):
+        dataset = doors.fresh()
+        process = Process([*command, dataset, "500"], env=agent(NODE_NO_WARNINGS="1"))
+        request_id = until("a request", 30, process.out.read_text).split()[1]
+        self.assertEqual(demo.bob.vote("ask", request_id, text="which report?").status, 200)
+        until("the answer", 60, lambda: demo.bob.request(request_id)["questions"][0].get("answer"))
+        self.assertIn("which report?", process.out.read_text())
+        self.assertEqual(demo.bob.vote("narrow", request_id, params={"rows": 50}).status, 200)
+        self.assertEqual(process.wait(60), 0, process.said())
+        self.assertIn(f"exporting 50 rows of {dataset} with", process.out.read_text())
+        self.assertTrue(process.out.read_text().endswith("done\n"))
+        # Denied: it says so, and does nothing.
+        process = Process([*command, doors.fresh(), "500"], env=agent(NODE_NO_WARNINGS="1"))
+        request_id = until("a request", 30, process.out.read_text).split()[1]
+        self.assertEqual(demo.bob.deny(request_id, reason="not this week").status, 200)
+        self.assertEqual(process.wait(60), 1)
+        self.assertIn("not this week", process.log.read_text())
+        self.assertNotIn("exporting", process.out.read_text())
+
+    def test_an_agent_in_python(self):
+        self.go("python3", ROOT / "tests/e2e/agent.py")
+
+    @unittest.skipUnless((node.folder(ROOT) / "node_modules/typescript").exists(), "no TypeScript")
+    def test_an_agent_in_typescript(self):
+        made = scratch("ts").with_suffix(".mjs")
+        strip = ("const ts = require(process.argv[1] + '/node_modules/typescript');"
+                 "process.stdout.write(ts.transpileModule(require('fs').readFileSync(process.argv[2], 'utf8'),"
+                 "{compilerOptions: {target: 'es2022', module: 'esnext'}}).outputText)")
+        made.write_bytes(subprocess.run(
+            ["node", "-e", strip, str(node.folder(ROOT)), str(ROOT / "tests/e2e/agent.ts")],
+            check=True, capture_output=True).stdout)
+        self.go("node", made)
 
 
 @unittest.skipUnless(SSHD and shutil.which("ssh-keygen"), "no OpenSSH server")

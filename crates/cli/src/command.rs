@@ -111,7 +111,7 @@ impl Command {
         match self {
             // These have their own runtime, or need none.
             Self::Broker(args) => crate::broker::run(out, &args),
-            Self::Sidecar(args) => crate::sidecar::run(out, &args),
+            Self::Sidecar(args) => crate::sidecar::run(out, settings, &args),
             Self::Init(args) => crate::init::run(out, &args),
             Self::Authority(command) => crate::authority::run(out, &command),
             Self::Witness(args) => wait(crate::witness::run(out, args)),

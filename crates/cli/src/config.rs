@@ -27,11 +27,29 @@ pub struct Settings {
     pub sidecar_token_file: Option<PathBuf>,
     /// `GRANTWRIGHT_HELPERS`, else `grantwright/helpers.toml` in `XDG_CONFIG_HOME`, else in `~/.config`.
     pub helpers: Option<PathBuf>,
+    /// What this environment says to AWS SDKs, for the doctor.
+    pub sdk: Vec<(&'static str, String)>,
     /// `XDG_RUNTIME_DIR`: a folder of this user that no disk holds.
     pub runtime_dir: Option<PathBuf>,
     /// Whether colour is unwelcome (`NO_COLOR`, or a terminal without it).
     pub plain: bool,
 }
+
+/// Variables that lead AWS SDKs to a sidecar, or past it.
+const SDK: [&str; 12] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_EC2_METADATA_DISABLED",
+    "AWS_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "no_proxy",
+];
 
 impl Settings {
     /// Reads the environment.
@@ -50,6 +68,7 @@ impl Settings {
                 let home = || variable("HOME").map(|home| PathBuf::from(home).join(".config"));
                 Some(config.or_else(home)?.join("grantwright/helpers.toml"))
             }),
+            sdk: SDK.iter().filter_map(|name| Some((*name, variable(name)?))).collect(),
             runtime_dir: variable("XDG_RUNTIME_DIR").map(PathBuf::from),
             plain: variable("NO_COLOR").is_some() || variable("TERM").is_some_and(|t| t == "dumb"),
         }

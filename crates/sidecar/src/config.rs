@@ -9,8 +9,10 @@ use toml::{Table, Value};
 use crate::SidecarError;
 
 /// What `deploy/config/sidecar.toml` says, key by key.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// The file it was read from, to be read again at SIGHUP.
+    pub source: Option<PathBuf>,
     /// Addresses of brokers, `https://host:port`, in order of preference; at least one.
     pub brokers: Vec<String>,
     /// PEM file with the CA certificates that sign the broker's own, for the first contact.
@@ -54,6 +56,7 @@ impl Config {
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, folder)
+            .map(|config| Self { source: Some(path.into()), ..config })
             .map_err(|faults| SidecarError::Config { path: path.into(), faults })
     }
 
@@ -85,6 +88,7 @@ impl Keys<'_> {
     fn read(&mut self) -> Config {
         let state_dir = self.required_path("state_dir");
         let config = Config {
+            source: None,
             brokers: self.brokers(),
             trust_bundle: self.required_path("trust_bundle"),
             trust_domain: self.required_text("trust_domain"),

@@ -3,6 +3,7 @@
 
 mod aws;
 mod credentials;
+mod events;
 mod health;
 mod reply;
 mod requests;
@@ -107,16 +108,18 @@ async fn route(
         ("GET", 1, ["healthz", ..]) => health::alive(),
         ("GET", 1, ["readyz", ..]) => health::ready(sidecar),
         ("GET", 1, ["metrics", ..]) => health::metrics(sidecar),
+        ("GET", 2, ["v1", "openapi.json", ..]) => health::description(),
         ("GET", 2, ["v1", "scopes", ..]) => requests::scopes(sidecar).await,
         ("GET", 3, ["v1", "requests", id, _]) => requests::get(sidecar, id, query).await,
         ("DELETE", 3, ["v1", "requests", id, _]) => requests::cancel(sidecar, id).await,
+        ("GET", 4, ["v1", "requests", id, "events"]) => requests::follow(sidecar, id, query).await,
         ("POST", 4, ["v1", "requests", id, "answer"]) => requests::answer(sidecar, id, &body).await,
         ("POST", 4, ["v1", "requests", id, "release"]) => requests::release(sidecar, id).await,
         (_, 1, ["healthz" | "readyz" | "metrics", ..])
-        | (_, 2, ["v1", "scopes" | "credentials", ..])
+        | (_, 2, ["v1", "scopes" | "credentials" | "openapi.json", ..])
         | (_, 2, ["aws", ..])
         | (_, 3, ["v1", "requests", ..])
-        | (_, 4, ["v1", "requests", _, "answer" | "release"]) => {
+        | (_, 4, ["v1", "requests", _, "answer" | "events" | "release"]) => {
             let refusal =
                 Refusal::new(405, "method_not_allowed", "That path wants another method.");
             refused(sidecar, door, &refusal)

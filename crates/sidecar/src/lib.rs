@@ -24,6 +24,7 @@ mod linger;
 mod listen;
 mod metrics;
 mod params;
+mod reload;
 mod remember;
 mod renew;
 mod repeat;

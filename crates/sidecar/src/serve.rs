@@ -46,6 +46,8 @@ pub async fn serve(
     // The certificate is replaced at half its life, credentials in use at two thirds of theirs.
     background.spawn(Arc::clone(&sidecar).keep_certified());
     background.spawn(Arc::clone(&sidecar).keep_renewed());
+    // SIGHUP reads the configuration again.
+    background.spawn(Arc::clone(&sidecar).keep_reloaded());
 
     // Every call: guard, memory, broker (`doors.rs`).
     listeners.announce()?;

@@ -41,6 +41,7 @@ pub struct Sidecar {
     identity: Mutex<Arc<Identity>>,
     cache: Mutex<Cache>,
     ended: Mutex<VecDeque<String>>,
+    console: Mutex<Option<String>>,
     revoked: AtomicBool,
 }
 
@@ -65,12 +66,22 @@ impl Sidecar {
             identity: Mutex::new(Arc::new(identity)),
             cache: Mutex::new(Cache::default()),
             ended: Mutex::new(VecDeque::new()),
+            console: Mutex::new(config.console.clone()),
             revoked: AtomicBool::new(false),
             config,
             clock,
             tokens,
             state,
         })
+    }
+
+    /// Where people decide, when the broker does not say.
+    pub(crate) fn console(&self) -> Option<String> {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_console(&self, console: Option<String>) {
+        *self.console.lock().unwrap_or_else(PoisonError::into_inner) = console;
     }
 
     /// The time now.

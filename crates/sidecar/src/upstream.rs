@@ -22,7 +22,7 @@ const CALL_TIME: Duration = Duration::from_secs(10);
 
 /// The channel to the broker under the present certificate.
 pub struct Upstream {
-    brokers: Vec<String>,
+    brokers: Mutex<Vec<String>>,
     trust_domain: TrustDomain,
     channel: Mutex<Channel>,
 }
@@ -41,7 +41,7 @@ impl Upstream {
     ) -> Result<Self, SidecarError> {
         let trust_domain = TrustDomain::parse(trust_domain).map_err(transport)?;
         let channel = Mutex::new(connect(brokers, &trust_domain, identity)?);
-        Ok(Self { brokers: brokers.to_vec(), trust_domain, channel })
+        Ok(Self { brokers: Mutex::new(brokers.to_vec()), trust_domain, channel })
     }
 
     /// Makes later calls under this identity. Calls and streams that run keep their connection
@@ -50,7 +50,21 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::new`]; then nothing changed.
     pub fn replace(&self, identity: &Identity) -> Result<(), SidecarError> {
-        let channel = connect(&self.brokers, &self.trust_domain, identity)?;
+        let brokers = self.brokers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.replace_brokers(&brokers, identity)
+    }
+
+    /// Makes later calls to these brokers.
+    ///
+    /// # Errors
+    /// As [`Upstream::new`]; then nothing changed.
+    pub fn replace_brokers(
+        &self,
+        brokers: &[String],
+        identity: &Identity,
+    ) -> Result<(), SidecarError> {
+        let channel = connect(brokers, &self.trust_domain, identity)?;
+        *self.brokers.lock().unwrap_or_else(PoisonError::into_inner) = brokers.to_vec();
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel;
         Ok(())
     }

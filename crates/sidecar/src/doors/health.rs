@@ -21,6 +21,12 @@ pub(super) fn ready(sidecar: &Sidecar) -> Reply {
     }
 }
 
+/// OpenAPI 3.1 of all these doors; a test holds it against what they answer.
+pub(super) fn description() -> Reply {
+    let text: &'static [u8] = include_bytes!("../../openapi.json");
+    with(StatusCode::OK, HeaderValue::from_static("application/json"), text)
+}
+
 /// Prometheus' text format.
 pub(super) fn metrics(sidecar: &Sidecar) -> Reply {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");

@@ -1,4 +1,7 @@
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use grantwright_domain::Timestamp;
@@ -6,8 +9,10 @@ use grantwright_wire::Refusal;
 use grantwright_wire::v1::{Ended, Pending};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
+use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::Sidecar;
 use crate::fetch::{Answer, Fetched};
@@ -15,14 +20,57 @@ use crate::guard::Door;
 
 use super::{aws, status};
 
-pub(crate) type Reply = Response<Full<Bytes>>;
+pub(crate) type Reply = Response<Body>;
+
+/// An answer's body.
+pub(crate) enum Body {
+    /// Whole.
+    Whole(Full<Bytes>),
+    /// Piece by piece, until the other end of the channel is dropped.
+    Events(mpsc::Receiver<Bytes>),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(cx),
+            Self::Events(events) => {
+                events.poll_recv(cx).map(|piece| piece.map(|it| Ok(Frame::data(it))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Events(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 pub(super) fn with(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    with_body(status, kind, Body::Whole(Full::new(body.into())))
+}
+
+pub(super) fn with_body(status: StatusCode, kind: HeaderValue, body: Body) -> Reply {
+    let mut reply = Response::new(body);
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, kind);
     reply.headers_mut().insert(CACHE_CONTROL, NO_STORE);
@@ -41,14 +89,18 @@ pub(super) fn json(status: StatusCode, body: &Value) -> Reply {
 /// A refusal as RFC 9457 problem.
 pub(super) fn problem(sidecar: &Sidecar, refusal: &Refusal) -> Reply {
     sidecar.metrics.refused.add(1);
+    let mut reply = with(status(refusal), PROBLEM, problem_body(refusal).to_string());
+    hints(&mut reply, refusal);
+    reply
+}
+
+pub(super) fn problem_body(refusal: &Refusal) -> Value {
     let mut refusal = refusal.clone();
     // The contract promises both; a broker may have had nothing to add to the title.
     if refusal.detail.is_empty() {
         refusal.detail.clone_from(&refusal.title);
     }
-    let mut reply = with(status(&refusal), PROBLEM, refusal.to_problem_json().to_string());
-    hints(&mut reply, &refusal);
-    reply
+    refusal.to_problem_json()
 }
 
 /// A refusal in the words that callers of this door understand.
@@ -76,23 +128,31 @@ pub(super) fn standing(sidecar: &Sidecar, fetched: Fetched) -> Reply {
         Ok(Answer::Granted(lease)) => secret(lease.body.clone()),
         Ok(Answer::Pending(it)) => pending(sidecar, &it.0, &it.1),
         Ok(Answer::Ended(it)) if it.1.state == "already_issued" => problem(sidecar, &ended(&it)),
-        Ok(Answer::Ended(it)) => {
-            let (request_id, end) = it.as_ref();
-            let mut body = json!({
-                "state": end.state, "request_id": request_id, "reason": end.reason,
-                "code": end.code,
-            });
-            if let (Some(body), false) = (body.as_object_mut(), end.lease_id.is_empty()) {
-                body.insert("lease_id".into(), end.lease_id.as_str().into());
-            }
-            json(StatusCode::OK, &body)
-        }
+        Ok(Answer::Ended(it)) => json(StatusCode::OK, &ended_body(&it)),
         Err(refusal) => problem(sidecar, &refusal),
     }
 }
 
+/// An ended request as an answer.
+pub(super) fn ended_body(it: &(String, Ended)) -> Value {
+    let (request_id, end) = it;
+    let mut body = json!({
+        "state": end.state, "request_id": request_id, "reason": end.reason, "code": end.code,
+    });
+    if let (Some(body), false) = (body.as_object_mut(), end.lease_id.is_empty()) {
+        body.insert("lease_id".into(), end.lease_id.as_str().into());
+    }
+    body
+}
+
 /// 202 with what is still needed.
 pub(super) fn pending(sidecar: &Sidecar, request_id: &str, it: &Pending) -> Reply {
+    let mut reply = json(StatusCode::ACCEPTED, &pending_body(sidecar, request_id, it));
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    reply
+}
+
+pub(super) fn pending_body(sidecar: &Sidecar, request_id: &str, it: &Pending) -> Value {
     let mut body = json!({
         "state": "pending",
         "request_id": request_id,
@@ -110,14 +170,12 @@ pub(super) fn pending(sidecar: &Sidecar, request_id: &str, it: &Pending) -> Repl
             json!({"id": question.question_id, "by": question.by, "text": question.text});
         body.insert("question".into(), question);
     }
-    let mut reply = json(StatusCode::ACCEPTED, &body);
-    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    reply
+    body
 }
 
 /// Where a person decides.
 pub(super) fn link(sidecar: &Sidecar, request_id: &str, it: &Pending) -> String {
-    match (&it.link, &sidecar.config.console) {
+    match (&it.link, &sidecar.console()) {
         (link, _) if !link.is_empty() => link.clone(),
         (_, Some(console)) => format!("{}/requests/{request_id}", console.trim_end_matches('/')),
         _ => String::new(),

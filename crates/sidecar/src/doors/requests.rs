@@ -8,7 +8,7 @@ use grantwright_wire::v1::{AnswerRequest, CancelRequest, ReleaseRequest};
 use http::StatusCode;
 use serde_json::json;
 
-use crate::ask::answer_text;
+use crate::ask::{answer_text, malformed};
 use crate::{Sidecar, params};
 
 use super::reply::{Reply, json, problem, secret, standing};
@@ -39,6 +39,18 @@ pub(super) async fn get(sidecar: &Arc<Sidecar>, id: &str, query: Option<&str>) -
     }
     let fetched = sidecar.collect(&id, wait_ms).await;
     standing(sidecar, fetched)
+}
+
+/// The same as events, until it is granted or has ended.
+pub(super) async fn follow(sidecar: &Arc<Sidecar>, id: &str, query: Option<&str>) -> Reply {
+    let parsed = while_consistent(sidecar).and_then(|()| match query {
+        None => request_id(id),
+        Some(_) => Err(malformed("this path takes no query")),
+    });
+    match parsed {
+        Ok(id) => super::events::follow(sidecar, id).await,
+        Err(refusal) => problem(sidecar, &refusal),
+    }
 }
 
 /// Answers a reviewer's question.

@@ -1,0 +1,241 @@
+//! `grantwright sidecar --imds`: the instance metadata service, version 2 only, for software that knows
+//! no other source of AWS credentials. It has no secret by which to know its callers, so it asks the
+//! kernel: only processes of this user are answered. Everything else is the sidecar's own `/aws/` door.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, put};
+use grantwright_sidecar::guard;
+use reqwest::Method;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use crate::door::Door;
+use crate::exit::Failure;
+
+const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
+const TOKEN_LIFE: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
+/// Longest life of a token, in seconds, as EC2 has it.
+const MOST_LIFE: u64 = 21_600;
+/// Tokens that are remembered; the oldest is forgotten, and its client asks for another.
+const MOST_TOKENS: usize = 1024;
+/// What `/aws/` may take before it says that something is under way.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is served.
+pub struct Imds {
+    door: Door,
+    at: SocketAddr,
+    /// The role's name: the scope's.
+    role: String,
+    /// `/aws/SCOPE?…`
+    path: String,
+    tokens: Mutex<VecDeque<(String, Instant)>>,
+}
+
+impl Imds {
+    /// For what stands behind `/aws/` in the sidecar's addresses: `SCOPE?param=value&…`.
+    ///
+    /// # Errors
+    /// When the address is not on loopback, or names no scope.
+    pub fn new(door: Door, at: SocketAddr, what: &str) -> Result<Self, Failure> {
+        if !matches!(at.ip(), IpAddr::V4(ip) if ip.is_loopback()) {
+            return Err(Failure::unable(format!("--imds {at}: want an address of 127.0.0.0/8")));
+        }
+        let role = what.split('?').next().unwrap_or_default().to_owned();
+        let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'#' | b'"' | b'\\');
+        if role.is_empty() || role.contains('/') || !what.bytes().all(plain) {
+            return Err(Failure::unable(format!("--imds-scope `{what}`: want SCOPE?name=value&…")));
+        }
+        Ok(Self { door, at, role, path: format!("/aws/{what}"), tokens: Mutex::default() })
+    }
+
+    /// Serves for ever.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn serve(mut self) -> Result<(), Failure> {
+        let failed = |e: std::io::Error| Failure::unable(format!("--imds: {e}"));
+        let listener = TcpListener::bind(self.at).await.map_err(failed)?;
+        self.at = listener.local_addr().map_err(failed)?;
+        tracing::info!(at = %self.at, role = self.role, "serving instance metadata (IMDSv2)");
+        let credentials = "/latest/meta-data/iam/security-credentials";
+        let routes = Router::new()
+            .route("/latest/api/token", put(token))
+            .route(&format!("{credentials}/"), get(role))
+            .route(credentials, get(role))
+            .route(&format!("{credentials}/{{role}}"), get(keys))
+            .with_state(Arc::new(self));
+        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        axum::serve(listener, service).await.map_err(failed)
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, VecDeque<(String, Instant)>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a local program of this user in.
+    fn admit(&self, peer: SocketAddr, head: &Parts) -> Result<(), Box<Response>> {
+        let refused = |status: StatusCode, words: &'static str| Err(Box::new(said(status, words)));
+        if let Some(what) = guard::foreign(guard::Peer::Tcp, head) {
+            return refused(StatusCode::FORBIDDEN, what);
+        }
+        if uid_of(peer, self.at) != Some(rustix::process::geteuid().as_raw()) {
+            return refused(StatusCode::FORBIDDEN, "the call comes from another user");
+        }
+        Ok(())
+    }
+
+    /// The same, with a token.
+    fn admit_with_token(&self, peer: SocketAddr, head: &Parts) -> Result<(), Box<Response>> {
+        self.admit(peer, head)?;
+        let shown = head.headers.get(&TOKEN).and_then(|it| it.to_str().ok()).unwrap_or_default();
+        let now = Instant::now();
+        let mut tokens = self.tokens();
+        tokens.retain(|(_, until)| *until > now);
+        if tokens.iter().any(|(token, _)| token == shown) {
+            return Ok(());
+        }
+        Err(Box::new(said(StatusCode::UNAUTHORIZED, "PUT /latest/api/token gives a token")))
+    }
+}
+
+async fn token(
+    State(imds): State<Arc<Imds>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    head: Parts,
+) -> Response {
+    if let Err(refused) = imds.admit(peer, &head) {
+        return *refused;
+    }
+    let life = head.headers.get(&TOKEN_LIFE).and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
+    let Some(life) = life.filter(|it| (1..=MOST_LIFE).contains(it)) else {
+        return said(
+            StatusCode::BAD_REQUEST,
+            "X-aws-ec2-metadata-token-ttl-seconds wants 1 to 21600",
+        );
+    };
+    let mut bytes = [0; 32];
+    if getrandom::fill(&mut bytes).is_err() {
+        return said(StatusCode::SERVICE_UNAVAILABLE, "no randomness");
+    }
+    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut tokens = imds.tokens();
+    if tokens.len() >= MOST_TOKENS {
+        tokens.pop_front();
+    }
+    tokens.push_back((token.clone(), Instant::now() + Duration::from_secs(life)));
+    drop(tokens);
+    let mut reply = said(StatusCode::OK, &token);
+    reply.headers_mut().insert(TOKEN_LIFE, HeaderValue::from(life));
+    reply
+}
+
+async fn role(
+    State(imds): State<Arc<Imds>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    head: Parts,
+) -> Response {
+    match imds.admit_with_token(peer, &head) {
+        Ok(()) => said(StatusCode::OK, &imds.role),
+        Err(refused) => *refused,
+    }
+}
+
+/// The credential; or, in the code and message that SDKs show, why there is none.
+async fn keys(
+    State(imds): State<Arc<Imds>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(asked): Path<String>,
+    head: Parts,
+) -> Response {
+    if let Err(refused) = imds.admit_with_token(peer, &head) {
+        return *refused;
+    }
+    if asked != imds.role {
+        return said(StatusCode::NOT_FOUND, "there is no such role");
+    }
+    let reply = imds.door.call(Method::GET, &imds.path, None, PATIENCE).await;
+    let now = now();
+    let body = if reply.is_refusal() {
+        let (code, message) = match reply.text("code") {
+            "" => ("Failed", "no answer"),
+            code => (code, reply.text("message")),
+        };
+        let message = if message.is_empty() { reply.text("detail") } else { message };
+        tracing::warn!(code, message, "no credential for instance metadata");
+        json!({"Code": code, "Message": message, "LastUpdated": now})
+    } else {
+        json!({
+            "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": now,
+            "AccessKeyId": reply.text("AccessKeyId"),
+            "SecretAccessKey": reply.text("SecretAccessKey"),
+            "Token": reply.text("Token"), "Expiration": reply.text("Expiration"),
+        })
+    };
+    let mut answer = said(StatusCode::OK, &body.to_string());
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn now() -> String {
+    crate::config::now().whole_second().to_string()
+}
+
+fn said(status: StatusCode, words: &str) -> Response {
+    let mut reply = (status, words.to_owned()).into_response();
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
+/// Whose socket the other end of this connection is (proc(5), `/proc/net/tcp`); none where the kernel
+/// does not say.
+fn uid_of(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    uid_in(&table, peer, own)
+}
+
+fn uid_in(table: &str, peer: SocketAddr, own: SocketAddr) -> Option<u32> {
+    let shown = |at: SocketAddr| match at.ip() {
+        IpAddr::V4(ip) => {
+            Some(format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), at.port()))
+        }
+        IpAddr::V6(_) => None,
+    };
+    let (peer, own) = (shown(peer)?, shown(own)?);
+    table.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (local, remote) = (fields.next()?, fields.next()?);
+        (local == peer && remote == own).then(|| fields.nth(4)?.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_whose_the_other_end_is() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
+             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     7\n\
+             1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000     7\n\
+             2: 0100007F:D431 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1001\n";
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(uid_in(table, at(0xD431), at(0x1F90)), Some(1001));
+        assert_eq!(uid_in(table, at(0xD432), at(0x1F90)), None);
+        let listener = std::net::TcpListener::bind(at(0)).unwrap();
+        let own = listener.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(own).unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        assert_eq!(uid_of(client.local_addr().unwrap(), own), Some(uid));
+    }
+}

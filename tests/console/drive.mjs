@@ -1,6 +1,7 @@
 // Drives the console as bob would, in Debian's Chromium, against a running demo.
-import { readFileSync } from "node:fs";
-import { api, ask, authenticator, console_, decide, ensure, env, launch, link, sidecar, state } from "./desk.mjs";
+import { execFileSync } from "node:child_process";
+import { readFileSync, readdirSync } from "node:fs";
+import { api, ask, authenticator, console_, decide, ensure, env, launch, link, operate, sidecar, state } from "./desk.mjs";
 
 let passed = 0, failed = 0;
 
@@ -176,11 +177,43 @@ await test("narrow: shown before, voted after, and the agent gets less", async (
   await page.getByRole("link", { name: "Narrow", exact: true }).click();
   await page.getByLabel(/rows/i).fill("500");
   await page.getByText("9,000 → 500").waitFor();
+  await page.getByLabel(/Why, for the agent/).fill("500 are enough for a sample");
   await press("Narrow and approve");
   await page.getByText("You narrowed it").waitFor();
   ensure(before !== await page.locator("article").getAttribute("data-digest"), "the same digest");
   ensure((await page.locator("h1").textContent()).includes("500"), "the old headline");
-  ensure((await state(id)).state === "granted", (await state(id)).state);
+  await page.getByText("500 are enough for a sample").first().waitFor();
+  const got = await state(id);
+  ensure(got.state === "granted", got.state);
+  ensure(/rows from 9000 to 500 \(“500 are enough for a sample”\)/.test(JSON.stringify(got)), JSON.stringify(got));
+});
+
+await test("the whole way: asked, answered, narrowed by one, approved by another, and the agent has less", async () => {
+  const carol = await someone("carol");
+  const id = await ask("demo.escalate", { role: "auditor" }, "look at the books");
+  await open(id);
+  await page.keyboard.press("q");
+  await page.getByLabel("Your question").fill("for how long?");
+  await page.locator("#ask").getByRole("button", { name: "Ask", exact: true }).click();
+  await page.getByText("not answered yet").waitFor();
+  await carol.goto(`${console_}/requests/${id}`);
+  ensure(await carol.getByRole("button", { name: "Approve", exact: true }).isDisabled(), "another may approve while a question is open");
+  await sidecar("POST", `/v1/requests/${id}/answer`, { text: "five minutes" });
+  for (const tab of [page, carol]) await tab.getByText("five minutes").first().waitFor();
+  await page.goto(`${console_}/requests/${id}/narrow`);
+  await page.getByLabel("lifetime").selectOption("300s");
+  await press("Narrow and approve");
+  await page.getByText("You narrowed it").waitFor();
+  // Carol's open page changes by itself, and its button rests for a moment.
+  await carol.getByText(/15 min → 5 min/).first().waitFor();
+  await carol.getByText("bob approved").first().waitFor();
+  await carol.getByRole("button", { name: "Approve", exact: true }).click();
+  await carol.getByText("You approved it").waitFor();
+  const got = await state(id);
+  ensure(got.state === "granted" && got.credential.token, got.state);
+  const left = (new Date(got.expires_at) - Date.now()) / 1000;
+  ensure(left > 0 && left <= 301 && JSON.stringify(got).includes("lifetime from 900 s to 300 s"), JSON.stringify(got));
+  await carol.context().close();
 });
 
 await test("an approval of two can be withdrawn", async () => {
@@ -411,6 +444,36 @@ await test("a passkey scope is approved with the passkey", async () => {
   await press("Approve");
   await page.getByText("bob approved").first().waitFor();
   ensure((await state(id)).state === "granted", (await state(id)).state);
+});
+
+await test("a quorum of two passkeys of two browsers is proven from the database alone", async () => {
+  const folder = `${env.GRANTWRIGHT_HUMANS}/..`;
+  const texts = (name) => Object.fromEntries(readdirSync(`${folder}/${name}`).map((f) => [f, readFileSync(`${folder}/${name}/${f}`, "utf8")]));
+  const [policies, scopes] = [texts("policy"), texts("scopes")];
+  for (const name of Object.keys(policies)) {
+    policies[name] = policies[name].split("permit").map((p) => (p.includes("passkey") ? p.replace('@quorum("1")', '@quorum("2")') : p)).join("permit");
+  }
+  const loaded = await operate("/api/v1/policy", { policies, scopes });
+  ensure(loaded.status === 200, JSON.stringify(loaded.body));
+  const carol = await someone("carol");
+  await authenticator(carol.context(), carol);
+  await carol.goto(await link("carol", "enrol"));
+  await carol.getByRole("button", { name: "Enrol a passkey" }).click();
+  await carol.waitForURL("**/account");
+  const id = await ask("demo.rotate-root", {}, "again", { idempotency_key: "two-passkeys" });
+  for (const [tab, who] of [[page, "bob"], [carol, "carol"]]) {
+    await tab.goto(`${console_}/requests/${id}`);
+    await tab.getByRole("button", { name: "Approve", exact: true }).click();
+    await tab.getByText(`${who} approved`).first().waitFor();
+  }
+  ensure((await state(id)).state === "granted", (await state(id)).state);
+  const verify = ["audit", "verify", "--json", "--store", env.GRANTWRIGHT_STORE, "--vkey", env.GRANTWRIGHT_LOG_VKEY];
+  const report = JSON.parse(execFileSync(env.GRANTWRIGHT_BIN, verify, { env: {}, encoding: "utf8" }));
+  ensure(report.ok === true, JSON.stringify(report.findings));
+  const told = JSON.parse(execFileSync(env.GRANTWRIGHT_BIN, ["audit", "show", id, "--json"], { env, encoding: "utf8" }));
+  const signed = told.events.filter((e) => e.kind === "voted" && JSON.stringify(e).includes("credential_id"));
+  ensure(signed.length === 2, `${signed.length} signed votes`);
+  await carol.context().close();
 });
 
 await test("headers are strict, and nothing violated the policy", async () => {

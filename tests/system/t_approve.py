@@ -310,6 +310,23 @@ class Narrow(Case):
         said = claims(doors.get(request_id).json["credential"]["token"])
         self.assertLessEqual(said["exp"] - said["iat"], 120)
 
+    def test_the_agent_is_told_what_was_narrowed_and_why(self):
+        request_id = doors.pending()
+        why = "ten rows are a sample \u202e"
+        reply = bob.vote("narrow", request_id, params={"rows": 10}, reason=why)
+        self.assertEqual(reply.status, 200, reply)
+        told = doors.get(request_id).json
+        self.assertEqual(told["state"], "granted", told)
+        self.assertIn("rows from 100 to 10", told["narrowed"])
+        self.assertIn("ten rows are a sample", told["narrowed"])
+        self.assertNotIn("\u202e", told["narrowed"])
+        # The words lie beside the leaf, which commits to them.
+        leaf = next(e for e in demo.events(request_id) if e["kind"] == "narrowed")
+        self.assertNotIn("sample", json.dumps(leaf))
+        self.assertIn("reason", leaf)
+        code, report = demo.cli_json("audit", "verify")
+        self.assertEqual((code, report["findings"]), (0, []))
+
     def test_whatever_is_not_narrower_is_refused(self):
         request_id = doors.pending(params={"dataset": doors.fresh("wide"), "rows": 100})
         digest = bob.request(request_id)["digest"]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use grantwright_domain::event::{Narrowed, Voted};
 use grantwright_domain::{Digest, Event, RequestId};
 
 use crate::report::{Findings, MOST_FINDINGS};
@@ -12,7 +13,7 @@ use crate::{CannotVerify, Source, Text};
 struct Held {
     /// Reason, task and sensitive parameters of the ask, by the name of their text.
     ask: BTreeMap<String, Digest>,
-    /// Questions, answers and reasons of votes, with their leaves.
+    /// Questions, answers and reasons of votes and of narrowing, with their leaves.
     later: Vec<(u64, Digest)>,
     /// The leaf of the ask.
     leaf: u64,
@@ -43,10 +44,8 @@ impl Commitments {
             }
             Event::Questioned(e) => (&e.request_id, e.text),
             Event::Answered(e) => (&e.request_id, e.text),
-            Event::Voted(e) => match e.reason {
-                Some(reason) => (&e.request_id, reason),
-                None => return,
-            },
+            Event::Narrowed(Narrowed { request_id, reason: Some(reason), .. })
+            | Event::Voted(Voted { request_id, reason: Some(reason), .. }) => (request_id, *reason),
             _ => return,
         };
         // Of a request that the log does not hold nothing is known.

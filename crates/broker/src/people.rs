@@ -94,6 +94,21 @@ pub async fn act(
     digest: Digest,
     what: &Intention,
 ) -> Result<Loaded, Refusal> {
+    because(broker, actor, id, digest, what, None).await
+}
+
+/// As [`act`], with why the person narrows, in their words: the agent is told.
+///
+/// # Errors
+/// As [`act`].
+pub async fn because(
+    broker: &Broker,
+    actor: &Actor,
+    id: &RequestId,
+    digest: Digest,
+    what: &Intention,
+    why: Option<&str>,
+) -> Result<Loaded, Refusal> {
     broker.consistent()?;
     for _ in 0..8 {
         let loaded = broker.store.load(id).await.map_err(of_store)?.ok_or_else(no_such_request)?;
@@ -120,6 +135,7 @@ pub async fn act(
             now,
             digest,
             attributes: attributes.unwrap_or(&none),
+            why,
         };
         let (events, texts) =
             step.events(&loaded.state, what).map_err(|r| r.request_id(id.as_str()))?;
@@ -183,6 +199,7 @@ pub async fn preview(
         now: broker.now().max(loaded.state.last_at),
         digest,
         attributes: &Map::new(),
+        why: None,
     };
     let narrower = step.narrower(&loaded.state, ttl_s, params);
     loaded.state = narrower.map_err(|r| r.request_id(id.as_str()))?.1;
@@ -218,6 +235,8 @@ struct Step<'a> {
     digest: Digest,
     /// The agent's attributes as the verdict in force recorded them.
     attributes: &'a Map<String, Value>,
+    /// Why the person narrows.
+    why: Option<&'a str>,
 }
 
 type Staged = (Vec<Event>, Vec<Text>);
@@ -459,6 +478,15 @@ impl Step<'_> {
         confirm: Option<&str>,
     ) -> Result<Staged, Refusal> {
         let (mut events, next, attributes) = self.narrower(state, ttl_s, params)?;
+        let mut texts = Vec::new();
+        if let Some(why) = self.why.filter(|w| !w.trim().is_empty()) {
+            let reason = self.commit(&mut texts, format!("narrowed:{}", state.version), why)?;
+            for event in &mut events {
+                if let Event::Narrowed(narrowed) = event {
+                    narrowed.reason = Some(reason);
+                }
+            }
+        }
         let (terms, digest) = (&next.terms, next.digest);
         let asks = next.verdict.as_ref().is_some_and(|v| v.kind == VerdictKind::Ask);
         let signed = next.verdict.as_ref().is_some_and(|v| v.strength == Strength::Passkey);
@@ -470,7 +498,7 @@ impl Step<'_> {
             vote.confirmed = self.confirmed(terms, confirm)?;
             events.push(Event::Voted(vote));
         }
-        Ok((events, Vec::new()))
+        Ok((events, texts))
     }
 
     /// The narrower terms and their verdict, the request as it then is, and the agent's attributes.
@@ -504,6 +532,7 @@ impl Step<'_> {
             human: self.actor.human.clone(),
             channel: self.actor.channel.to_owned(),
             terms: terms.clone(),
+            reason: None,
         });
         let mut next = state.clone();
         next.apply(u64::MAX, &narrowed, Rights::Now(&self.authority))

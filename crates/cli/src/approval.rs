@@ -76,6 +76,9 @@ pub enum Command {
         /// The fact that the scope makes you confirm, as it is once narrowed.
         #[arg(long, value_name = "VALUE")]
         confirm: Option<String>,
+        /// Why, for the agent.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Take an approval back, while the credential is not made yet.
     Withdraw {
@@ -134,8 +137,9 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
         Command::Ask { on, text } => {
             decide(out, &api, on, "ask", fields([("text", Some(text))])).await
         }
-        Command::Narrow { on, ttl, params, confirm } => {
-            narrow(out, &api, on, ttl, &params, confirm).await
+        Command::Narrow { on, ttl, params, confirm, reason } => {
+            let more = fields([("ttl", ttl), ("confirm", confirm), ("reason", reason)]);
+            narrow(out, &api, on, &params, more).await
         }
         Command::Withdraw { on } => decide(out, &api, on, "withdraw", Map::new()).await,
         Command::Watch => inbox::watch(out, &api).await,
@@ -206,11 +210,10 @@ async fn narrow(
     out: &Out,
     api: &Api,
     on: On,
-    ttl: Option<String>,
     changes: &[String],
-    confirm: Option<String>,
+    mut more: Map<String, Value>,
 ) -> Outcome {
-    if ttl.is_none() && changes.is_empty() {
+    if !more.contains_key("ttl") && changes.is_empty() {
         return Err(Failure::unable("say what is narrower: --ttl 5m, or --param rows=100"));
     }
     let id = parse(&on.id)?;
@@ -225,7 +228,6 @@ async fn narrow(
         })?;
         params.insert(name.to_owned(), value);
     }
-    let mut more = fields([("ttl", ttl), ("confirm", confirm)]);
     if !changes.is_empty() {
         more.insert("params".into(), Value::Object(params));
     }

@@ -202,6 +202,9 @@ pub struct Narrowed {
     pub channel: String,
     /// The new terms.
     pub terms: Terms,
+    /// Commitment to why, in the person's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Digest>,
 }
 
 /// See [`Event::Voted`].

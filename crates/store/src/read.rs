@@ -33,7 +33,7 @@ pub struct Loaded {
 /// An erasable text; its commitment is in a leaf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredText {
-    /// `reason`, `task`, `question:<n>`, `answer:<n>` or `param:<x>`.
+    /// `reason`, `task`, `question:<n>`, `answer:<n>`, `vote:<n>`, `narrowed:<n>` or `param:<x>`.
     pub name: String,
     /// Salt of the commitment.
     pub salt: [u8; 16],

@@ -115,7 +115,7 @@ pub struct Side {
 /// Erasable text with the salt of its commitment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
-    /// `reason`, `task`, `question:<n>`, `answer:<n>` or `param:<x>`.
+    /// `reason`, `task`, `question:<n>`, `answer:<n>`, `vote:<n>`, `narrowed:<n>` or `param:<x>`.
     pub name: String,
     /// 16 random bytes.
     pub salt: [u8; 16],

@@ -121,6 +121,8 @@ fn becomes(m: &Narrow<'_>, path: &str) -> Markup {
                         label { "To approve, type the narrowed value of " code { (fact) }
                             input name="confirm" required autocomplete="off"; }
                     }
+                    label { "Why, for the agent (if you like)"
+                        textarea name="why" maxlength="2000" rows="2" {} }
                     button type="submit" {
                         @if m.passkey { "Narrow, then sign" } @else { "Narrow and approve" }
                     }

@@ -26,13 +26,15 @@ pub struct Step {
 /// Longest words of a reviewer in the story, in columns.
 const WORDS: usize = 600;
 
-/// The step that a leaf tells; `words` are those that a vote's person gave with it.
+/// The step that a leaf tells; `words` are those that a person gave with a vote or a narrowing.
 #[must_use]
 pub fn step(index: u64, event: &Event, words: Option<&str>) -> Step {
-    let words = match event {
-        Event::Voted(e) => words.map(|w| (prose(w, WORDS).text, e.human.to_string())),
+    let whose = match event {
+        Event::Narrowed(e) => Some(&e.human),
+        Event::Voted(e) => Some(&e.human),
         _ => None,
     };
+    let words = whose.zip(words).map(|(h, w)| (prose(w, WORDS).text, h.to_string()));
     Step { index, kind: event.kind(), at: event.at(), told: told(event), words }
 }
 

@@ -413,6 +413,7 @@ impl Writer {
             human: human(who),
             channel: "console".into(),
             terms,
+            reason: None,
         }));
     }
 

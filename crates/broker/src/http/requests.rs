@@ -112,6 +112,7 @@ struct Narrow {
     ttl: Option<String>,
     params: Option<Value>,
     confirm: Option<String>,
+    reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -127,8 +128,19 @@ async fn act(
     digest: Digest,
     what: Intention,
 ) -> Answer {
+    because(broker, human, id, digest, what, None).await
+}
+
+async fn because(
+    broker: &crate::core::Broker,
+    human: grantwright_domain::HumanId,
+    id: &str,
+    digest: Digest,
+    what: Intention,
+    why: Option<&str>,
+) -> Answer {
     let actor = Actor { human, channel: "api" };
-    let loaded = people::act(broker, &actor, &request_id(id)?, digest, &what).await?;
+    let loaded = people::because(broker, &actor, &request_id(id)?, digest, &what, why).await?;
     Ok(Json(view::request(broker, &loaded)))
 }
 
@@ -187,7 +199,7 @@ pub async fn narrow(
         None => None,
     };
     let what = Intention::Narrow { ttl_s, params: b.params, confirm: b.confirm };
-    act(&broker, human, &id, b.digest, what).await
+    because(&broker, human, &id, b.digest, what, b.reason.as_deref()).await
 }
 
 /// Takes an approval back.

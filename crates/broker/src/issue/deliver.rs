@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use grantwright_credential::{Credential, SealPublicKey, seal, seal_info};
 use grantwright_domain::event::Issued;
 use grantwright_domain::request::Lease;
+use grantwright_domain::text::{shorten, visible};
 use grantwright_domain::{Authority, Event, InstanceId, RequestId, RequestState, VerdictKind};
 use grantwright_mint::jwt::JwtInput;
 use grantwright_store::{Evidence, Loaded, Sealed, StoreError};
@@ -96,7 +97,7 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
                 Box::pin(crate::end::end_lease(broker, state, "broker")).await?;
                 return Err(refusal);
             }
-            Ok(granted(&state, delivery, committed.evidence.map(evidence)))
+            Ok(granted(broker, &state, delivery, committed.evidence.map(evidence)).await)
         }
         Err(refusal) => {
             if !built_in {
@@ -210,7 +211,7 @@ pub async fn redeliver(
         Some((index, event)) => prove(broker, *index, event, known_size).await?,
         None => return Err(gone(lease)),
     };
-    Ok(granted(state, delivery, Some(evidence(proof))))
+    Ok(granted(broker, state, delivery, Some(evidence(proof))).await)
 }
 
 /// Remembers to whom a sealed copy went: only that instance can acknowledge it.
@@ -248,7 +249,12 @@ async fn prove(
     })
 }
 
-fn granted(state: &RequestState, delivery: Delivery, evidence: Option<v1::Evidence>) -> Outcome {
+async fn granted(
+    broker: &Broker,
+    state: &RequestState,
+    delivery: Delivery,
+    evidence: Option<v1::Evidence>,
+) -> Outcome {
     let lease = state.lease.as_ref();
     Outcome {
         request_id: state.terms.request_id.to_string(),
@@ -258,7 +264,7 @@ fn granted(state: &RequestState, delivery: Delivery, evidence: Option<v1::Eviden
             delivery: Some(delivery),
             evidence,
             people: state.verdict.as_ref().is_some_and(|v| v.kind == VerdictKind::Ask),
-            narrowed: narrowed(state),
+            narrowed: narrowed(broker, state).await,
             params_jcs: grantwright_domain::canonical::to_bytes(&state.terms.params)
                 .unwrap_or_default(),
             revocable: lease.is_some_and(|l| l.revocable),
@@ -266,8 +272,8 @@ fn granted(state: &RequestState, delivery: Delivery, evidence: Option<v1::Eviden
     }
 }
 
-/// In plain words what a reviewer narrowed.
-fn narrowed(state: &RequestState) -> String {
+/// In plain words what a reviewer narrowed, and in theirs why.
+async fn narrowed(broker: &Broker, state: &RequestState) -> String {
     let Some(old) = &state.original else { return String::new() };
     let new = &state.terms;
     let mut parts = Vec::new();
@@ -282,7 +288,18 @@ fn narrowed(state: &RequestState) -> String {
             _ => {}
         }
     }
-    format!("a reviewer narrowed {}", parts.join(", "))
+    let mut out = format!("a reviewer narrowed {}", parts.join(", "));
+    // What the credential is does not hang on these words: without them it is delivered as well.
+    let loaded = broker.store.load(&state.terms.request_id).await.ok().flatten();
+    let why = loaded.as_ref().and_then(|loaded| {
+        let last = loaded.leaves.iter().rposition(|(_, e)| matches!(e, Event::Narrowed(_)))?;
+        let name = format!("narrowed:{last}");
+        loaded.texts.iter().find(|t| t.name == name)
+    });
+    if let Some(why) = why {
+        out.push_str(&format!(" (“{}”)", shorten(&visible(&why.text), 300)));
+    }
+    out
 }
 
 fn evidence(e: Evidence) -> v1::Evidence {

@@ -237,6 +237,7 @@ fn event(step: Step, now: Timestamp, state: &State, history: &[Event]) -> Option
                 human: human(person),
                 channel,
                 terms: t,
+                reason: None,
             })
         }
         What::Withdraw => Event::Withdrawn(Withdrawn {

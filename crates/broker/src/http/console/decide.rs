@@ -113,7 +113,8 @@ pub async fn act(
         let what = work(&fields).await?;
         let request = RequestId::parse(id).map_err(|_| no_such_request())?;
         let actor = Actor { human: session.human.clone(), channel: CHANNEL };
-        people::act(broker, &actor, &request, digest, &what).await
+        let why = text(&fields, "why");
+        people::because(broker, &actor, &request, digest, &what, why.as_deref()).await
     };
     match done.await {
         Ok(_) => Ok(back(id, verb)),

@@ -147,11 +147,11 @@ async fn alarms(at: At<'_>, human: &HumanId) -> Result<Vec<Alarm>, Refusal> {
     Ok(out)
 }
 
-/// The words that a person gave with the vote that is the request's `n`th leaf.
+/// The words that a person gave with the vote or the narrowing that is the request's `n`th leaf.
 #[must_use]
 pub fn words(loaded: &Loaded, n: usize) -> Option<&str> {
-    let name = format!("vote:{n}");
-    loaded.texts.iter().find(|t| t.name == name).map(|t| t.text.as_str())
+    let names = [format!("vote:{n}"), format!("narrowed:{n}")];
+    loaded.texts.iter().find(|t| names.contains(&t.name)).map(|t| t.text.as_str())
 }
 
 /// Rows that say in words what was asked and how it ended.

@@ -1,0 +1,61 @@
+//! Verifies logs that come on standard input, one report a line: for the tamper campaign, which has
+//! thousands of them. A log is framed as a line of JSON, `{"vkey"?, "kept": [note…], "files": {path:
+//! hex}}`; the answer is `{"exit", "findings": [[leaf, rule]…], "why"?}`.
+
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::{BufRead as _, stdin};
+
+use grantwright_audit::{CannotVerify, Files, Options, Tiles, verify_with};
+use grantwright_proof::Vkey;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Case {
+    vkey: Option<String>,
+    kept: Vec<String>,
+    files: HashMap<String, String>,
+}
+
+struct Memory(HashMap<String, Vec<u8>>);
+
+impl Files for Memory {
+    fn read(&mut self, paths: &[String]) -> Result<Vec<Option<Vec<u8>>>, CannotVerify> {
+        Ok(paths.iter().map(|path| self.0.get(path).cloned()).collect())
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for line in stdin().lock().lines() {
+        let case: Case = serde_json::from_str(&line?)?;
+        println!("{}", judge(case)?);
+    }
+    Ok(())
+}
+
+fn judge(case: Case) -> Result<Value, Box<dyn Error>> {
+    let mut files = HashMap::new();
+    for (path, text) in case.files {
+        files.insert(path, unhex(&text).ok_or("not hexadecimal")?);
+    }
+    let vkey = case.vkey.as_deref().map(Vkey::parse).transpose()?;
+    let report = Tiles::open(Memory(files)).and_then(|mut log| {
+        let options = Options { vkey: vkey.as_ref(), kept: &case.kept, now: None };
+        verify_with(&mut log, &options, &mut |_| {})
+    });
+    Ok(match report {
+        Err(why) => json!({"exit": 2, "findings": [], "why": why.to_string()}),
+        Ok(report) => {
+            let findings: Vec<_> = report.findings.iter().map(|f| json!([f.leaf, f.rule])).collect();
+            json!({"exit": i32::from(!report.ok), "findings": findings})
+        }
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect()
+}

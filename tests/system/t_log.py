@@ -1,0 +1,339 @@
+"""The log outside the broker: tiles, bundles and addresses, two verifiers of ours, Go's readers, receipts
+and witnesses."""
+
+import base64
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+from harness import GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, clean_env, cli, copy_store, scratch, until
+import evidence
+from peers import golang
+
+demo = doors = None
+past = {}
+tiles = bundle = None
+
+
+def setUpModule():
+    global demo, doors, tiles, bundle
+    demo = Demo()
+    doors = demo.doors
+    past.update(evidence.rich_past(demo))
+    tiles, bundle = scratch("tiles"), scratch("bundle")
+    code, out, err = demo.cli("audit", "tiles", "--to", tiles)
+    assert code == 0, out + err
+    code, out, err = demo.cli("audit", "bundle", "--to", bundle, "--texts")
+    assert code == 0, out + err
+
+
+def tearDownModule():
+    demo.__exit__()
+
+
+def second(*arguments):
+    done = subprocess.run(["python3", ROOT / "tests/verifier/verify.py", *map(str, arguments), "--json"],
+                          capture_output=True, text=True, timeout=60)
+    try:
+        return done.returncode, json.loads(done.stdout)
+    except ValueError:
+        raise AssertionError(f"{done.returncode} {done.stdout} {done.stderr}")
+
+
+def key():
+    return ["--vkey", demo.env["GRANTWRIGHT_LOG_VKEY"]]
+
+
+class Places(unittest.TestCase):
+    """One log, wherever it lies, is proven by both verifiers."""
+
+    def test_a_store_tiles_an_address_and_a_bundle_are_proven_alike(self):
+        kept = ["--checkpoint", demo.env["GRANTWRIGHT_CHECKPOINT"]]
+        for flag, place in (("--store", demo.env["GRANTWRIGHT_STORE"]), ("--dir", tiles),
+                            ("--store", demo.env["GRANTWRIGHT_LOG"]), ("--bundle", bundle)):
+            with self.subTest(str(place)):
+                # The sidecar's checkpoint may be newer than what was exported.
+                old = [] if place in (tiles, bundle) else kept
+                code, report = demo.cli_json("audit", "verify", flag, place, *old,
+                                             env={"GRANTWRIGHT_CHECKPOINT": ""})
+                self.assertEqual((code, report["ok"], report["findings"]), (0, True, []), report)
+                if evidence.second():
+                    code, other = second(place, *key(), *old)
+                    self.assertEqual((code, other["ok"], other["findings"]), (0, True, []), other)
+                    self.assertEqual(other["requests"], report["requests"])
+
+    def test_an_export_over_an_earlier_one_is_brought_up_to_date(self):
+        doors.ask("demo.read", {"dataset": doors.fresh()})
+        again = scratch("again")
+        for _ in range(2):
+            code, done = demo.cli_json("audit", "tiles", "--to", again)
+            self.assertEqual(code, 0, done)
+            doors.ask("demo.read", {"dataset": doors.fresh()})
+        code, report = demo.cli_json("audit", "verify", "--dir", again,
+                                     env={"GRANTWRIGHT_CHECKPOINT": ""})
+        self.assertEqual((code, report["leaves"]), (0, done["leaves"]), report)
+
+    def test_the_bundle_explains_itself_and_holds_no_secret(self):
+        folder = scratch("unpacked")
+        folder.mkdir()
+        shutil.unpack_archive(bundle, folder, "gztar")
+        self.assertIn("grantwright audit verify --bundle", (folder / "README.txt").read_text())
+        self.assertIn(demo.env["GRANTWRIGHT_LOG_VKEY"], (folder / "keys.txt").read_text())
+        text = b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
+        self.assertNotIn(demo.bob.token_file.read_bytes(), text)
+        self.assertNotIn((Path(demo.dir) / "keys/log.skey").read_bytes().strip(), text)
+
+    def test_nothing_is_verified_by_default(self):
+        empty = scratch("empty")
+        empty.mkdir()
+        junk = empty.parent / "junk"
+        junk.write_bytes(b"not a bundle" * 100)
+        for arguments in (("--dir", empty), ("--dir", "/no/such/folder"), ("--bundle", "/no/such"),
+                          ("--bundle", junk), ("--bundle", empty), ("--store", "http://127.0.0.1:9/log"),
+                          ("--store", "ftp://x/log")):
+            code, out, err = demo.cli("audit", "verify", *arguments, "--json")
+            self.assertEqual(code, 2, (arguments, out, err))
+
+    def test_spoilt_folders_and_bundles_are_refused_with_leaf_and_reason(self):
+        def spoil(change):
+            folder = scratch("spoilt")
+            shutil.copytree(tiles, folder)
+            change(folder)
+            code, report = demo.cli_json("audit", "verify", "--dir", folder,
+                                         env={"GRANTWRIGHT_CHECKPOINT": ""})
+            self.assertIn(code, (1, 2), report)
+            return code, report
+
+        def at(folder, pattern):
+            return next(p for p in sorted(folder.rglob(pattern)) if p.is_file())
+        entries = next((tiles / "tile/entries").rglob("*.p/*"), None) or at(tiles, "entries/*")
+        relative = entries.relative_to(tiles)
+
+        def cut(folder):
+            (folder / relative).write_bytes(entries.read_bytes()[:-40])
+        code, report = spoil(cut)
+        self.assertEqual((code, report["findings"][0]["rule"]), (1, "truncated"), report)
+        code, report = spoil(lambda f: (f / relative).unlink())
+        self.assertEqual((code, report["findings"][0]["leaf"]), (1, 0), report)
+        code, report = spoil(lambda f: shutil.rmtree(f / "tile/0"))
+        self.assertEqual((code, report["findings"][0]["rule"]), (1, "tile"), report)
+        code, report = spoil(lambda f: shutil.rmtree(f / "blob"))
+        self.assertEqual((code, report["findings"][0]["rule"]), (1, "blob"), report)
+        code, report = spoil(lambda f: (f / "checkpoint").unlink())
+        self.assertEqual(code, 2, report)
+        big = b"x" * (17 << 20)
+        code, report = spoil(lambda f: (f / relative).write_bytes(big))
+        self.assertEqual(code, 1, report)
+        raw = bundle.read_bytes()
+        for spoilt in (raw[:-20], raw[:len(raw) // 2] + b"\0" + raw[len(raw) // 2 + 1:]):
+            file = scratch("spoilt").parent / "b.tar.gz"
+            file.write_bytes(spoilt)
+            code, out, err = demo.cli("audit", "verify", "--bundle", file, "--json")
+            self.assertEqual(code, 2, out + err)
+
+    def test_a_leaf_from_the_future_is_found(self):
+        log = evidence.Log.of_folder(tiles, demo.env["GRANTWRIGHT_LOG_VKEY"],
+                                     (Path(demo.dir) / "keys/log.skey").read_text())
+        last = max(i for i, e in enumerate(log.events()) if e["kind"] == "requested")
+        leaves = log.leaves()[:last]
+        leaf = json.loads(leaves[-1])
+        leaf["at"] = "2091-01-01T00:00:00Z"
+        leaves[-1] = evidence.canonical(leaf)
+        folder = scratch("future")
+        for path, data in log.signed(leaves).files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        code, report = demo.cli_json("audit", "verify", "--dir", folder, env={"GRANTWRIGHT_CHECKPOINT": ""})
+        self.assertEqual(code, 1, report)
+        self.assertIn([last - 1, "time"], [[f["leaf"], f["rule"]] for f in report["findings"]])
+
+
+class Receipts(unittest.TestCase):
+    def receipt(self):
+        reply = doors.ask("demo.read", {"dataset": doors.fresh()})
+        file = Path(tempfile.mkdtemp(dir=SCRATCH)) / "receipt.json"
+        file.write_text(json.dumps(reply.json))
+        return reply.json, file
+
+    def test_a_credentials_receipt_is_small_and_holds_offline(self):
+        answer, file = self.receipt()
+        self.assertLessEqual(len(json.dumps(answer["receipt"])), 2048)
+        code, facts = demo.cli_json("audit", "receipt", file)
+        self.assertEqual((code, facts["ok"]), (0, True), facts)
+        self.assertEqual(facts["leaf"]["request_id"], answer["request_id"])
+        self.assertEqual(demo.leaves()[facts["index"]]["lease_id"], answer["lease_id"])
+        file.write_text(json.dumps(answer["receipt"]))
+        self.assertEqual(demo.cli("audit", "receipt", file)[0], 0)
+
+    def test_one_that_was_changed_or_is_anothers_does_not_hold(self):
+        (answer, file), (other, _) = self.receipt(), self.receipt()
+        file.write_text(json.dumps({**answer, "receipt": other["receipt"]}))
+        self.assertEqual(demo.cli("audit", "receipt", file)[0], 1)
+        leaf = json.loads(base64.b64decode(answer["receipt"]["leaf"]))
+        leaf["expires_at"] = "2091-01-01T00:00:00Z"
+        forged = {**answer["receipt"], "leaf": base64.b64encode(evidence.canonical(leaf)).decode()}
+        for text in (json.dumps(forged), json.dumps({**answer["receipt"], "proof": other["receipt"]["proof"]})):
+            file.write_text(text)
+            self.assertEqual(demo.cli("audit", "receipt", file)[0], 1)
+        for text in ("", "{}", "[]", '{"receipt": 1}', "x" * 100):
+            file.write_text(text)
+            self.assertEqual(demo.cli("audit", "receipt", file)[0], 2, text)
+        code, _, _ = demo.cli("audit", "receipt", file, env={"GRANTWRIGHT_LOG_VKEY": ""})
+        self.assertEqual(code, 2)
+
+
+class Witness(unittest.TestCase):
+    def test_the_demos_witness_cosigns_and_its_checkpoint_is_evidence(self):
+        url = demo.env["GRANTWRIGHT_LOG"]
+        base, path = url.rsplit("/log", 1)[0], "/log/witnessed"
+        size = len(demo.leaves())
+
+        def witnessed():
+            reply = call(base, "GET", path)
+            return reply.status == 200 and int(reply.body.split(b"\n")[1]) >= size and reply.body
+        note = until("the witness cosigns", 10, witnessed, 0.2)
+        self.assertIn(demo.env["GRANTWRIGHT_WITNESS_VKEY"].split("+")[0].encode(), note)
+        file = scratch("witnessed").parent / "note"
+        file.write_bytes(note)
+        code, report = demo.cli_json("audit", "verify", "--checkpoint", file, "--checkpoint",
+                                     demo.env["GRANTWRIGHT_CHECKPOINT"])
+        self.assertEqual((code, report["rollback"]), (0, "none"), report)
+
+    def test_a_store_behind_its_witness_appends_and_issues_nothing(self):
+        with Demo() as other:
+            early = copy_store(other.store, scratch("early"))
+            for _ in range(3):
+                other.doors.ask("demo.read", {"dataset": other.doors.fresh()})
+            size = len(other.leaves())
+
+            def seen():
+                reply = call(other.env["GRANTWRIGHT_LOG"].rsplit("/log", 1)[0], "GET", "/log/witnessed")
+                return reply.status == 200 and int(reply.body.split(b"\n")[1]) >= size
+            until("the witness has seen it", 10, seen, 0.2)
+            self.assertEqual(other.stop(), 0)
+            other.judged = False
+            for name in ("", "-wal", "-shm"):
+                Path(f"{other.store}{name}").unlink(missing_ok=True)
+            shutil.copy2(early, other.store)
+            # Only the witness remembers now.
+            Path(other.env["GRANTWRIGHT_CHECKPOINT"]).unlink()
+            other.start()
+
+            def stopped():
+                ready = call(other.env["GRANTWRIGHT_CONSOLE"], "GET", "/readyz")
+                return b"log_inconsistent" in ready.body
+            until("the broker stops", 10, stopped, 0.2)
+            reply = other.doors.ask("demo.read", {"dataset": other.doors.fresh()})
+            self.assertEqual((reply.status, reply.code), (503, "log_inconsistent"), reply)
+
+    def test_a_gate_holds_issuing_back_while_the_witness_is_away(self):
+        with Demo() as other:
+            folder = Path(other.dir)
+            broker = folder / "broker.toml"
+            witness = json.loads((folder / "witness.ready").read_text())["pid"]
+            subprocess.run(["kill", str(other.broker_pid)], check=True)
+            until("the broker ends", 20, lambda: not (folder / "broker.ready").exists())
+            text = broker.read_text() + '\n[log.witnessing]\ngate = true\nmost_behind = "1s"\n'
+            config = folder / "gated.toml"
+            config.write_text(text)
+            gated = Process([GRANTWRIGHT, "broker", "--config", config])
+            try:
+                until("the broker is back", 20, (folder / "broker.ready").exists)
+                ok = until("it issues", 20, lambda: other.doors.ask(
+                    "demo.read", {"dataset": other.doors.fresh()}).status == 200, 0.3)
+                self.assertTrue(ok)
+                subprocess.run(["kill", str(witness)], check=True)
+                time.sleep(0.5)
+
+                def refused():
+                    reply = other.doors.ask("demo.read", {"dataset": other.doors.fresh()})
+                    return reply.status == 503 and reply.code == "unwitnessed"
+                until("it issues no more", 20, refused, 0.5)
+            finally:
+                gated.term()
+
+
+class Go(unittest.TestCase):
+    """golang.org/x/mod/sumdb/{note,tlog}: code that is not ours."""
+
+    @classmethod
+    def setUpClass(cls):
+        missing = golang.prepare(ROOT, "tlog", print)
+        if missing:
+            raise unittest.SkipTest(missing)
+        cls.tlog = golang.binary(ROOT, "tlog")
+
+    def run_tlog(self, *arguments, **more):
+        done = subprocess.run([str(self.tlog), *map(str, arguments)], capture_output=True, text=True,
+                              timeout=60, **more)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return json.loads(done.stdout)
+
+    def test_it_reads_every_tile_and_entry_and_proves_what_the_sidecar_saw(self):
+        read = self.run_tlog("read", demo.env["GRANTWRIGHT_LOG"], demo.env["GRANTWRIGHT_LOG_VKEY"],
+                             demo.env["GRANTWRIGHT_CHECKPOINT"])
+        code, report = demo.cli_json("audit", "verify", "--store", demo.env["GRANTWRIGHT_LOG"])
+        self.assertEqual((code, read["origin"]), (0, report["origin"]))
+        self.assertLessEqual(read["size"], report["leaves"])
+
+    def test_our_witness_cosigns_a_log_made_there_and_refuses_its_fork(self):
+        skey, vkey = evidence.new_skey("go.example/log")
+        folder = scratch("witness")
+        code, made = (lambda c, o, e: (c, json.loads(o)))(
+            *cli("witness", "--dir", folder, "--init", "witness.example/w1", "--json"))
+        self.assertEqual(code, 0, made)
+        (folder / "logs.txt").write_text(f"# a log of Go's\nlog {vkey}\n")
+        ready = folder / "ready"
+        command = [GRANTWRIGHT, "witness", "--dir", folder, "--listen", "127.0.0.1:0", "--ready-file", ready]
+        witness = Process(command)
+        until("the witness", 10, ready.exists)
+        url = "http://" + json.loads(ready.read_text())["http"]
+        done = self.run_tlog("log", url, made["vkey"], input=skey)
+        self.assertEqual(done, {"cosigned": 557, "fork": "refused"})
+        self.assertEqual(call(url, "POST", "/add-checkpoint", raw=b"old 0\n\nx\n1\n").status, 404)
+        self.assertEqual(call(url, "POST", "/add-checkpoint", raw=b"junk").status, 400)
+        self.assertEqual(call(url, "POST", "/add-checkpoint", raw=b"x" * 100_000).status, 413)
+        # What it cosigned last outlives it: killed, it still refuses an older state.
+        witness.kill()
+        ready.unlink()
+        witness = Process(command)
+        until("the witness is back", 10, ready.exists)
+        url = "http://" + json.loads(ready.read_text())["http"]
+        done = subprocess.run([str(self.tlog), "log", url, made["vkey"]], input=skey, text=True,
+                              capture_output=True, timeout=30)
+        self.assertEqual((done.returncode, "409" in done.stderr), (1, True), done.stderr)
+        self.assertEqual(witness.term(), 0)
+
+    def test_a_witness_made_there_cosigns_our_log(self):
+        with Demo() as other:
+            folder = Path(other.dir)
+            peer = subprocess.Popen([str(self.tlog), "witness", other.env["GRANTWRIGHT_LOG_VKEY"]],
+                                    stdout=subprocess.PIPE, text=True)
+            try:
+                said = json.loads(peer.stdout.readline())
+                subprocess.run(["kill", str(other.broker_pid)], check=True)
+                until("the broker ends", 20, lambda: not (folder / "broker.ready").exists())
+                config = folder / "two.toml"
+                config.write_text((folder / "broker.toml").read_text() + "\n".join([
+                    "", "[[log.witness]]", f'vkey = "{said["vkey"]}"', f'url = "{said["url"]}"',
+                    "[log.witnessing]", "quorum = 2", ""]))
+                broker = Process([GRANTWRIGHT, "broker", "--config", config])
+                until("the broker is back", 20, (folder / "broker.ready").exists)
+                base = other.env["GRANTWRIGHT_LOG"].rsplit("/log", 1)[0]
+
+                def both():
+                    reply = call(base, "GET", "/log/witnessed")
+                    return reply.status == 200 and reply.body
+                for _ in range(2):
+                    note = until("both cosign", 15, both, 0.2)
+                    for name in (b"go.witness.test/one", b"demo.grantwright.example/witness"):
+                        self.assertIn(name, note)
+                    other.doors.ask("demo.read", {"dataset": other.doors.fresh()})
+                broker.term()
+            finally:
+                peer.kill()
+                peer.wait()

@@ -167,9 +167,11 @@ class First:
         program = BIN / "examples" / "judge"
         self.child = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def judge(self, case):
+    def give(self, case):
         self.child.stdin.write(json.dumps(case).encode() + b"\n")
         self.child.stdin.flush()
+
+    def take(self):
         line = self.child.stdout.readline()
         assert line, "our verifier ended"
         return json.loads(line)

@@ -43,13 +43,14 @@ fn judge(case: Case) -> Result<Value, Box<dyn Error>> {
     }
     let vkey = case.vkey.as_deref().map(Vkey::parse).transpose()?;
     let report = Tiles::open(Memory(files)).and_then(|mut log| {
-        let options = Options { vkey: vkey.as_ref(), kept: &case.kept, now: None };
+        let options = Options { vkey: vkey.as_ref(), kept: &case.kept, ..Options::default() };
         verify_with(&mut log, &options, &mut |_| {})
     });
     Ok(match report {
         Err(why) => json!({"exit": 2, "findings": [], "why": why.to_string()}),
         Ok(report) => {
-            let findings: Vec<_> = report.findings.iter().map(|f| json!([f.leaf, f.rule])).collect();
+            let findings: Vec<_> =
+                report.findings.iter().map(|f| json!([f.leaf, f.rule])).collect();
             json!({"exit": i32::from(!report.ok), "findings": findings})
         }
     })

@@ -19,8 +19,8 @@ const MOST_WORKERS: usize = 8;
 pub(crate) struct Parsed {
     pub(crate) index: u64,
     pub(crate) hash: Hash,
-    /// The event, or why the bytes are not one.
-    pub(crate) event: Result<Event, String>,
+    /// The event, or why the bytes are not one; none where nobody asked.
+    pub(crate) event: Result<Option<Event>, String>,
 }
 
 type Page = Vec<(u64, Vec<u8>)>;
@@ -34,6 +34,7 @@ struct Worker {
 /// lies beside it, and ends the walk by returning false.
 pub(crate) fn walk(
     source: &mut dyn Source,
+    hashes_only: bool,
     each: &mut dyn FnMut(Parsed, &mut dyn Source) -> Result<bool, CannotVerify>,
 ) -> Result<(), CannotVerify> {
     let count = thread::available_parallelism().map_or(2, usize::from).clamp(1, MOST_WORKERS);
@@ -44,7 +45,10 @@ pub(crate) fn walk(
                 let (done, take) = sync_channel(AHEAD);
                 scope.spawn(move || {
                     for page in pages {
-                        if done.send(page.into_iter().map(parse).collect()).is_err() {
+                        if done
+                            .send(page.into_iter().map(|leaf| parse(leaf, hashes_only)).collect())
+                            .is_err()
+                        {
                             return;
                         }
                     }
@@ -96,8 +100,11 @@ fn feed(
     }
 }
 
-fn parse((index, body): (u64, Vec<u8>)) -> Parsed {
+fn parse((index, body): (u64, Vec<u8>), hashes_only: bool) -> Parsed {
     let hash = leaf_hash(&body);
-    let event = Event::from_leaf(&body).map_err(|e| e.to_string());
+    let event = match hashes_only {
+        true => Ok(None),
+        false => Event::from_leaf(&body).map(Some).map_err(|e| e.to_string()),
+    };
     Parsed { index, hash, event }
 }

@@ -11,6 +11,8 @@ pub const MOST_FINDINGS: usize = 20;
 pub struct Report {
     /// Nothing was found.
     pub ok: bool,
+    /// What the leaves say was judged too, not only that nobody changed them.
+    pub conduct: bool,
     /// How many leaves the log holds.
     pub leaves: u64,
     /// Whether the log went back behind, or forked from, a checkpoint that was kept outside it.

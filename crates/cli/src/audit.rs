@@ -10,7 +10,9 @@ mod receipt;
 pub mod reconcile;
 pub mod report;
 
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use grantwright_audit::{CannotVerify, Options, Report, Rollback, Source};
@@ -34,6 +36,9 @@ pub enum Command {
         what: What,
         #[command(flatten)]
         key: Key,
+        /// Only that nobody changed the log: not what its leaves say.
+        #[arg(long)]
+        hashes_only: bool,
     },
     /// Write the log as plain files (C2SP tlog-tiles) that any static server can serve.
     Tiles {
@@ -191,11 +196,14 @@ pub struct Check {
 /// When nothing can be said about the log (exit 2).
 pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
     match command {
-        Command::Verify { what, key } => {
+        Command::Verify { what, key, hashes_only } => {
             let vkey = parse(key.vkey(settings).as_deref())?;
             let kept = export::kept(&key.checkpoints(settings))?;
             let mut log = what.open(settings)?;
-            print(out, &prove(log.source.as_mut(), vkey.as_ref(), &kept)?)
+            let told = !out.json && std::io::stderr().is_terminal();
+            let source = log.source.as_mut();
+            let report = prove(source, vkey.as_ref(), &kept, *hashes_only, told)?;
+            print(out, &report)
         }
         Command::Tiles { what, key, to } => {
             let mut log = what.open(settings)?;
@@ -226,13 +234,38 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
 pub fn verify(check: &Check) -> Result<Report, Failure> {
     let vkey = parse(check.vkey.as_deref())?;
     let kept = export::kept(&check.checkpoints)?;
-    prove(open(&check.store, None)?.as_mut(), vkey.as_ref(), &kept)
+    prove(open(&check.store, None)?.as_mut(), vkey.as_ref(), &kept, false, false)
 }
 
-fn prove(source: &mut dyn Source, vkey: Option<&Vkey>, kept: &[String]) -> Result<Report, Failure> {
-    let options = Options { vkey, kept, now: Some(now()) };
-    grantwright_audit::verify_with(source, &options, &mut |_| {}).map_err(Failure::unable)
+fn prove(
+    source: &mut dyn Source,
+    vkey: Option<&Vkey>,
+    kept: &[String],
+    hashes_only: bool,
+    told: bool,
+) -> Result<Report, Failure> {
+    let options = Options { vkey, kept, now: Some(now()), hashes_only };
+    let begun = Instant::now();
+    let mut last = begun;
+    let mut progress = |leaves: u64| {
+        if told && last.elapsed() >= TELL {
+            last = Instant::now();
+            let rate = leaves as f64 / begun.elapsed().as_secs_f64();
+            let mut err = std::io::stderr().lock();
+            // Over itself, on one line; a closed terminal is not an error of ours.
+            let _ = write!(err, "\r  {leaves} leaves, {rate:.0}/s \x1b[K");
+            let _ = err.flush();
+        }
+    };
+    let report = grantwright_audit::verify_with(source, &options, &mut progress);
+    if told && begun.elapsed() >= TELL {
+        let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+    }
+    report.map_err(Failure::unable)
 }
+
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(500);
 
 fn written(out: &Out, done: &export::Exported, to: &Path) -> Outcome {
     let value = json!({
@@ -305,6 +338,12 @@ pub fn sentence(report: &Report) -> Result<String, String> {
         Rollback::Found => return Err("a kept checkpoint contradicts the log".into()),
         Rollback::NotChecked => "rollback was not checked: give a kept checkpoint",
     };
+    if !report.conduct {
+        return Ok(format!(
+            "nobody changed the {} leaves, {rollback}; what they say was not looked at",
+            report.leaves
+        ));
+    }
     Ok(format!(
         "all {} leaves proven: nobody changed the log, every credential had its verdict and its \
          people, {rollback}",

@@ -62,17 +62,14 @@ class Request:
         self.phase, self.verdict, self.under, self.excluded, self.floor = "recorded", None, None, (), None
         self.votes, self.questions, self.seen, self.asked, self.lease = [], 0, None, None, None
         self.pause, self.approved_at = self.deadline - e["ms"], None
-
     def agent_lives(self, a):
         agent, instance = a.agents.get(self.terms["agent"]), a.instances.get(self.terms["instance"])
         need(agent and not agent["revoked"] and instance and not instance["revoked"]
              and instance["agent"] == self.terms["agent"], "agent-live", "agent or instance is revoked")
-
     def ends(self):
         if self.approved_at is not None and self.phase in OPEN:
             return self.approved_at + COLLECT_MS
         return self.deadline + (self.pause if self.asked else 0)
-
     def ineligible(self, a, human, channel, at):
         """Why this person may not decide; None when they may."""
         agent, v = self.terms["agent"], self.verdict
@@ -92,7 +89,6 @@ class Request:
             if wrong():
                 return why
         return None
-
     def standing(self, a, at):
         """Whose approvals count; `a` None: by the leaves alone, whatever happened to rights since."""
         def counts(v):
@@ -101,28 +97,23 @@ class Request:
                     and (signed or self.verdict["strength"] == "chat")
                     and (not a or not self.ineligible(a, v["human"], v["channel"], at)))
         return sorted({v["human"] for v in self.votes if self.verdict and counts(v)})
-
     def met(self, a, at):
         v = self.verdict
         if not v or v["verdict"] == "deny" or self.terms["ttl_s"] > v["max_ttl_s"]:
             return False
         return v["verdict"] == "allow" or (not self.asked and 0 < v["quorum"] <= len(self.standing(a, at)))
-
     def refresh(self, a, at):
         self.approved_at = (self.approved_at or at) if self.met(None, at) else None
         now = "approved" if self.met(a, at) else "pending"
         self.phase = now if now == "approved" or self.phase in ("approved", "recorded") else self.phase
-
     def resume(self, at):
         if self.asked:
             used = min(max(at - self.asked[1], 0), self.pause)
             self.deadline, self.pause, self.asked = self.deadline + used, self.pause - used, None
-
     def void(self):
         self.seen = self.version
         for vote in self.votes:
             vote["live"] = False
-
     def apply(self, e, a):
         kind, at, by_people = e["kind"], e["ms"], e["kind"] in ("questioned", "narrowed", "voted")
         need(at >= self.last, "time", "time runs backwards within the request")
@@ -142,7 +133,6 @@ class Request:
         need(hasattr(self, "_" + kind), "kind", f"`{kind}` cannot follow here")
         getattr(self, "_" + kind)(e, a, at)
         self.version, self.last = self.version + 1, at
-
     def _decided(self, e, a, at):
         need(e.get("again") or not self.verdict, "decided-once")
         need(e["attributes"] == a.attributes(self.terms["agent"], at), "attributes", "not as registered")
@@ -152,20 +142,17 @@ class Request:
             self.phase = "denied"
         else:
             self.refresh(a, at)
-
     def _questioned(self, e, a, at):
         need(not self.asked, "question-open")
         need(self.questions < MAX_QUESTIONS, "question-bound")
         self.asked, self.questions = (e["human"], at), self.questions + 1
         self.void()
         self.refresh(a, at)
-
     def _answered(self, _, a, at):
         need(self.asked, "answer", "no question is open")
         self.resume(at)
         self.void()
         self.refresh(a, at)
-
     def _narrowed(self, e, _, at):
         need(not self.asked or self.asked[0] == e["human"], "question-open", "only the asker may narrow")
         need(digest_of("request", e["terms"]) == e["digest"], "digest", "not that of the terms")
@@ -182,7 +169,6 @@ class Request:
         self.terms, self.digest, self.floor, self.verdict = new, e["digest"], self.verdict, None
         self.phase, self.approved_at = "recorded", None
         self.void()
-
     def _voted(self, e, a, at):
         need(e["groups"] == a.groups_of(e["human"], at), "group-evidence", "not the voter's groups")
         need(e["decision"] in ("approve", "deny"), "canonical", "a vote is for or against")
@@ -199,7 +185,6 @@ class Request:
         self.resume(at)
         self.votes.append({**e, "live": True, "passkey": passkey})
         self.refresh(a, at)
-
     def signed(self, e, a, at):
         proof = e["proof"]
         need(proof["kind"] == "passkey" and re.fullmatch("[0-9a-f]{64}", proof["nonce"]), "passkey", "form")
@@ -212,13 +197,11 @@ class Request:
         need(proof["nonce"] not in a.nonces, "passkey-nonce", "the nonce was spent before")
         a.nonces.add(proof["nonce"])
         return proof["credential_id"]
-
     def _withdrawn(self, e, a, at):
         mine = [v for v in self.votes if v["live"] and v["human"] == e["human"]]
         need(mine, "withdraw", "no standing approval")
         mine[0]["live"] = False
         self.refresh(a, at)
-
     def _intended(self, e, a, at):
         need(self.phase == "approved" and self.met(a, at), "quorum", "the verdict is not met")
         need(self.under == a.policy_set, "policy-set", "a policy set that is no longer in force")
@@ -226,40 +209,32 @@ class Request:
         need(self.scope and self.scope["minter"] == e["minter"], "minter", "not the scope's minter")
         self.agent_lives(a)
         self.phase = "intended"
-
     def _issued(self, e, _, at):
         need(self.phase == "intended", "intent", f"issued while {self.phase}")
         need(at < e["expires_at_ms"] <= at + self.terms["ttl_s"] * 1000, "lifetime")
         self.phase = "granted"
         self.lease = {"id": e["lease_id"], "since": at, "until": e["expires_at_ms"], "state": "live"}
-
     def _failed(self, e, *_):
         need(self.phase == "intended", "intent", f"{e['kind']} while {self.phase}")
         self.phase = e["kind"]
-
     _unknown = _failed
-
     def _cancelled(self, *_):
         self.phase = "cancelled"
-
     def _expired(self, e, _, at):
         need(at >= (self.alive(e)["until"] if "lease_id" in e else self.ends()), "deadline", "it ends later")
         if "lease_id" in e:
             self.lease["state"] = "expired"
         else:
             self.phase = "expired"
-
     def alive(self, e):
         known = self.lease and self.lease["id"] == e["lease_id"]
         need(known and self.lease["state"] in ("live", "withdrawn"), "lease", "no live lease of that id")
         return self.lease
-
     def _renewed(self, e, _, at):
         lease = self.alive(e)
         need(lease["state"] == "live", "lease", "a withdrawn lease is not extended")
         latest = lease["since"] + self.terms["ttl_s"] * 1000
         need(at < lease["until"] and at < e["expires_at_ms"] <= latest, "lifetime")
         lease["until"] = e["expires_at_ms"]
-
     def _revoked(self, e, *_):
         self.alive(e)["state"] = "withdrawn" if e.get("still_valid") else "revoked"

@@ -7,7 +7,6 @@ import json
 import re
 import sqlite3
 import tarfile
-import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
@@ -43,7 +42,6 @@ class Tree:
     """A growing RFC 6962 tree: the roots of its complete subtrees, largest first."""
     def __init__(self):
         self.size, self.peaks = 0, []
-
     def add(self, hash_):
         at = self.size
         while at & 1:
@@ -52,7 +50,6 @@ class Tree:
         self.peaks.append(hash_)
         self.size += 1
         return self
-
     def root(self):
         root = self.peaks[-1] if self.peaks else hashlib.sha256(b"").digest()
         for left in reversed(self.peaks[:-1]):
@@ -134,15 +131,12 @@ class Tiles:
             self.notes.append(more)
         size = (self.notes[0].split(b"\n") + [b""])[1]
         self.size = int(size) if re.fullmatch(rb"\d{1,18}", size) else 0
-
     def checkpoints(self):
         return [(None, note.decode(errors="replace")) for note in self.notes]
-
     def tile(self, kind, number, items):
         width, path = min(WIDTH, items - number * WIDTH), numbered(f"tile/{kind}", number)
         part = self.read(f"{path}.p/{width}") if width < WIDTH else None
         return (self.read(path) if part is None else part) or b""
-
     def leaves(self):
         absent = 0
         for first in range(0, self.size, WIDTH):
@@ -156,10 +150,8 @@ class Tiles:
                 at = end
             if absent >= 64:
                 return
-
     def leaf_hash_at(self, index):
         return self.tile("0", index // WIDTH, self.size)[index % WIDTH * 32:][:32]
-
     def tiles(self, hashes):
         """The first leaf of each hash tile, leaves below each hash, the hashes, and what is served."""
         level, below = 0, 1
@@ -171,10 +163,8 @@ class Tiles:
             for part in (p for p in parts if len(p) == WIDTH):
                 tree = Tree()
                 hashes.append([tree.add(hash_) for hash_ in part][-1].root())
-
     def blob(self, digest):
         return self.read(f"blob/{digest}")
-
     def texts(self):
         number = 0
         while (page := self.read(numbered("texts", number))) is not None:
@@ -192,14 +182,11 @@ class Store:
             self.db.execute("SELECT count(*) FROM head").fetchone()
         except sqlite3.Error as e:
             raise CannotVerify(f"`{path}`: {e}") from None
-
     def checkpoints(self):
         return list(self.db.execute("SELECT size, note FROM checkpoints ORDER BY size"))
-
     def leaves(self):
         for index, body in self.db.execute("SELECT idx, body FROM leaves ORDER BY idx"):
             yield index, body if isinstance(body, bytes) else str(body).encode()
-
     def leaf_hash_at(self, index):
         sql = "SELECT hashes FROM tiles WHERE level = 0 AND idx = ?"
         tile = self.db.execute(sql, (index // WIDTH,)).fetchone()
@@ -207,22 +194,25 @@ class Store:
             return tile[0][index % WIDTH * 32:][:32]
         row = self.db.execute("SELECT hash FROM leaves WHERE idx = ?", (index,)).fetchone()
         return row[0] if row else b""
-
     def tiles(self, _hashes):
         return ()
-
     def blob(self, digest):
         row = self.db.execute("SELECT body FROM blobs WHERE digest = ?", (bytes.fromhex(digest),)).fetchone()
         return row and row[0]
-
     def texts(self):
         return self.db.execute("SELECT request_id, name, salt, body FROM texts")
 
 
-def folder(path):
+def files_at(base):
+    """The files below a folder's or a log's address."""
     def read(name):
-        place = Path(path) / name
-        return place.read_bytes() if place.is_file() and place.stat().st_size <= MAX_FILE else None
+        try:
+            with urllib.request.urlopen(f"{base.rstrip('/')}/{name}", timeout=30) as answer:
+                return answer.read(MAX_FILE)
+        except OSError as e:
+            if getattr(e, "code", 404) == 404 and (base.startswith("file:") or hasattr(e, "code")):
+                return None
+            raise CannotVerify(f"{base}/{name}: {e}") from None
     return Tiles(read)
 
 
@@ -244,24 +234,10 @@ def bundle(path):
     return Tiles(files.get)
 
 
-def served(base):
-    def read(name):
-        try:
-            with urllib.request.urlopen(f"{base.rstrip('/')}/{name}", timeout=30) as answer:
-                return answer.read(MAX_FILE)
-        except urllib.error.HTTPError as e:
-            if e.code == 404:
-                return None
-            raise CannotVerify(f"{base}/{name} answers {e.code}") from None
-        except OSError as e:
-            raise CannotVerify(f"{base}/{name}: {e}") from None
-    return Tiles(read)
-
-
 def opened(place):
     """A folder of tiles, a bundle, the address of a log, or `sqlite:///path`."""
-    if place.startswith(("http://", "https://")):
-        return served(place)
     if place.startswith("sqlite://"):
         return Store(place.removeprefix("sqlite://"))
-    return folder(place) if Path(place).is_dir() else bundle(place)
+    if place.startswith(("http://", "https://")) or Path(place).is_dir():
+        return files_at(place if "://" in place else Path(place).resolve().as_uri())
+    return bundle(place)

@@ -111,28 +111,21 @@ class Authority:
         self.joins, self.links, self.tokens, self.passkeys, self.accounts = {}, {}, {}, {}, {}
         self.identities, self.claimed, self.models, self.scopes, self.catalog = {}, {}, {}, {}, {}
         self.changes = []
-
     def active(self, human):
         return self.humans.get(human, {}).get("active", False)
-
     def operator(self, human):
         need(self.active(human) and self.humans[human]["operator"], "operator", f"`{human}` is no operator")
-
     def live_agent(self, agent):
         need(not self.agents.get(agent, {"revoked": True})["revoked"], "agent-known")
-
     def groups_of(self, human, at):
         claim = self.claimed.get(human)
         fresh = claim["groups"] if claim and claim["ms"] <= at < claim["until_ms"] else []
         return sorted({g for g, m in self.groups.items() if human in m} | set(fresh))
-
     def owned_since(self, agent, human, since):
         return any(o == human and (until is None or until >= since)
                    for o, until in self.agents[agent]["owners"])
-
     def not_before(self, at):
         need(self.latest - at <= CLOCK_MS, "time", "its time lies before the log's")
-
     def stand_ins(self, human, at):
         """Who could act as this person: by a token, a link or a session they made, or an account."""
         bearers = [t for t in self.tokens.values() if not t["spent"] and t["expires_at_ms"] > at]
@@ -141,15 +134,12 @@ class Authority:
             if link["purpose"] == "login" and (live if spent is None else at - spent < HALF_DAY):
                 bearers.append(link)
         return {b["by"] for b in [*bearers, *self.identities.values()] if b["human"] == human} - {human}
-
     def change(self, e, agent=None, group=None):
         self.changes = [c for c in self.changes if e["ms"] - c[0] < DAY]
         self.changes.append((e["ms"], e["by"], agent, group))
-
     def changed_recently(self, human, agent, groups, at):
         return any(by == human and at - ms < DAY and (a == agent or g in groups)
                    for ms, by, a, g in self.changes)
-
     def attributes(self, agent, at):
         known = self.agents.get(agent, {"revoked": True})
         if known["revoked"]:
@@ -157,7 +147,6 @@ class Authority:
         owner, a = known["owners"][-1][0], known["attributes"]
         return {"owner": owner, "owner_groups": self.groups_of(owner, at), **a,
                 "qualified": self.models.get((a["model"], a["model_version"]), at) > at}
-
     def apply(self, index, e):
         kind, at, human = e["kind"], e["ms"], e.get("human")
         self.not_before(at)
@@ -170,11 +159,9 @@ class Authority:
             need(self.active(human), "human-known", f"no active person `{human}`")
         getattr(self, "_" + kind)(e, at)
         self.latest = max(self.latest, at)
-
     def _opened(self, e, _):
         need(e["version"] == 1 and e["origin"], "opened-first")
         self.origin, self.vkey = e["origin"], e["vkey"]
-
     def _human_set(self, e, _):
         rules = e["active"] and e["operator"]
         if self.humans or e["by"] != e["human"] or not rules:
@@ -185,12 +172,10 @@ class Authority:
         for own in () if e["active"] else (*self.tokens.values(), *self.links.values(), *self.passkeys.values()):
             own.update({"spent": True, "revoked": True} if own["human"] == e["human"] else {})
         self.accounts = {a: h for a, h in self.accounts.items() if h != e["human"] or e["active"]}
-
     def _group_set(self, e, _):
         need(set(e["members"]) <= set(self.humans), "group-member")
         self.groups[e["group"]] = set(e["members"])
         self.change(e, group=e["group"])
-
     def _agent_set(self, e, at):
         need(self.active(e["owner"]), "agent-owner")
         agent = self.agents.setdefault(e["agent"], {"owners": [], "revoked": False})
@@ -199,26 +184,21 @@ class Authority:
             owners[-1:] = [(o, at) for o, _ in owners[-1:]]
             owners.append((e["owner"], None))
         self.change(e, agent=e["agent"])
-
     def _agent_revoked(self, e, _):
         need(e["agent"] in self.agents, "agent-known")
         self.agents[e["agent"]]["revoked"] = True
         self.change(e, agent=e["agent"])
-
     def _model_set(self, e, _):
         self.models.pop((e["model"], e["model_version"]), None)
         self.models.update({(e["model"], e["model_version"]): e["until_ms"]} if "until" in e else {})
-
     def _policy_loaded(self, e, _):
         self.policy_set, self.scopes = e["policy_set"], e["scopes"]
-
     def _join_created(self, e, at):
         self.live_agent(e["agent"])
         self.joins = {k: j for k, j in self.joins.items() if j["expires_at_ms"] + DAY > at}
         taken = {j["token_hash"] for j in self.joins.values()} | set(self.joins)
         need(not {e["join_id"], e["token_hash"]} & taken, "join-once")
         self.joins[e["join_id"]] = {**e, "spent": False}
-
     def _instance_enrolled(self, e, at):
         join = self.joins.get(e["join_id"])
         need(join and not join["spent"] and join["expires_at_ms"] > at and join["agent"] == e["agent"],
@@ -228,7 +208,6 @@ class Authority:
         join["spent"] = True
         self.serials.add(e["serial"])
         self.instances[e["instance"]] = {"agent": e["agent"], "serials": [e["serial"]], "revoked": False}
-
     def _instance_renewed(self, e, _):
         need(e["serial"] not in self.serials, "instance-new")
         need(e["instance"] in self.instances, "instance-known")
@@ -239,31 +218,25 @@ class Authority:
         self.serials.add(e["serial"])
         if len(known["serials"]) > 16:
             self.serials.discard(known["serials"].pop(0))
-
     def _instance_revoked(self, e, _):
         need(e["instance"] in self.instances, "instance-known")
         self.instances[e["instance"]]["revoked"] = True
-
     def _link_created(self, e, at):
         self.links = {k: v for k, v in self.links.items() if v["expires_at_ms"] + DAY > at}
         taken = {v["code_hash"] for v in self.links.values()} | set(self.links)
         need(not {e["link_id"], e["code_hash"]} & taken, "link-once")
         self.links[e["link_id"]] = {**e, "spent": False}
-
     def _link_spent(self, e, at):
         link = self.links.get(e["link_id"])
         need(link and not link["spent"] and link["expires_at_ms"] > at, "link-single-use")
         link.update(spent=True, spent_ms=at)
-
     def _token_issued(self, e, at):
         need(e["expires_at_ms"] - at <= HALF_DAY, "token-life")
         live = {k: t for k, t in self.tokens.items() if not t["spent"] and t["expires_at_ms"] > at}
         self.tokens = {**live, e["token_hash"]: {**e, "spent": False}}
-
     def _token_revoked(self, e, _):
         for token in (t for t in self.tokens.values() if t["token_id"] == e["token_id"]):
             token["spent"] = True
-
     def _passkey_enrolled(self, e, at):
         size = {"ES256": 130, "EdDSA": 64}[e["public_key"]["algorithm"]]
         need(re.fullmatch(f"[0-9a-f]{{{size}}}", e["public_key"]["key"]) and e["rp_id"]
@@ -274,26 +247,22 @@ class Authority:
         need(link["purpose"] == "enrol" and link["human"] == e["human"], "link-single-use")
         self._link_spent(e, at)
         self.passkeys[e["credential_id"]] = {**e, "made_by": link["by"], "revoked": False}
-
     def _passkey_revoked(self, e, _):
         key = self.passkeys.get(e["credential_id"])
         if not key or key["human"] != e["by"]:
             self.operator(e["by"])
         need(key and not key["revoked"], "passkey-known")
         key["revoked"] = True
-
     def _account_linked(self, e, _):
         account = tuple(e["account"][part] for part in ("channel", "tenant", "account"))
         need(account not in self.accounts, "account-once")
         need(not any(h == e["human"] and k[:2] == account[:2] for k, h in self.accounts.items()), "account-once")
         self.accounts[account] = e["human"]
-
     def _account_unlinked(self, e, _):
         account = tuple(e["account"][part] for part in ("channel", "tenant", "account"))
         need(account in self.accounts, "account-known")
         if self.accounts.pop(account) != e["by"]:
             self.operator(e["by"])
-
     def _identity_set(self, e, _):
         account = (e["issuer"], e["subject"])
         known = self.identities.pop(account, None)
@@ -305,7 +274,6 @@ class Authority:
             claim = self.claimed.get(known["human"])
             if claim and (claim["issuer"], claim["subject"]) == account:
                 del self.claimed[known["human"]]
-
     def _groups_claimed(self, e, at):
         known = self.identities.get((e["issuer"], e["subject"]))
         need(known and known["human"] == e["human"], "identity-known")

@@ -24,10 +24,8 @@ class Verifier:
         self.source, self.vkey, self.kept_notes, self.now, self.findings = source, vkey, kept, now, []
         self.requests, self.leases, self.broken, self.texts = {}, set(), set(), {}
         self.authority, self.tree, self.good, self.last, self.hashes = Authority(), Tree(), 0, None, []
-
     def find(self, leaf, rule, detail):
         self.findings.append({"leaf": leaf, "rule": rule, "detail": detail})
-
     def points(self, notes):
         """Stored checkpoints that the key signed, by size; the others are findings, unless all are."""
         out, bad = {}, []
@@ -43,7 +41,6 @@ class Verifier:
         for finding in bad:
             self.find(*finding)
         return out
-
     def run(self):
         notes, leaves = self.source.checkpoints(), self.source.leaves()
         first = next(leaves, None)
@@ -68,7 +65,6 @@ class Verifier:
         return {"ok": not self.findings, "leaves": self.tree.size, "rollback": rollback,
                 "findings": self.findings, "requests": len(self.requests),
                 "not_checked": ["that the recorded verdicts are what the policies give"]}
-
     def leaf(self, index, body, points, roots):
         size = self.tree.size
         if index != size:
@@ -86,7 +82,6 @@ class Verifier:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
             self.find(size, "canonical", f"not of the form of its kind: {type(e).__name__} {e}")
         return True
-
     def compare(self, size, point):
         """Where the root differs, stored leaf hashes are believed if they lead to the promised one."""
         if point.root != self.tree.root():
@@ -100,7 +95,6 @@ class Verifier:
             for leaf in named or [min(self.good, size - 1)]:
                 self.find(leaf, "root", f"not what the checkpoint of {size} leaves covers")
         self.good = size
-
     def fold(self, index, e):
         late = self.last is not None and self.last - e["ms"] > ORDER_MS
         if late or self.now and e["ms"] - self.now > ORDER_MS:
@@ -128,10 +122,8 @@ class Verifier:
             self.requests[id_].apply(e, a)
         self.leases |= {e["lease_id"]} if kind == "issued" else set()
         self.broken.discard(id_)
-
     def blobs(self, e):
         return [("policy-set", e["policy_set"]), *(("scope", wanted) for wanted in e["scopes"].values())]
-
     def end(self, points, whole):
         size, newest = self.tree.size, max(points, default=0)
         for point in (p for same in points.values() for p in same if p.origin != self.authority.origin):
@@ -150,7 +142,6 @@ class Verifier:
         for id_, name, salt, text in self.source.texts():
             if id_ in self.texts and digest("commitment", salt + text.encode()) not in self.texts[id_]:
                 self.find(size, "commitment", f"the text `{name}` of `{id_}` is not what a leaf commits to")
-
     def rollback(self, kept, roots, points):
         count = len(self.findings)
         for point in kept:

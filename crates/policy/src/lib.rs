@@ -25,6 +25,7 @@ pub use facts::attributes;
 pub use fault::Fault;
 pub use load::Sources;
 pub use outlook::{Asks, Outlook, People};
+pub use replay::Replayed;
 pub use schema::{CedarType, schema_text};
 pub use set::PolicySet;
 

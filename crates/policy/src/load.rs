@@ -140,6 +140,8 @@ fn build(
     Ok(PolicySet {
         digest: Digest::of("policy-set", &blob),
         blob,
+        // An escape could spell it otherwise.
+        minds_time: source.policies.values().any(|t| t.contains("time") || t.contains('\\')),
         texts: source.policies,
         zone,
         zone_name: source.zone,

@@ -1,7 +1,10 @@
 //! Offline replay: what the log records must give what the log says.
 
+use std::collections::HashMap;
+
 use grantwright_domain::event::{Decided, Voted};
-use grantwright_domain::{Scope, Terms, Verdict};
+use grantwright_domain::{Scope, Terms, Verdict, canonical};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::approve::Approval;
@@ -9,7 +12,80 @@ use crate::decide::Asked;
 use crate::facts::Time;
 use crate::set::PolicySet;
 
+/// Most questions whose answers are remembered.
+const MOST_REMEMBERED: usize = 4096;
+
+/// What one policy set answered before. An equal question has an equal answer: decisions are pure.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// By the canonical bytes of everything that the answer depends on.
+    verdicts: HashMap<Vec<u8>, Verdict>,
+    /// The second that was asked for last, and what policies see of it.
+    second: Option<(i64, Value)>,
+}
+
+/// A context, without the time where that decides nothing.
+struct Without<'a>(&'a Map<String, Value>, &'static str);
+
+impl Serialize for Without<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().filter(|(key, _)| *key != self.1))
+    }
+}
+
 impl PolicySet {
+    /// As [`PolicySet::replay`], of many decisions in a row. `memory` belongs to this set alone.
+    ///
+    /// # Errors
+    /// As [`PolicySet::replay`].
+    pub fn replay_again(
+        &self,
+        memory: &mut Replayed,
+        decided: &Decided,
+        terms: &Terms,
+        scope: &Scope,
+    ) -> Result<(), String> {
+        let Some(key) = self.question(memory, decided, terms) else {
+            return self.replay(decided, terms, scope);
+        };
+        if memory.verdicts.get(&key) == Some(&decided.verdict) {
+            return Ok(());
+        }
+        self.replay(decided, terms, scope)?;
+        if memory.verdicts.len() >= MOST_REMEMBERED {
+            memory.verdicts.clear();
+        }
+        memory.verdicts.insert(key, decided.verdict.clone());
+        Ok(())
+    }
+
+    /// Everything that the answer depends on; none when the recorded time is not that of the leaf.
+    /// Policies whose texts never say `time` can see nothing of it; what is left of it is the date, on
+    /// which permits expire.
+    fn question(&self, memory: &mut Replayed, decided: &Decided, terms: &Terms) -> Option<Vec<u8>> {
+        let second = decided.at.seconds();
+        if memory.second.as_ref().is_none_or(|(known, _)| *known != second) {
+            memory.second = Some((second, Time::at(&self.zone, decided.at)?.record()));
+        }
+        let time = &memory.second.as_ref()?.1;
+        if decided.context.get("time") != Some(time) {
+            return None;
+        }
+        let seen = if self.minds_time { "" } else { "time" };
+        canonical::to_bytes(&(
+            &terms.agent,
+            &decided.attributes,
+            Without(&decided.context, seen),
+            time.get("date"),
+            &terms.template,
+            &terms.params,
+            terms.ttl_s,
+            &terms.delegation,
+            terms.on_behalf_of.is_some(),
+        ))
+        .ok()
+    }
+
     /// Decides again what a `decided` leaf records, upon the terms in force then and the
     /// declaration they pin. That the leaf's digest is the terms' own is `domain`'s to check.
     ///

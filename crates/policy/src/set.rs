@@ -19,6 +19,8 @@ pub struct PolicySet {
     pub(crate) blob: Vec<u8>,
     pub(crate) digest: Digest,
     pub(crate) texts: BTreeMap<String, String>,
+    /// Some policy may look at the time.
+    pub(crate) minds_time: bool,
     pub(crate) zone: TimeZone,
     pub(crate) zone_name: String,
     pub(crate) scopes: BTreeMap<ScopeName, Arc<Scope>>,

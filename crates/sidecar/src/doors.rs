@@ -109,6 +109,7 @@ async fn route(
         ("GET", 1, ["readyz", ..]) => health::ready(sidecar),
         ("GET", 1, ["metrics", ..]) => health::metrics(sidecar),
         ("GET", 2, ["v1", "openapi.json", ..]) => health::description(),
+        ("GET", 2, ["v1", "checkpoints", ..]) => health::checkpoints(sidecar),
         ("GET", 2, ["v1", "scopes", ..]) => requests::scopes(sidecar).await,
         ("GET", 3, ["v1", "requests", id, _]) => requests::get(sidecar, id, query).await,
         ("DELETE", 3, ["v1", "requests", id, _]) => requests::cancel(sidecar, id).await,
@@ -116,7 +117,7 @@ async fn route(
         ("POST", 4, ["v1", "requests", id, "answer"]) => requests::answer(sidecar, id, &body).await,
         ("POST", 4, ["v1", "requests", id, "release"]) => requests::release(sidecar, id).await,
         (_, 1, ["healthz" | "readyz" | "metrics", ..])
-        | (_, 2, ["v1", "scopes" | "credentials" | "openapi.json", ..])
+        | (_, 2, ["v1", "checkpoints" | "scopes" | "credentials" | "openapi.json", ..])
         | (_, 2, ["aws", ..])
         | (_, 3, ["v1", "requests", ..])
         | (_, 4, ["v1", "requests", _, "answer" | "events" | "release"]) => {

@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use grantwright_domain::{Timestamp, canonical};
 use grantwright_proof::{
-    Checkpoint, Hash, ProofError, TlogProof, Vkey, leaf_hash, verify_consistency, verify_inclusion,
+    Checkpoint, Hash, ProofError, TlogProof, Vkey, leaf_hash, note, verify_consistency,
+    verify_inclusion,
 };
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::{ConsistencyReply, Evidence};
@@ -52,11 +53,18 @@ pub enum EvidenceError {
     Proof(#[from] ProofError),
 }
 
+/// Most checkpoints of the past.
+pub const MOST_PAST: usize = 64;
+/// How often one is added to them.
+const PAST_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// What the sidecar remembers of the log, in memory and on disk.
 pub struct Remember {
     vkey: Vkey,
     path: PathBuf,
     kept: Mutex<Option<Kept>>,
+    /// Checkpoints that were verified before, some of them, smallest first.
+    past: Mutex<Vec<Kept>>,
     inconsistent: AtomicBool,
     /// Told when `kept` has changed and is not on disk yet.
     unsaved: Notify,
@@ -81,10 +89,16 @@ impl Remember {
                 })?)
             }
         };
+        let past = files::read_if_there(&beside(&path))?.unwrap_or_default();
+        let past = String::from_utf8(past).unwrap_or_default();
+        // Evidence for whoever compares it, and nothing that is decided by here.
+        let past = note::split(&past).into_iter().filter_map(|note| open(note, &vkey).ok());
+        let past = Mutex::new(past.collect());
         Ok(Self {
             vkey,
             path,
             kept: Mutex::new(kept),
+            past,
             inconsistent: AtomicBool::new(false),
             unsaved: Notify::new(),
             recheck: Notify::new(),
@@ -94,6 +108,40 @@ impl Remember {
     /// The last verified checkpoint.
     pub fn kept(&self) -> Option<Kept> {
         self.lock().clone()
+    }
+
+    /// Checkpoints that this sidecar verified: up to [`MOST_PAST`] from its whole life, and the last.
+    /// Signed notes, one after the other: shown beside another sidecar's, they show a split view.
+    pub fn seen(&self) -> String {
+        let last = self.kept();
+        let mut out: String = self
+            .past()
+            .iter()
+            .filter(|past| last.as_ref().is_none_or(|last| past.size != last.size))
+            .map(|past| past.note.as_str())
+            .collect();
+        out.push_str(last.as_ref().map_or("", |last| &last.note));
+        out
+    }
+
+    fn past(&self) -> std::sync::MutexGuard<'_, Vec<Kept>> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers one more; of older ones every second goes when there are too many.
+    fn remember(&self, kept: Kept) {
+        let mut past = self.past();
+        if past.last().is_some_and(|last| last.size >= kept.size) {
+            return;
+        }
+        past.push(kept);
+        if past.len() > MOST_PAST {
+            let mut place = 0;
+            past.retain(|_| {
+                place += 1;
+                place > MOST_PAST / 2 || place % 2 == 1
+            });
+        }
     }
 
     /// Its size; 0 when there is none.
@@ -212,10 +260,27 @@ impl Remember {
 
     /// Writes what changed, at most a few times a second, off the path of answers. Never returns.
     pub(crate) async fn keep_saved(&self) {
+        let mut told: Option<tokio::time::Instant> = None;
         loop {
             self.unsaved.notified().await;
             self.save().await;
+            if told.is_none_or(|told| told.elapsed() >= PAST_EVERY) {
+                told = Some(tokio::time::Instant::now());
+                self.save_past().await;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Writes the checkpoints of the past, beside the last one.
+    async fn save_past(&self) {
+        let Some(kept) = self.kept() else { return };
+        self.remember(kept);
+        let (path, text) = (beside(&self.path), self.seen());
+        let written =
+            tokio::task::spawn_blocking(move || files::write_private(&path, text.as_bytes())).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "the checkpoints of the past are not kept");
         }
     }
 
@@ -249,6 +314,13 @@ pub(crate) fn log_inconsistent() -> Refusal {
 fn open(note: &str, vkey: &Vkey) -> Result<Kept, ProofError> {
     let checkpoint = Checkpoint::open(note, vkey, vkey.name())?;
     Ok(Kept { size: checkpoint.size(), root: checkpoint.root(), note: note.to_owned() })
+}
+
+/// Where the checkpoints of the past lie: beside the last one, its name with an `s`.
+fn beside(path: &std::path::Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push("s");
+    path.with_file_name(name)
 }
 
 fn hashes(list: &[Vec<u8>]) -> Result<Vec<Hash>, ProofError> {

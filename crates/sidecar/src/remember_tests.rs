@@ -175,3 +175,29 @@ async fn what_is_kept_outlives_the_process_and_is_never_silently_dropped() {
     std::fs::write(&path, "").unwrap();
     assert!(Remember::open(log.signer.vkey().clone(), path).is_err());
 }
+
+#[tokio::test]
+async fn checkpoints_of_the_past_are_shown_bounded_and_outlive_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("checkpoint");
+    let mut log = Log::new();
+    let open = |log: &Log| Remember::open(log.signer.vkey().clone(), path.clone()).unwrap();
+    let remember = open(&log);
+    for n in 0..300 {
+        let sent = remember.kept();
+        let known = remember.size();
+        let evidence = log.issue(&format!("r-{n}"), known);
+        remember.check_evidence(sent.as_ref(), Some(&evidence), &format!("r-{n}"), "l-1").unwrap();
+        remember.save().await;
+        remember.save_past().await;
+    }
+    let seen = remember.seen();
+    let notes = note::split(&seen);
+    assert!(notes.len() <= MOST_PAST + 1, "{}", notes.len());
+    let sizes: Vec<u64> =
+        notes.iter().map(|n| super::open(n, log.signer.vkey()).unwrap().size).collect();
+    assert!(sizes.is_sorted_by(|a, b| a < b), "{sizes:?}");
+    assert_eq!(sizes.last(), Some(&301));
+    assert!(sizes.first().is_some_and(|first| *first < 100), "{sizes:?}");
+    assert_eq!(open(&log).seen(), seen);
+}

@@ -7,7 +7,7 @@ use grantwright_domain::event::{Decided, Intended, PolicyLoaded, Voted};
 use grantwright_domain::{
     Authority, Digest, HumanId, RequestId, RequestState, Scope, Timestamp, text,
 };
-use grantwright_policy::{Approval, PolicySet, attributes};
+use grantwright_policy::{Approval, PolicySet, Replayed, attributes};
 use serde_json::{Map, Value};
 
 use crate::report::Findings;
@@ -18,6 +18,8 @@ use crate::{CannotVerify, Source};
 pub(crate) struct Judge {
     /// The set in force; none when its blobs are missing or wrong, which is a finding of its own.
     set: Option<PolicySet>,
+    /// What that set answered before.
+    replayed: Replayed,
     /// Of each open request, what its last verdict rested on.
     last: HashMap<RequestId, Basis>,
 }
@@ -36,6 +38,7 @@ impl Judge {
         source: &mut dyn Source,
     ) -> Result<Result<Vec<Arc<Scope>>, String>, CannotVerify> {
         self.set = None;
+        self.replayed = Replayed::default();
         let Some(policies) = source.blob(&e.policy_set)? else {
             return Ok(Err(format!("policy set {} is not beside the log", e.policy_set)));
         };
@@ -76,7 +79,7 @@ impl Judge {
             findings.add(leaf, "attributes", detail);
         }
         if let (Some(set), Some(scope)) = (&self.set, scope(request, authority))
-            && let Err(why) = set.replay(e, &request.terms, scope)
+            && let Err(why) = set.replay_again(&mut self.replayed, e, &request.terms, scope)
         {
             findings.add(leaf, "verdict", text::shorten(&text::visible(&why), 500));
         }

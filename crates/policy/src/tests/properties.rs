@@ -4,6 +4,7 @@ use cedar_policy::PolicySet as Cedar;
 use grantwright_domain::event::Decided;
 use grantwright_domain::{Digest, InstanceId, ParamValue, RequestId, Terms, VerdictKind};
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 
@@ -233,5 +234,97 @@ proptest! {
         }
         prop_assert!(load_all(&sources(&texts.concat())).is_ok() == texts.concat().lines()
             .all(|l| l.trim().is_empty() || l.trim().starts_with("//")));
+    }
+}
+
+/// Remembered answers are given only to equal questions: every change of a decision is found however often
+/// it was replayed before, with policies that look at the time and with policies that do not.
+#[test]
+fn invariant_17_a_remembered_answer_hides_no_change() {
+    for hours in ["", "when { context.time.hour < 12 }"] {
+        let text = format!(
+            "@id(\"read\") permit (principal, action == Action::\"issue\", \
+             resource == Scope::\"demo.read\") {hours};"
+        );
+        let set = load(&text);
+        let name = ScopeName::parse("demo.read").unwrap();
+        let scope = set.scopes()[&name].clone();
+        let mut memory = crate::Replayed::default();
+        let agent = agent();
+        let at = |text: &str| Timestamp::parse(text).unwrap();
+        let morning = at("2026-11-20T09:00:00Z");
+        let mut params = Params::new();
+        for (name, spec) in &scope.params {
+            if !spec.optional {
+                params.insert(name.clone(), ParamValue::Text("sales".into()));
+            }
+        }
+        let terms = Terms {
+            version: 1,
+            origin: "log".into(),
+            request_id: RequestId::parse("r-1").unwrap(),
+            agent: agent.clone(),
+            instance: InstanceId::parse("i-1").unwrap(),
+            workload: "w".into(),
+            delegation: Vec::new(),
+            on_behalf_of: None,
+            scope: name.clone(),
+            template: scope.digest().unwrap(),
+            params,
+            sealed_params: Default::default(),
+            ttl_s: 900,
+            task: None,
+            reason: Digest([0; 32]),
+            decide_by: morning.plus_seconds(3600),
+        };
+        let attributes = json!({
+            "owner": "alice", "owner_groups": [], "team": "t", "environment": "e", "model": "m",
+            "model_version": "1", "qualified": true,
+        });
+        let Value::Object(attributes) = attributes else { panic!() };
+        let decided = |at: Timestamp| {
+            let context = set.context(at, "peer", &[], false);
+            let verdict = set.decide(&crate::Asked {
+                agent: &agent,
+                attributes: &attributes,
+                context: &context,
+                scope: &scope,
+                params: &terms.params,
+                ttl_s: terms.ttl_s,
+            });
+            Decided {
+                at,
+                digest: terms.digest().unwrap(),
+                request_id: terms.request_id.clone(),
+                verdict,
+                attributes: attributes.clone(),
+                context,
+                excluded: Default::default(),
+                again: false,
+                unusual: Vec::new(),
+                past: None,
+            }
+        };
+        let evening = at("2026-11-20T20:00:00Z");
+        for when in [morning, evening, morning.plus_seconds(1), evening] {
+            let good = decided(when);
+            let mut again = |d: &Decided| set.replay_again(&mut memory, d, &terms, &scope);
+            for _ in 0..3 {
+                assert_eq!(again(&good), Ok(()));
+            }
+            let mut bad = good.clone();
+            bad.verdict.quorum += 1;
+            assert!(again(&bad).is_err());
+            let mut bad = good.clone();
+            bad.at = when.plus_seconds(60);
+            assert!(again(&bad).is_err(), "a context of another time");
+            let mut bad = good.clone();
+            bad.context.insert("peer".into(), "other".into());
+            assert_eq!(again(&bad).is_err(), set.replay(&bad, &terms, &scope).is_err());
+            let mut bad = good.clone();
+            bad.context.insert("delegation_depth".into(), 7.into());
+            assert!(again(&bad).is_err());
+        }
+        assert_ne!(hours.is_empty(), decided(morning).verdict != decided(evening).verdict);
     }
 }

@@ -27,6 +27,12 @@ pub(super) fn description() -> Reply {
     with(StatusCode::OK, HeaderValue::from_static("application/json"), text)
 }
 
+/// The checkpoints of the log that this sidecar verified: to be compared with others'.
+pub(super) fn checkpoints(sidecar: &Sidecar) -> Reply {
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    with(StatusCode::OK, kind, sidecar.remember.seen())
+}
+
 /// Prometheus' text format.
 pub(super) fn metrics(sidecar: &Sidecar) -> Reply {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");

@@ -8,9 +8,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
+FSCK = "github.com/transparency-dev/tessera/cmd/fsck@v1.0.4"
 NAMES = ("vault", "minio")
 # Clients of AWS, of which some seconds suffice to build.
 CLIENTS = ("awsgo",)
+# Installed as they are; the others are made from sources in this folder.
+INSTALLED = {"minio": MINIO, "fsck": FSCK}
 
 
 def binary(root, name):
@@ -19,8 +22,8 @@ def binary(root, name):
 
 def _wanted(name):
     """What the binary is made from, in one line."""
-    if name == "minio":
-        return MINIO
+    if name in INSTALLED:
+        return INSTALLED[name]
     sources = sorted(p for p in (HERE / name).iterdir() if p.suffix in (".go", ".mod", ".sum"))
     return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
 
@@ -44,8 +47,8 @@ def prepare(root, name, say):
     place.parent.mkdir(parents=True, exist_ok=True)
     say(f"   building {name} from its Go module: some minutes, once")
     env = dict(os.environ, CGO_ENABLED="0", GOBIN=str(place.parent.resolve()))
-    if name == "minio":
-        command, where = ["go", "install", MINIO], None
+    if name in INSTALLED:
+        command, where = ["go", "install", INSTALLED[name]], None
     else:
         command, where = ["go", "build", "-ldflags=-s -w", "-o", str(place.resolve()), "."], HERE / name
     done = subprocess.run(command, cwd=where, env=env, stdin=subprocess.DEVNULL, text=True,

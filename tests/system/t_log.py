@@ -5,12 +5,14 @@ import base64
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 from pathlib import Path
 
-from harness import GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, clean_env, cli, copy_store, scratch, until
+from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, cli, copy_store, free_port, scratch,
+                     until)
 import evidence
 from peers import golang
 
@@ -42,6 +44,13 @@ def second(*arguments):
         return done.returncode, json.loads(done.stdout)
     except ValueError:
         raise AssertionError(f"{done.returncode} {done.stdout} {done.stderr}")
+
+
+def answers(base):
+    try:
+        return call(base, "GET", "/checkpoint").status == 200
+    except OSError:
+        return False
 
 
 def key():
@@ -279,6 +288,36 @@ class Go(unittest.TestCase):
         code, report = demo.cli_json("audit", "verify", "--store", demo.env["GRANTWRIGHT_LOG"])
         self.assertEqual((code, read["origin"]), (0, report["origin"]))
         self.assertLessEqual(read["size"], report["leaves"])
+
+    def test_tesseras_fsck_finds_the_log_sound_and_a_spoilt_one_not(self):
+        missing = golang.prepare(ROOT, "fsck", print)
+        if missing:
+            self.skipTest(missing)
+        key = scratch("key").parent / "log.pub"
+        key.write_text(demo.env["GRANTWRIGHT_LOG_VKEY"] + "\n")
+
+        def fsck(url):
+            return subprocess.run([str(golang.binary(ROOT, "fsck")), "--ui=false", f"--storage_url={url}/",
+                                   f"--public_key={key}"], capture_output=True, text=True, timeout=60)
+        done = fsck(demo.env["GRANTWRIGHT_LOG"])
+        self.assertEqual((done.returncode, "Successfully" in done.stderr), (0, True), done.stderr[-500:])
+        # The exported files, by any static server; then with one bit of one entry turned.
+        folder = scratch("static")
+        shutil.copytree(tiles, folder)
+        port = free_port()
+        server = Process([sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1"], cwd=folder)
+        try:
+            base = f"http://127.0.0.1:{port}"
+            until("the static server", 10, lambda: answers(base))
+            done = fsck(base)
+            self.assertEqual(done.returncode, 0, done.stderr[-500:])
+            bundle_file = next(p for p in (folder / "tile/entries").rglob("*") if p.is_file())
+            spoilt = bytearray(bundle_file.read_bytes())
+            spoilt[100] ^= 1
+            bundle_file.write_bytes(bytes(spoilt))
+            self.assertNotIn("Successfully", fsck(base).stderr)
+        finally:
+            server.kill()
 
     def test_our_witness_cosigns_a_log_made_there_and_refuses_its_fork(self):
         skey, vkey = evidence.new_skey("go.example/log")

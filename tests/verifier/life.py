@@ -74,8 +74,7 @@ class Request:
         """Why this person may not decide; None when they may."""
         agent, v = self.terms["agent"], self.verdict
         owned = [d not in a.agents or a.owned_since(d, human, self.since) for d in self.terms["delegation"]]
-        for wrong, why in (
-                (lambda: not a.active(human) or agent not in a.agents, "not an active person"),
+        for wrong, why in ((lambda: not a.active(human) or agent not in a.agents, "not an active person"),
                 (lambda: a.owned_since(agent, human, self.since), "owns the agent"),
                 (lambda: self.terms.get("on_behalf_of") == human, "it is on their behalf"),
                 (lambda: any(a.owned_since(agent, by, self.since) for by in a.stand_ins(human, at)),

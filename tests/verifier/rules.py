@@ -46,12 +46,10 @@ KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, 
     "model_set": "by model model_version | until", "opened": "version origin vkey trust_domain |",
     "passkey_enrolled": "human link_id credential_id public_key rp_id aaguid backup_eligible |",
     "passkey_revoked": "by credential_id |", "policy_loaded": "by policy_set scopes |",
-    "token_issued": "by token_id human token_hash expires_at |", "token_revoked": "by token_id |",
-}.items()}
+    "token_issued": "by token_id human token_hash expires_at |", "token_revoked": "by token_id |",}.items()}
 TERMS = (set("version origin request_id agent instance workload delegation scope template params ttl_s reason"
              " decide_by".split()), {"on_behalf_of", "sealed_params", "task"})
-VERDICT = (set("verdict reason policies policy_set quorum strength channels approvers max_ttl_s".split()),
-           {"code"})
+VERDICT = (set("verdict reason policies policy_set quorum strength channels approvers max_ttl_s".split()), {"code"})
 
 
 def millis(text):
@@ -122,8 +120,7 @@ class Authority:
         fresh = claim["groups"] if claim and claim["ms"] <= at < claim["until_ms"] else []
         return sorted({g for g, m in self.groups.items() if human in m} | set(fresh))
     def owned_since(self, agent, human, since):
-        return any(o == human and (until is None or until >= since)
-                   for o, until in self.agents[agent]["owners"])
+        return any(o == human and (until is None or until >= since) for o, until in self.agents[agent]["owners"])
     def not_before(self, at):
         need(self.latest - at <= CLOCK_MS, "time", "its time lies before the log's")
     def stand_ins(self, human, at):
@@ -138,8 +135,7 @@ class Authority:
         self.changes = [c for c in self.changes if e["ms"] - c[0] < DAY]
         self.changes.append((e["ms"], e["by"], agent, group))
     def changed_recently(self, human, agent, groups, at):
-        return any(by == human and at - ms < DAY and (a == agent or g in groups)
-                   for ms, by, a, g in self.changes)
+        return any(by == human and at - ms < DAY and (a == agent or g in groups) for ms, by, a, g in self.changes)
     def attributes(self, agent, at):
         known = self.agents.get(agent, {"revoked": True})
         if known["revoked"]:

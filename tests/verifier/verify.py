@@ -166,8 +166,7 @@ def main():
     parse.add_argument("--json", action="store_true")
     options = parse.parse_args()
     try:
-        kept = [note for file in options.checkpoint
-                for note in log.split_notes(open(file, encoding="utf-8").read())]
+        kept = [note for file in options.checkpoint for note in log.split_notes(open(file, encoding="utf-8").read())]
         report = verify(options.place, options.vkey, kept, int(time.time() * 1000))
     except (CannotVerify, OSError, UnicodeError) as e:
         print(json.dumps({"ok": False, "code": "unable", "detail": str(e)}) if options.json else e)

@@ -1,4 +1,4 @@
-//! How fast a log verifies, with conduct and without: `bench [REQUESTS]`. One line of JSON for each.
+//! How fast a log verifies, with conduct and without: `bench [REQUESTS]`. One line of JSON.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 #![allow(
@@ -78,6 +78,7 @@ fn main() {
         }
     }
     let mut log = Log { leaves, checkpoints, blobs: w.beside.blobs.clone() };
+    let mut runs = Vec::new();
     for hashes_only in [true, false, true, false] {
         let options =
             Options { vkey: Some(source::SIGNER.vkey()), hashes_only, ..Options::default() };
@@ -86,13 +87,11 @@ fn main() {
         let seconds = begun.elapsed().as_secs_f64();
         assert!(report.ok, "{:?}", report.findings);
         let bytes: usize = log.leaves.iter().map(Vec::len).sum();
-        println!(
-            "{}",
-            json!({
-                "hashes_only": hashes_only, "leaves": report.leaves, "seconds": seconds,
-                "leaves_per_s": report.leaves as f64 / seconds,
-                "bytes_per_leaf": bytes / log.leaves.len(),
-            })
-        );
+        runs.push(json!({
+            "hashes_only": hashes_only, "leaves": report.leaves, "seconds": seconds,
+            "leaves_per_s": report.leaves as f64 / seconds,
+            "bytes_per_leaf": bytes / log.leaves.len(),
+        }));
     }
+    println!("{}", json!({ "runs": runs }));
 }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -190,22 +191,28 @@ def local():
         def asked():
             text = doors.call("GET", "/metrics").body.decode()
             return int(re.search(r"(?m)^grantwright_sidecar_asked_total (\d+)$", text)[1])
-        before, many = asked(), 1000
-        params, replies = {"dataset": doors.fresh(), "rows": 5}, []
-        gate = threading.Barrier(many)
-
-        def one(n):
-            gate.wait()
-            headers = {"Authorization": f"Bearer {doors.token}"}
-            body = {"scope": "demo.export", "params": params, "reason": "a measurement"}
-            base = doors.tcp if n % 2 else doors.socket
-            replies.append(harness.call(base, "POST", "/v1/credentials", body, headers, timeout=60))
-        threads = [threading.Thread(target=one, args=(n,)) for n in range(many)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        ids = {reply.json["request_id"] for reply in replies}
+        # All connections stand before the first word is said, so that the asks come at once.
+        before, many, lines = asked(), 1000, []
+        params = {"dataset": doors.fresh(), "rows": 5}
+        body = json.dumps({"scope": "demo.export", "params": params, "reason": "a measurement"})
+        said = (f"POST /v1/credentials HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {doors.token}\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}").encode()
+        port = int(doors.tcp.rsplit(":", 1)[1])
+        for n in range(many):
+            if n % 2:
+                line = socket.create_connection(("127.0.0.1", port))
+            else:
+                line = socket.socket(socket.AF_UNIX)
+                line.connect(doors.socket)
+            lines.append(line)
+        for line in lines:
+            line.sendall(said)
+        replies = []
+        for line in lines:
+            with line.makefile("rb") as answer:
+                replies.append(json.loads(answer.read().partition(b"\r\n\r\n")[2]))
+            line.close()
+        ids = {reply["request_id"] for reply in replies}
         cards = [r for r in demo.bob.pending() if r["params"] == params]
         upstream = asked() - before
         rows.append(Row(f"sidecar: {many:,} identical asks at once", f"{upstream} upstream", "1, and one card",

@@ -26,6 +26,8 @@ pub(crate) enum Answer {
 
 pub(crate) type Fetched = Result<Answer, Arc<Refusal>>;
 
+/// Turns that the other tasks have before an ask that waits for people is asked anew.
+const TURNS: usize = 16;
 /// Calls under way at the same time; more are refused.
 const MOST_FLIGHTS: usize = 512;
 
@@ -115,6 +117,12 @@ impl Sidecar {
                     let call = Box::pin(call());
                     tokio::spawn(async move {
                         let fetched = call.await;
+                        if matches!(fetched, Ok(Answer::Pending(_))) {
+                            // Asks that have arrived and were not read yet join this one.
+                            for _ in 0..TURNS {
+                                tokio::task::yield_now().await;
+                            }
+                        }
                         // Gone from the list first: whoever comes now looks into memory.
                         drop(landing);
                         let _ = report.send(Some(fetched));

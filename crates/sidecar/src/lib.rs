@@ -7,6 +7,7 @@
 
 mod ask;
 mod attend;
+mod breaker;
 mod cache;
 mod chance;
 mod clock;

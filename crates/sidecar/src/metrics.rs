@@ -61,6 +61,11 @@ impl Sidecar {
         for (name, help, value) in [
             ("attended", "1 while the broker's stream is open.", self.attendance.is_up().into()),
             ("cached", "Credentials in memory.", cached),
+            (
+                "circuit_open",
+                "1 while calls fail at once because no broker answered the last ones.",
+                self.upstream.breaker.is_open().into(),
+            ),
             ("certificate_seconds", "Seconds until this sidecar's certificate ends.", left),
             ("checkpoint_size", "Leaves in the last verified checkpoint.", checkpoint),
             (

@@ -10,10 +10,12 @@ use grantwright_wire::v1::{
     Outcome, ReleaseReply, ReleaseRequest, RenewReply, RenewRequest, ScopesReply, ScopesRequest,
 };
 use grantwright_wire::{Refusal, TlsClient, TrustDomain, channel, tls};
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::SidecarError;
+use crate::breaker::Breaker;
 use crate::identity::Identity;
 
 /// A mint at an outside backend may take this long.
@@ -25,6 +27,7 @@ pub struct Upstream {
     brokers: Mutex<Vec<String>>,
     trust_domain: TrustDomain,
     channel: Mutex<Channel>,
+    pub(crate) breaker: Breaker,
 }
 
 type Called<T> = Result<T, Box<Refusal>>;
@@ -41,7 +44,12 @@ impl Upstream {
     ) -> Result<Self, SidecarError> {
         let trust_domain = TrustDomain::parse(trust_domain).map_err(transport)?;
         let channel = Mutex::new(connect(brokers, &trust_domain, identity)?);
-        Ok(Self { brokers: Mutex::new(brokers.to_vec()), trust_domain, channel })
+        Ok(Self {
+            brokers: Mutex::new(brokers.to_vec()),
+            trust_domain,
+            channel,
+            breaker: Breaker::default(),
+        })
     }
 
     /// Makes later calls under this identity. Calls and streams that run keep their connection
@@ -80,68 +88,92 @@ impl Upstream {
     /// The broker's refusal, or 503 `broker_away`.
     pub async fn ask(&self, request: AskRequest) -> Called<Outcome> {
         // Never sent twice: only the broker may say what a lost answer means.
-        within(ASK_TIME, self.client().ask(request)).await
+        self.within(ASK_TIME, self.client().ask(request)).await
     }
 
     /// # Errors
     /// See [`Upstream::ask`].
     pub async fn collect(&self, request: CollectRequest) -> Called<Outcome> {
         let time = ASK_TIME + Duration::from_millis(request.wait_ms.into());
-        within(time, self.client().collect(request)).await
+        self.within(time, self.client().collect(request)).await
     }
 
     /// # Errors
     /// See [`Upstream::ask`].
     pub async fn answer(&self, request: AnswerRequest) -> Called<Outcome> {
-        within(CALL_TIME, self.client().answer(request)).await
+        self.within(CALL_TIME, self.client().answer(request)).await
     }
 
     /// # Errors
     /// See [`Upstream::ask`].
     pub async fn cancel(&self, request: CancelRequest) -> Called<Outcome> {
-        within(CALL_TIME, self.client().cancel(request)).await
+        self.within(CALL_TIME, self.client().cancel(request)).await
     }
 
     /// # Errors
     /// See [`Upstream::ask`].
     pub async fn release(&self, request: ReleaseRequest) -> Called<ReleaseReply> {
-        within(ASK_TIME, self.client().release(request)).await
+        self.within(ASK_TIME, self.client().release(request)).await
     }
 
     /// # Errors
     /// See [`Upstream::ask`].
     pub async fn scopes(&self) -> Called<ScopesReply> {
-        within(CALL_TIME, self.client().scopes(ScopesRequest {})).await
+        self.within(CALL_TIME, self.client().scopes(ScopesRequest {})).await
     }
 
     /// # Errors
     /// See [`Upstream::ask`].
     pub async fn consistency(&self, kept: String) -> Called<ConsistencyReply> {
-        within(CALL_TIME, self.client().consistency(ConsistencyRequest { kept })).await
+        self.tried(CALL_TIME, self.client().consistency(ConsistencyRequest { kept })).await
     }
 
     /// # Errors
     /// See [`Upstream::ask`].
     pub async fn renew(&self, csr_der: Vec<u8>) -> Called<RenewReply> {
-        within(CALL_TIME, self.client().renew(RenewRequest { csr_der })).await
+        self.tried(CALL_TIME, self.client().renew(RenewRequest { csr_der })).await
     }
 }
 
-async fn within<T>(
-    time: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Called<T> {
-    match tokio::time::timeout(time, call).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => {
-            let refusal = Refusal::from(&status);
-            if refusal.code == "broker_away" {
-                tracing::debug!(code = ?status.code(), "no broker answered");
-            }
-            Err(Box::new(refusal))
+impl Upstream {
+    /// A call of a client's: fails at once while no broker answers.
+    async fn within<T>(
+        &self,
+        time: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Called<T> {
+        if !self.breaker.admits(Instant::now()) {
+            return Err(Box::new(Refusal::broker_away()));
         }
-        Err(_) => Err(Box::new(Refusal::broker_away())),
+        self.tried(time, call).await
     }
+
+    /// A call of the background, which has a pace of its own.
+    async fn tried<T>(
+        &self,
+        time: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Called<T> {
+        match tokio::time::timeout(time, call).await {
+            Ok(answer) => {
+                let called = answered(answer);
+                self.breaker.note(!called.as_ref().is_err_and(|it| it.code == "broker_away"));
+                called
+            }
+            // Slow is not away: a backend may be what is slow.
+            Err(_) => Err(Box::new(Refusal::broker_away())),
+        }
+    }
+}
+
+fn answered<T>(answer: Result<Response<T>, Status>) -> Called<T> {
+    answer.map(Response::into_inner).map_err(|status| {
+        let refusal = Refusal::from(&status);
+        if refusal.code == "broker_away" {
+            tracing::debug!(code = ?status.code(), "no broker answered");
+        }
+        Box::new(refusal)
+    })
 }
 
 fn connect(

@@ -106,7 +106,8 @@ class Broker(unittest.TestCase):
 
     def test_every_key_of_the_code_is_in_the_reference(self):
         source = (ROOT / "crates/broker/src/config.rs").read_text() + "".join(
-            file.read_text() for file in sorted((ROOT / "crates/broker/src").rglob("*/config.rs")))
+            file.read_text() for pattern in ("*/config.rs", "config/*.rs")
+            for file in sorted((ROOT / "crates/broker/src").rglob(pattern)))
         reference = (CONFIG / "broker.toml").read_text()
         keys = set()
         for body in re.findall(r"(?:pub struct \w+|pub enum MinterSection) \{\n(.*?)\n\}", source, re.S):

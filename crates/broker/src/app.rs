@@ -1,4 +1,6 @@
-//! The composition root: the only file that names concrete backends.
+//! The composition root: the only place that names concrete backends.
+
+mod clouds;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +13,7 @@ use grantwright_domain::time::parse_ttl;
 use grantwright_domain::{Clock, Digest, Timestamp};
 use grantwright_mint::jwt::{JwtIssuer, SigningKey};
 use grantwright_mint::postgres::{PostgresConfig, PostgresMinter};
-use grantwright_mint::sts::{StsConfig, StsMinter};
+use grantwright_mint::sts::{Identity, RevokeConfig, StsConfig, StsMinter};
 use grantwright_mint::vault::{Login, VaultConfig, VaultMinter};
 use grantwright_mint::{Minter, Unconfigured};
 use grantwright_proof::NoteSigner;
@@ -28,7 +30,7 @@ use crate::channels::teams::TeamsChannel;
 use crate::channels::webhook::{self, WebhookChannel};
 use crate::channels::{Channels, Courier, Desk};
 use crate::clock::{SteadyClock, SystemClock};
-use crate::config::{Config, MinterSection, VaultLogin, VaultSection};
+use crate::config::{Config, MinterSection, StsSection, VaultLogin, VaultSection};
 use crate::core::{Broker, Counts, Random};
 use crate::error::StartError;
 use crate::keys::{KeyDir, read_secret, replace};
@@ -340,31 +342,8 @@ fn backends(
                 out.issuers.push(Arc::clone(&made));
                 made
             }
-            MinterSection::Sts {
-                region,
-                endpoint,
-                timeout,
-                access_key_id_file,
-                secret_access_key_file,
-                session_token_file,
-                ..
-            } => {
-                let read = |path: &Path| {
-                    read_secret(path).map(|s| Secret::new(s.expose_secret().trim().to_owned()))
-                };
-                let made = StsMinter::new(
-                    StsConfig {
-                        region: region.clone(),
-                        endpoint: endpoint.clone(),
-                        access_key_id: read(access_key_id_file)?.expose_secret().clone(),
-                        secret_access_key: read(secret_access_key_file)?,
-                        session_token: session_token_file.as_deref().map(read).transpose()?,
-                        timeout: std::time::Duration::from_secs(
-                            parse_ttl(timeout).map_err(|e| wrong(&e))?.into(),
-                        ),
-                    },
-                    Arc::clone(clock),
-                );
+            MinterSection::Sts(sts) => {
+                let made = sts_minter(sts, own_web_issuer(config, keys, issuer)?, clock);
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
             MinterSection::Postgres { url, password_file, timeout, .. } => {
@@ -388,13 +367,21 @@ fn backends(
                 let made = vault_minter(vault, own_issuer(config, keys, issuer)?, clock);
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
+            MinterSection::Kubernetes(_)
+            | MinterSection::Github(_)
+            | MinterSection::Oauth(_)
+            | MinterSection::Gcp(_)
+            | MinterSection::Azure(_) => {
+                let own = own_web_issuer(config, keys, issuer)?;
+                clouds::minter(section, own, clock)
+                    .map_err(|e| wrong(&e))?
+                    .ok_or_else(|| wrong(&"not of this kind"))?
+            }
             MinterSection::Unconfigured { backend, reason, .. } => {
-                let backend = if backend == "sts" {
-                    grantwright_mint::sts::BACKEND
-                } else {
-                    grantwright_mint::vault::BACKEND
-                };
-                Arc::new(Unconfigured::new(backend, reason))
+                let named =
+                    grantwright_mint::BACKENDS.iter().find(|b| b.declaration.name == backend);
+                let backend = named.ok_or_else(|| wrong(&format!("no backend `{backend}`")))?;
+                Arc::new(Unconfigured::new(*backend, reason))
             }
         };
         out.minters.insert(section.name().to_owned(), minter);
@@ -423,6 +410,68 @@ fn own_issuer(
     first.map(|algorithm| jwt_issuer(keys, issuer, algorithm)).transpose()
 }
 
+/// As [`own_issuer`], of the first minter whose signatures AWS and other clouds take: not EdDSA.
+fn own_web_issuer(
+    config: &Config,
+    keys: &KeyDir,
+    issuer: &str,
+) -> Result<Option<JwtIssuer>, StartError> {
+    let es256 = config.minters.iter().any(
+        |section| matches!(section, MinterSection::Jwt { algorithm, .. } if algorithm == "ES256"),
+    );
+    es256.then(|| jwt_issuer(keys, issuer, "ES256")).transpose()
+}
+
+fn sts_minter(
+    section: &StsSection,
+    own: Option<JwtIssuer>,
+    clock: &Arc<dyn Clock>,
+) -> Result<StsMinter, StartError> {
+    let read =
+        |path: &Path| read_secret(path).map(|s| Secret::new(s.expose_secret().trim().to_owned()));
+    let identity = match &section.web_identity_audience {
+        Some(audience) => {
+            let own = own.ok_or_else(|| {
+                StartError::new(
+                    "web_identity_audience wants a minter of kind `jwt` with algorithm `ES256`, whose key \
+                     signs it: AWS takes no EdDSA",
+                )
+            })?;
+            let audience = audience.clone();
+            Identity::Web(Arc::new(move |more, now| own.identity_token_with(&audience, more, now)))
+        }
+        None => {
+            let key = |file: &Option<PathBuf>| {
+                let file = file.as_deref();
+                read(
+                    file.ok_or_else(|| StartError::new("the files of the access key are missing"))?,
+                )
+            };
+            Identity::Keys {
+                access_key_id: key(&section.access_key_id_file)?.expose_secret().clone(),
+                secret_access_key: key(&section.secret_access_key_file)?,
+                session_token: section.session_token_file.as_deref().map(read).transpose()?,
+            }
+        }
+    };
+    let timeout =
+        parse_ttl(&section.timeout).map_err(|e| StartError::new(format!("timeout: {e}")))?;
+    let revoke = section.revoke.as_ref().map(|r| RevokeConfig {
+        endpoint: r.iam_endpoint.clone(),
+        region: r.iam_region.clone(),
+        role_arn: r.role_arn.clone(),
+    });
+    let config = StsConfig {
+        region: section.region.clone(),
+        endpoint: section.endpoint.clone(),
+        identity,
+        chain: section.chain.clone(),
+        revoke,
+        timeout: std::time::Duration::from_secs(timeout.into()),
+    };
+    StsMinter::new(config, Arc::clone(clock)).map_err(|e| StartError::new(e.to_string()))
+}
+
 fn vault_minter(
     section: &VaultSection,
     own: Option<JwtIssuer>,
@@ -448,6 +497,8 @@ fn vault_minter(
     let timeout =
         parse_ttl(&section.timeout).map_err(|e| StartError::new(format!("timeout: {e}")))?;
     let config = VaultConfig {
+        engine: section.engine().ok_or_else(|| StartError::new("there is no such engine"))?,
+        wrap: section.wrap,
         address: section.address.clone(),
         namespace: section.namespace.clone(),
         ca_file: section.ca_file.clone(),

@@ -1,11 +1,16 @@
 //! The broker's configuration: TOML, unknown keys refused, every error reported at once, secrets by
 //! file or environment reference and never inline.
 
+pub mod clouds;
+
 use std::path::{Path, PathBuf};
 
 use grantwright_domain::time::parse_ttl;
+use grantwright_mint::BACKENDS;
+use grantwright_mint::vault::Engine;
 use serde::Deserialize;
 
+use self::clouds::{AzureSection, GcpSection, GithubSection, KubernetesSection, OauthSection};
 use crate::channels::slack::config::SlackSection;
 use crate::channels::teams::config::TeamsSection;
 use crate::channels::webhook::config::WebhookSection;
@@ -256,26 +261,8 @@ pub enum MinterSection {
         #[serde(default = "eddsa")]
         algorithm: String,
     },
-    /// AWS STS AssumeRole.
-    Sts {
-        /// The name scopes use.
-        name: String,
-        /// Region.
-        region: String,
-        /// Endpoint override.
-        #[serde(default)]
-        endpoint: Option<String>,
-        /// File with the access key id.
-        access_key_id_file: PathBuf,
-        /// File with the secret access key.
-        secret_access_key_file: PathBuf,
-        /// Longest wait for an answer, for example `10s`.
-        #[serde(default = "ten_seconds")]
-        timeout: String,
-        /// File with the session token.
-        #[serde(default)]
-        session_token_file: Option<PathBuf>,
-    },
+    /// AWS STS.
+    Sts(StsSection),
     /// PostgreSQL: a role per grant.
     Postgres {
         /// The name scopes use.
@@ -291,16 +278,113 @@ pub enum MinterSection {
     },
     /// HashiCorp Vault or OpenBao.
     Vault(VaultSection),
+    /// Kubernetes service accounts' tokens.
+    Kubernetes(KubernetesSection),
+    /// GitHub App installation tokens.
+    Github(GithubSection),
+    /// OAuth 2.0 token exchange.
+    Oauth(OauthSection),
+    /// Google Cloud workload identity federation.
+    Gcp(GcpSection),
+    /// Azure federated credentials.
+    Azure(AzureSection),
     /// Exists, and refuses with a reason.
     Unconfigured {
         /// The name scopes use.
         name: String,
-        /// The backend it stands for, `sts` or `vault`: its rules for templates hold.
+        /// The backend it stands for, by its name in docs/backends.md: its rules for templates hold.
         #[serde(default = "vault")]
         backend: String,
         /// Said to who asks.
         reason: String,
     },
+}
+
+/// A `[[minter]]` of kind `sts`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StsSection {
+    /// The name scopes use.
+    pub name: String,
+    /// Region.
+    pub region: String,
+    /// Endpoint override.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// File with the access key id.
+    #[serde(default)]
+    pub access_key_id_file: Option<PathBuf>,
+    /// File with the secret access key.
+    #[serde(default)]
+    pub secret_access_key_file: Option<PathBuf>,
+    /// File with the session token.
+    #[serde(default)]
+    pub session_token_file: Option<PathBuf>,
+    /// Instead of keys: the audience of the broker's own identity tokens, as the IAM OIDC provider has it.
+    #[serde(default)]
+    pub web_identity_audience: Option<String>,
+    /// Roles assumed one from the other before a scope's own.
+    #[serde(default)]
+    pub chain: Vec<String>,
+    /// How sessions are ended early.
+    #[serde(default)]
+    pub revoke: Option<StsRevoke>,
+    /// Longest wait for an answer, for example `10s`.
+    #[serde(default = "ten_seconds")]
+    pub timeout: String,
+}
+
+/// `[minter.revoke]` of an STS.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StsRevoke {
+    /// Role that may change the scopes' roles; absent: as it mints.
+    #[serde(default)]
+    pub role_arn: Option<String>,
+    /// Instead of `https://iam.amazonaws.com`.
+    #[serde(default)]
+    pub iam_endpoint: Option<String>,
+    /// Region that signs for IAM.
+    #[serde(default = "us_east_1")]
+    pub iam_region: String,
+}
+
+impl StsSection {
+    fn rebase(&mut self, base: &Path) {
+        for file in [
+            &mut self.access_key_id_file,
+            &mut self.secret_access_key_file,
+            &mut self.session_token_file,
+        ] {
+            *file = file.take().map(|f| base.join(f));
+        }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let name = &self.name;
+        if let Err(e) = parse_ttl(&self.timeout) {
+            out.push(format!("minter `{name}`: timeout: {e}"));
+        }
+        let keys = (self.access_key_id_file.is_some(), self.secret_access_key_file.is_some());
+        match (keys, self.web_identity_audience.is_some()) {
+            ((true, true), false) | ((false, false), true) => {}
+            ((false, false), false) => out.push(format!(
+                "minter `{name}`: want access_key_id_file and secret_access_key_file, or \
+                 web_identity_audience"
+            )),
+            (_, true) => out.push(format!(
+                "minter `{name}`: want an access key or web_identity_audience, not both"
+            )),
+            _ => out.push(format!(
+                "minter `{name}`: want access_key_id_file and secret_access_key_file both"
+            )),
+        }
+        if self.session_token_file.is_some() && !keys.0 {
+            out.push(format!("minter `{name}`: session_token_file wants the key it belongs to"));
+        }
+        out
+    }
 }
 
 /// A `[[minter]]` of kind `vault`.
@@ -311,6 +395,12 @@ pub struct VaultSection {
     pub name: String,
     /// Address, for example `https://vault.example.com:8200`.
     pub address: String,
+    /// Which engine mints: `database`, `aws`, `identity` or `token`.
+    #[serde(default = "database")]
+    pub engine: String,
+    /// Answers with credentials are wrapped on their way to the broker.
+    #[serde(default)]
+    pub wrap: bool,
     /// Namespace.
     #[serde(default)]
     pub namespace: Option<String>,
@@ -396,10 +486,25 @@ impl VaultSection {
         }
     }
 
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> Option<Engine> {
+        Engine::ALL.into_iter().find(|engine| engine.word() == self.engine)
+    }
+
     fn faults(&self) -> Vec<String> {
         let mut out = Vec::new();
         if let Err(e) = parse_ttl(&self.timeout) {
             out.push(format!("minter `{}`: timeout: {e}", self.name));
+        }
+        if self.engine().is_none() {
+            let words: Vec<&str> = Engine::ALL.iter().map(|e| e.word()).collect();
+            out.push(format!(
+                "minter `{}`: engine `{}`: want one of {}",
+                self.name,
+                self.engine,
+                words.join(", ")
+            ));
         }
         if self.certificate_file.is_some() != self.key_file.is_some() {
             out.push(format!("minter `{}`: want certificate_file and key_file both", self.name));
@@ -430,6 +535,14 @@ fn auto() -> String {
 
 fn ten_seconds() -> String {
     "10s".into()
+}
+
+fn database() -> String {
+    "database".into()
+}
+
+fn us_east_1() -> String {
+    "us-east-1".into()
 }
 
 fn vault() -> String {
@@ -468,16 +581,18 @@ impl Config {
             if let MinterSection::Postgres { password_file, .. } = minter {
                 *password_file = password_file.take().map(|f| base.join(f));
             }
-            if let MinterSection::Sts {
-                access_key_id_file,
-                secret_access_key_file,
-                session_token_file,
-                ..
-            } = minter
-            {
-                *access_key_id_file = base.join(&*access_key_id_file);
-                *secret_access_key_file = base.join(&*secret_access_key_file);
-                *session_token_file = session_token_file.take().map(|f| base.join(f));
+            match minter {
+                MinterSection::Sts(sts) => sts.rebase(base),
+                MinterSection::Kubernetes(s) => {
+                    clouds::rebase(base, [&mut s.token_file], &mut s.ca_file);
+                }
+                MinterSection::Github(s) => {
+                    clouds::rebase(base, [&mut s.private_key_file], &mut s.ca_file);
+                }
+                MinterSection::Oauth(s) => {
+                    clouds::rebase(base, [&mut s.client_secret_file], &mut s.ca_file);
+                }
+                _ => {}
             }
         }
         if let Some(teams) = &mut config.channel.teams {
@@ -559,18 +674,28 @@ impl Config {
                 out.push(format!("minter `{}` is there twice", minter.name()));
             }
             match minter {
-                MinterSection::Sts { timeout, .. } | MinterSection::Postgres { timeout, .. } => {
+                MinterSection::Sts(sts) => out.extend(sts.faults()),
+                MinterSection::Postgres { timeout, .. } => {
                     if let Err(e) = parse_ttl(timeout) {
                         out.push(format!("minter `{}`: timeout: {e}", minter.name()));
                     }
                 }
                 MinterSection::Vault(vault) => out.extend(vault.faults()),
+                MinterSection::Kubernetes(KubernetesSection { name, timeout, .. })
+                | MinterSection::Github(GithubSection { name, timeout, .. })
+                | MinterSection::Oauth(OauthSection { name, timeout, .. })
+                | MinterSection::Gcp(GcpSection { name, timeout, .. })
+                | MinterSection::Azure(AzureSection { name, timeout, .. }) => {
+                    out.extend(clouds::timeout_faults(name, timeout));
+                }
                 MinterSection::Unconfigured { backend, .. }
-                    if !matches!(backend.as_str(), "sts" | "vault") =>
+                    if !BACKENDS.iter().any(|b| b.declaration.name == backend) =>
                 {
+                    let names: Vec<&str> = BACKENDS.iter().map(|b| b.declaration.name).collect();
                     out.push(format!(
-                        "minter `{}`: backend `{backend}`: want sts or vault",
-                        minter.name()
+                        "minter `{}`: backend `{backend}`: want one of {}",
+                        minter.name(),
+                        names.join(", ")
                     ));
                 }
                 _ => {}
@@ -603,9 +728,14 @@ impl MinterSection {
     pub fn name(&self) -> &str {
         match self {
             Self::Jwt { name, .. }
-            | Self::Sts { name, .. }
             | Self::Postgres { name, .. }
             | Self::Unconfigured { name, .. } => name,
+            Self::Kubernetes(s) => &s.name,
+            Self::Github(s) => &s.name,
+            Self::Oauth(s) => &s.name,
+            Self::Gcp(s) => &s.name,
+            Self::Azure(s) => &s.name,
+            Self::Sts(sts) => &sts.name,
             Self::Vault(vault) => &vault.name,
         }
     }

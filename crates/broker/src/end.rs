@@ -12,12 +12,14 @@ use grantwright_mint::Ended;
 use grantwright_store::{LeaseFilter, LeaseSummary, RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
 
-use crate::core::Broker;
+use crate::core::{Broker, lease_of};
 use crate::error::{of_store, refuse};
 use crate::issue::{approve, deliver};
 use crate::wake::Tidings;
 
 const SWEEP: Duration = Duration::from_millis(500);
+/// Longest look for what an unrecorded mint made.
+const UNDO: Duration = Duration::from_secs(5);
 /// How often a step is tried again when others change the same request.
 const RETRIES: usize = 8;
 /// Side rows that ended go every so many sweeps; nobody sees them before.
@@ -127,12 +129,17 @@ pub async fn resolve_unfinished(broker: &Broker) -> Result<usize, Refusal> {
         if state.phase != grantwright_domain::Phase::Intended {
             continue;
         }
+        let mut detail =
+            "the broker stopped, or could not write, between the intent and its outcome".to_owned();
+        if let Some(ended) = undo(broker, &state).await {
+            detail.push_str("; ");
+            detail.push_str(&ended.effect);
+        }
         let event = Event::Unknown(Unknown {
             at: broker.now().max(state.last_at),
             digest: state.digest,
             request_id: id.clone(),
-            detail: "the broker stopped, or could not write, between the intent and its outcome"
-                .into(),
+            detail,
         });
         tracing::error!(request = %id, "the outcome of a mint is unknown: it was not recorded");
         ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)?;
@@ -141,6 +148,16 @@ pub async fn resolve_unfinished(broker: &Broker) -> Result<usize, Refusal> {
         resolved += 1;
     }
     Ok(resolved)
+}
+
+/// Ends what an unrecorded mint may have made, where its backend finds that by the lease.
+async fn undo(broker: &Broker, state: &RequestState) -> Option<Ended> {
+    let lease = lease_of(&state.terms.request_id)?;
+    let authority = broker.authority();
+    let scope = authority.catalog.get(&state.terms.template)?;
+    let minter = broker.minters.get(&scope.minter)?;
+    // A backend that does not answer must not keep the broker from starting.
+    tokio::time::timeout(UNDO, minter.undo(&lease, scope, &state.terms.params)).await.ok().flatten()
 }
 
 /// Remembers the denies of people that still stick.

@@ -89,15 +89,38 @@ impl JwtIssuer {
     /// with `/broker`, so that no agent's token can pass for it. `None`: the key failed.
     #[must_use]
     pub fn identity_token(&self, audience: &str, now: Timestamp) -> Option<Secret<String>> {
+        self.identity_token_with(audience, &[], now)
+    }
+
+    /// The same with more claims, for a service that reads them. `None`: the key failed.
+    #[must_use]
+    pub fn identity_token_with(
+        &self,
+        audience: &str,
+        more: &[(&str, Value)],
+        now: Timestamp,
+    ) -> Option<Secret<String>> {
         let iat = now.seconds();
-        self.compact(&json!({
+        let mut claims = json!({
             "iss": self.issuer,
-            "sub": format!("{}/broker", self.issuer),
+            "sub": self.identity_subject(),
             "aud": audience,
             "iat": iat,
             "nbf": iat,
             "exp": iat + IDENTITY_S,
-        }))
+        });
+        if let Value::Object(claims) = &mut claims {
+            for (name, value) in more {
+                claims.entry(*name).or_insert_with(|| value.clone());
+            }
+        }
+        self.compact(&claims)
+    }
+
+    /// The subject of the broker's own identity tokens.
+    #[must_use]
+    pub fn identity_subject(&self) -> String {
+        format!("{}/broker", self.issuer)
     }
 
     fn compact(&self, claims: &Value) -> Option<Secret<String>> {

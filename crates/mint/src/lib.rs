@@ -5,20 +5,41 @@
 //! one call to its backend per grant, never repeats one, and tells refused from unknown. It keeps
 //! nothing and logs nothing. Of the workspace it may use `domain` and `credential`.
 
+pub mod azure;
 pub mod conformance;
+pub mod gcp;
+pub mod github;
 pub mod jwt;
+pub mod kubernetes;
+pub mod oauth;
 pub mod postgres;
 pub mod sts;
 pub mod vault;
 
+mod call;
 mod error;
+mod kept;
 mod minter;
 mod template;
 mod unconfigured;
 
+pub use call::{Endpoint, SignAssertion};
 pub use error::{MintError, SetupError};
 pub use minter::{Backend, BoxFuture, Declaration, Ended, Minted, Minter, Signer};
 pub use unconfigured::Unconfigured;
 
 /// Every backend there is, in the order of the documentation.
-pub const BACKENDS: [Backend; 4] = [jwt::BACKEND, sts::BACKEND, vault::BACKEND, postgres::BACKEND];
+pub const BACKENDS: &[Backend] = &[
+    jwt::BACKEND,
+    sts::BACKEND,
+    vault::BACKEND,
+    vault::Engine::Aws.backend(),
+    vault::Engine::Identity.backend(),
+    vault::Engine::Token.backend(),
+    postgres::BACKEND,
+    kubernetes::BACKEND,
+    github::BACKEND,
+    oauth::BACKEND,
+    gcp::BACKEND,
+    azure::BACKEND,
+];

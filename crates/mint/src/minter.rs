@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use grantwright_credential::{Credential, Kind};
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Grant, Params, Scope, Timestamp};
+use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use serde_json::Value;
 
 use crate::MintError;
@@ -55,6 +55,19 @@ pub trait Minter: Send + Sync {
 
     /// Ends a lease early where the backend can, and says what that did. It may be repeated.
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended>;
+
+    /// Ends what a mint made whose outcome was never recorded, where this backend finds that by its lease:
+    /// asked after a crash between the intent and the outcome, with the open parameters. `None`: it cannot
+    /// be found.
+    fn undo<'a>(
+        &'a self,
+        lease: &'a LeaseId,
+        scope: &'a Scope,
+        params: &'a Params,
+    ) -> BoxFuture<'a, Option<Ended>> {
+        let _ = (lease, scope, params);
+        Box::pin(std::future::ready(None))
+    }
 
     /// Whether asks for this backend make sense at all: asked before a request is recorded, so that
     /// nobody is asked to approve what cannot be minted.

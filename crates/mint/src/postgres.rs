@@ -294,6 +294,23 @@ impl Minter for PostgresMinter {
         })
     }
 
+    fn undo<'a>(
+        &'a self,
+        lease: &'a LeaseId,
+        _scope: &'a Scope,
+        _params: &'a Params,
+    ) -> BoxFuture<'a, Option<Ended>> {
+        Box::pin(async move {
+            let name = role_name(lease);
+            // What a dead broker's session may still commit must not come after this look.
+            if let Err(fault) = self.links.end_other_creations(&name).await {
+                let effect = format!("whether it made a role is not known: {}", fault.told());
+                return Some(Ended { ended: false, effect });
+            }
+            Some(self.end(&name, "").await)
+        })
+    }
+
     fn keep(&self) -> BoxFuture<'_, Option<Duration>> {
         Box::pin(async move {
             // Away: the next sweep finds the same roles.

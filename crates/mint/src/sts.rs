@@ -1,42 +1,51 @@
 //! AWS STS: AssumeRole with a session policy for exactly the parameters, session tags and a source
 //! identity (<https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>).
 //!
-//! One HTTP request per mint on a connection of its own: the SDK's retries are off, nothing is
-//! redirected, and no proxy is taken from the environment. An answer of class 4xx is a refusal. A
-//! 5xx, a timeout, a lost or unreadable answer is unknown: the session may exist, with a token that
-//! nobody has.
+//! The broker signs with a key, or with a web identity of its own (AssumeRoleWithWebIdentity, no AWS key at
+//! all), from the role itself or from others assumed before it. One HTTP request per mint on a connection of
+//! its own: the SDK's retries are off, nothing is redirected, and no proxy is taken from the environment. An
+//! answer of class 4xx is a refusal. A 5xx, a timeout, a lost or unreadable answer is unknown: the session may
+//! exist, with a token that nobody has.
 
 mod answer;
 mod failure;
+mod iam;
+mod identity;
 mod policy;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_credential_types::Credentials;
 use aws_sdk_sts::config::retry::RetryConfig;
 use aws_sdk_sts::config::timeout::TimeoutConfig;
 use aws_sdk_sts::config::{BehaviorVersion, Region};
-use aws_sdk_sts::types::Tag;
+use aws_sdk_sts::types::{PolicyDescriptorType, Tag};
 use aws_smithy_http_client::{Builder, tls};
-use grantwright_credential::{Kind, Secret};
+use grantwright_credential::Kind;
 use grantwright_domain::request::Lease;
 use grantwright_domain::{Clock, Grant, HumanId, Params, Scope, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
-use answer::accept;
+use answer::{Answer, accept};
 use failure::failure;
+use iam::Iam;
+pub use iam::{MAX_REVOKED, POLICY_NAME, RevokeConfig};
+pub use identity::{Identity, WebIdentityToken};
+use identity::{Standing, signed_by};
 pub use policy::MAX_POLICY;
-use policy::{Template, minified, role};
+use policy::{TAGS, Template, minified, role};
 
 /// How far the backend's clock and ours may differ, in seconds.
 pub const CLOCK_BOUND_S: i64 = 30;
+/// Longest session of a role that is assumed from another role's session.
+const CHAINED_S: u32 = 3600;
 /// Longest value of a session tag.
 const MAX_TAG: usize = 256;
 /// How long a connection may take, before anything is sent.
 const CONNECT: Duration = Duration::from_secs(3);
-const NOT_EARLY: &str = "cannot be recalled: AWS has no recall of a single session";
+const NOT_EARLY: &str = "cannot be recalled: AWS has no recall of a single session, and the broker may not \
+                         deny it through IAM";
 
 /// What AWS STS can do.
 pub const BACKEND: Backend = Backend {
@@ -64,16 +73,16 @@ pub const BACKEND: Backend = Backend {
 
 /// How STS is reached.
 pub struct StsConfig {
-    /// Region that signs and serves, for example `eu-west-1`.
+    /// Region that signs and serves, for example `eu-west-1`: its own endpoint, never the global one.
     pub region: String,
     /// Instead of the region's own endpoint.
     pub endpoint: Option<String>,
-    /// Access key of the broker.
-    pub access_key_id: String,
-    /// Its secret.
-    pub secret_access_key: Secret<String>,
-    /// Its session token, when the key is temporary.
-    pub session_token: Option<Secret<String>>,
+    /// Who the broker is.
+    pub identity: Identity,
+    /// Roles assumed one from the other before a scope's own; sessions last an hour at most then.
+    pub chain: Vec<String>,
+    /// How sessions are ended early, where IAM lets the broker.
+    pub revoke: Option<RevokeConfig>,
     /// Longest wait for an answer; 10 s unless configured.
     pub timeout: Duration,
 }
@@ -82,21 +91,17 @@ pub struct StsConfig {
 pub struct StsMinter {
     client: aws_sdk_sts::Client,
     clock: Arc<dyn Clock>,
-    own_secrets: Vec<Secret<String>>,
+    standing: Standing,
+    iam: Option<Iam>,
+    declaration: Declaration,
 }
 
 impl StsMinter {
     /// A minter. The clock tells when an answer arrived.
     ///
     /// # Errors
-    /// Region or keys are empty, or the endpoint is not an HTTP URL.
+    /// Region, keys or chain are empty or not of their form, or an endpoint is not an HTTP URL.
     pub fn new(config: StsConfig, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
-        let secret = config.secret_access_key;
-        let token = config.session_token;
-        let no_token = token.as_ref().is_some_and(|t| t.expose_secret().is_empty());
-        if config.access_key_id.is_empty() || secret.expose_secret().is_empty() || no_token {
-            return Err(SetupError("sts: the broker's AWS keys are incomplete"));
-        }
         if config.region.is_empty() {
             return Err(SetupError("sts: no region is set"));
         }
@@ -104,13 +109,15 @@ impl StsMinter {
         if config.endpoint.as_ref().is_some_and(|url| !http_url(url)) {
             return Err(SetupError("sts: the endpoint is not an http or https URL"));
         }
-        let keys = Credentials::new(
-            config.access_key_id,
-            secret.expose_secret(),
-            token.as_ref().map(|t| t.expose_secret().clone()),
-            None,
-            "grantwright",
-        );
+        let standing = Standing::new(config.identity, config.chain)?;
+        let iam = config.revoke.map(|revoke| Iam::new(revoke, config.timeout)).transpose()?;
+        let mut declaration = BACKEND.declaration;
+        if !standing.chain.is_empty() {
+            declaration.ttl_ceiling_s = CHAINED_S;
+        }
+        if iam.is_some() {
+            declaration.revocable = Some(iam::HOW);
+        }
         let http = Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
             .pool_max_idle_per_host(0)
@@ -122,20 +129,19 @@ impl StsMinter {
         let mut sdk = aws_sdk_sts::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(config.region))
-            .credentials_provider(keys)
             .http_client(http)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts);
+        if let Some(keys) = standing.keys() {
+            sdk = sdk.credentials_provider(keys);
+        }
         sdk.set_endpoint_url(config.endpoint);
-        Ok(Self {
-            client: aws_sdk_sts::Client::from_conf(sdk.build()),
-            clock,
-            own_secrets: std::iter::once(secret).chain(token).collect(),
-        })
+        let client = aws_sdk_sts::Client::from_conf(sdk.build());
+        Ok(Self { client, clock, standing, iam, declaration })
     }
 
     async fn assume(&self, grant: Grant, now: Timestamp) -> Result<Minted, MintError> {
-        BACKEND.declaration.admits_ttl(grant.ttl_s())?;
+        self.declaration.admits_ttl(grant.ttl_s())?;
         let asked = Asked::compile(grant.scope(), grant.params())?;
         let approvers = joined(grant.approvers().iter());
         if approvers.len() > MAX_TAG {
@@ -145,11 +151,33 @@ impl StsMinter {
                 format!("{} characters, at most {MAX_TAG}", approvers.len()),
             ));
         }
+        let [agent, request, approved] = TAGS;
         let tags = [
-            ("agent", grant.agent().as_str()),
-            ("request", grant.request().as_str()),
-            ("approvers", approvers.as_str()),
+            (agent, grant.agent().as_str()),
+            (request, grant.request().as_str()),
+            (approved, approvers.as_str()),
         ];
+        let base = self.base().await?;
+        let answer = match &self.standing.identity {
+            Identity::Web(sign) if base.is_none() => {
+                self.by_web_identity(sign, &asked, &grant, &tags).await?
+            }
+            Identity::Web(_) | Identity::Keys { .. } => {
+                self.by_role(base, &asked, &grant, &tags).await?
+            }
+        };
+        let mut minted = accept(answer, &asked.template.role_arn, &grant, now, self.clock.now())?;
+        minted.revocable = self.iam.is_some();
+        Ok(minted)
+    }
+
+    async fn by_role(
+        &self,
+        base: Option<aws_credential_types::Credentials>,
+        asked: &Asked,
+        grant: &Grant,
+        tags: &[(&str, &str)],
+    ) -> Result<Answer, MintError> {
         let mut call = self
             .client
             .assume_role()
@@ -157,25 +185,85 @@ impl StsMinter {
             .role_session_name(grant.request().as_str())
             .source_identity(grant.agent().as_str())
             .duration_seconds(i32::try_from(grant.ttl_s()).unwrap_or(i32::MAX))
-            .policy(&asked.policy_text)
+            .set_policy(asked.policy_text.clone())
+            .set_policy_arns(asked.arns())
             .set_external_id(asked.template.external_id.clone());
         for (key, value) in tags {
-            let tag = Tag::builder().key(key).value(value).build();
+            let tag = Tag::builder().key(*key).value(*value).build();
             call =
                 call.tags(tag.map_err(|e| MintError::refused("bad_tag", "a tag", e.to_string()))?);
         }
-        let answer = call.send().await.map_err(|e| failure(&e, &self.own_secrets))?;
-        accept(answer, &asked.template.role_arn, &grant, now, self.clock.now())
+        for key in &asked.template.transitive_tags {
+            call = call.transitive_tag_keys(key);
+        }
+        let chained = base.is_some();
+        let answer = match base.map(signed_by) {
+            Some(signer) => call.customize().config_override(signer).send().await,
+            None => call.send().await,
+        };
+        match answer {
+            Ok(answer) => Ok(answer.into()),
+            Err(e) => {
+                if chained {
+                    self.standing.lost().await;
+                }
+                Err(failure(&e, &self.standing.secrets()))
+            }
+        }
+    }
+
+    /// The token carries tags and source identity, as claims that AWS reads
+    /// (<https://docs.aws.amazon.com/IAM/latest/UserGuide/id_session-tags.html>).
+    async fn by_web_identity(
+        &self,
+        sign: &WebIdentityToken,
+        asked: &Asked,
+        grant: &Grant,
+        tags: &[(&str, &str)],
+    ) -> Result<Answer, MintError> {
+        if asked.template.external_id.is_some() {
+            return Err(crate::template::bad_template(
+                "external_id: a role that is assumed by web identity takes none",
+            ));
+        }
+        let principal: serde_json::Map<String, Value> =
+            tags.iter().map(|(key, value)| ((*key).to_owned(), json!([value]))).collect();
+        let claims = [
+            (
+                "https://aws.amazon.com/tags",
+                json!({
+                    "principal_tags": principal,
+                    "transitive_tag_keys": asked.template.transitive_tags,
+                }),
+            ),
+            ("https://aws.amazon.com/source_identity", json!(grant.agent().as_str())),
+        ];
+        let token = sign(&claims, self.clock.now()).ok_or_else(|| {
+            MintError::refused("not_signed", "the broker could not sign its token for AWS", "")
+        })?;
+        let call = self
+            .client
+            .assume_role_with_web_identity()
+            .role_arn(&asked.template.role_arn)
+            .role_session_name(grant.request().as_str())
+            .duration_seconds(i32::try_from(grant.ttl_s()).unwrap_or(i32::MAX))
+            .set_policy(asked.policy_text.clone())
+            .set_policy_arns(asked.arns())
+            .web_identity_token(token.expose_secret());
+        let answer = call.send().await.map_err(|e| failure(&e, &[&token]))?;
+        Ok(answer.into())
     }
 }
 
 impl Minter for StsMinter {
     fn declaration(&self) -> Declaration {
-        BACKEND.declaration
+        self.declaration
     }
 
     fn faults(&self, scope: &Scope) -> Vec<String> {
-        (BACKEND.faults)(scope)
+        let mut out = policy::faults(scope);
+        out.extend(self.declaration.ttl_faults(scope));
+        out
     }
 
     fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
@@ -187,16 +275,23 @@ impl Minter for StsMinter {
     }
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {
-        let effect = format!("{NOT_EARLY}; it ends at {}", lease.expires_at);
-        Box::pin(std::future::ready(Ended { ended: false, effect }))
+        Box::pin(async move {
+            match &self.iam {
+                Some(iam) => self.deny(iam, lease).await,
+                None => Ended {
+                    ended: false,
+                    effect: format!("{NOT_EARLY}; it ends at {}", lease.expires_at),
+                },
+            }
+        })
     }
 }
 
 /// What a grant asks of STS, votes aside.
 struct Asked {
     template: Template,
-    policy: Value,
-    policy_text: String,
+    policy: Option<Value>,
+    policy_text: Option<String>,
 }
 
 impl Asked {
@@ -205,13 +300,34 @@ impl Asked {
         if role(&template.role_arn).is_none() {
             return Err(crate::template::bad_template("role_arn is not the ARN of one IAM role"));
         }
+        if template.is_managed_only() {
+            if template.policy_arns.is_empty() {
+                return Err(crate::template::bad_template("no policy: it would be the whole role"));
+            }
+            return Ok(Self { template, policy: None, policy_text: None });
+        }
         let policy = template.compile(scope, params)?;
-        let policy_text = minified(&policy)?;
-        Ok(Self { template, policy, policy_text })
+        let policy_text = minified(&policy, &template.policy_arns)?;
+        Ok(Self { template, policy: Some(policy), policy_text: Some(policy_text) })
+    }
+
+    fn arns(&self) -> Option<Vec<PolicyDescriptorType>> {
+        let arns = &self.template.policy_arns;
+        let one = |arn: &String| PolicyDescriptorType::builder().arn(arn).build();
+        (!arns.is_empty()).then(|| arns.iter().map(one).collect())
     }
 
     fn preview(self) -> Value {
-        json!({ "role_arn": self.template.role_arn, "session_policy": self.policy })
+        let mut out = json!({ "role_arn": self.template.role_arn });
+        if let Value::Object(out) = &mut out {
+            if let Some(policy) = self.policy {
+                out.insert("session_policy".into(), policy);
+            }
+            if !self.template.policy_arns.is_empty() {
+                out.insert("managed_policies".into(), self.template.policy_arns.into());
+            }
+        }
+        out
     }
 }
 

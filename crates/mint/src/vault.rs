@@ -1,14 +1,19 @@
-//! HashiCorp Vault and OpenBao: accounts that exist as long as their lease, which is set to the
-//! grant's lifetime, looked up and ended there (<https://developer.hashicorp.com/vault/api-docs>).
+//! HashiCorp Vault and OpenBao (<https://developer.hashicorp.com/vault/api-docs>), one engine per minter:
+//! accounts of the database engine, which exist as long as their lease, set to the grant's lifetime, looked
+//! up and ended there; sessions of AWS; tokens of Vault itself; identity tokens.
 //!
 //! A grant makes one call that creates anything, on a connection of its own. What is refused (4xx, or a
 //! sealed Vault) made nothing; a 5xx, a timeout, a lost or unreadable answer is unknown. An answer
 //! beyond the grant is revoked at once, and that is seen, before the grant counts as refused.
 
+mod aws;
 mod client;
 mod database;
+mod identity;
 mod lease;
+mod role;
 mod session;
+mod token;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,8 +54,53 @@ pub const BACKEND: Backend = Backend {
     preview: |scope, params| Ok(Asked::compile(scope, params)?.preview()),
 };
 
+/// Which of Vault's engines a minter uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Sessions of AWS.
+    Aws,
+    /// Accounts of a database.
+    Database,
+    /// Identity tokens, signed by Vault.
+    Identity,
+    /// Tokens of Vault itself.
+    Token,
+}
+
+impl Engine {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Aws, Self::Database, Self::Identity, Self::Token];
+
+    /// The word in a configuration.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::Database => "database",
+            Self::Identity => "identity",
+            Self::Token => "token",
+        }
+    }
+
+    /// What it can do.
+    #[must_use]
+    pub const fn backend(self) -> Backend {
+        match self {
+            Self::Aws => aws::BACKEND,
+            Self::Database => BACKEND,
+            Self::Identity => identity::BACKEND,
+            Self::Token => token::BACKEND,
+        }
+    }
+}
+
 /// How Vault is reached.
 pub struct VaultConfig {
+    /// What is minted there.
+    pub engine: Engine,
+    /// Answers that hold credentials are wrapped between Vault and the broker: whoever fetched one before
+    /// the broker did is found out.
+    pub wrap: bool,
     /// Its address, for example `https://vault.example.com:8200`.
     pub address: String,
     /// Namespace, for example `team-a/prod`.
@@ -67,6 +117,8 @@ pub struct VaultConfig {
 
 /// Mints through Vault.
 pub struct VaultMinter {
+    engine: Engine,
+    wrap: bool,
     client: Client,
     session: Session,
     clock: Arc<dyn Clock>,
@@ -108,7 +160,51 @@ impl VaultMinter {
             identity: identity.transpose()?,
             timeout: config.timeout,
         })?;
-        Ok(Self { client, session: Session::new(config.login, Arc::clone(&clock)), clock })
+        let session = Session::new(config.login, Arc::clone(&clock));
+        Ok(Self { engine: config.engine, wrap: config.wrap, client, session, clock })
+    }
+
+    /// The one call of a grant that makes anything.
+    async fn make<E: Endpoint>(&self, path: &str, endpoint: E) -> Result<Envelope, Fault> {
+        if !self.wrap {
+            return self.call(Connection::Fresh, endpoint).await;
+        }
+        let token = self.token().await?;
+        let answer = self.client.call_wrapped(token.expose_secret(), endpoint, path).await;
+        if answer.as_ref().is_err_and(Fault::is_denied) {
+            self.session.lost(&token).await;
+        }
+        answer
+    }
+
+    /// A look before anything is made, repeated once after a login or a lost answer: it makes nothing.
+    async fn look<E: Endpoint>(&self, request: impl Fn() -> E) -> Result<Envelope, MintError> {
+        let found = match self.call(Connection::Kept, request()).await {
+            Err(fault) if fault.is_denied() || matches!(fault, Fault::Lost(_)) => {
+                self.call(Connection::Fresh, request()).await
+            }
+            other => other,
+        };
+        found.map_err(|fault| match fault.into_mint_error() {
+            MintError::Unknown { operator, .. } => MintError::refused(
+                "backend_away",
+                "Vault did not answer when its role was read; nothing was made",
+                operator,
+            ),
+            refused => refused,
+        })
+    }
+
+    async fn token(&self) -> Result<Arc<Secret<String>>, Fault> {
+        self.session.token(&self.client).await.map_err(|fault| match fault {
+            // What a login could not do was not done by the call behind it.
+            Fault::Lost(said) => Fault::NeverSent(format!("no login: {said}")),
+            Fault::NeverSent(said) => Fault::NeverSent(said),
+            Fault::Answered { status, said } if status >= 500 => {
+                Fault::NeverSent(format!("no login: status {status}: {said}"))
+            }
+            other => other,
+        })
     }
 
     /// One call with the broker's token.
@@ -117,16 +213,7 @@ impl VaultMinter {
         connection: Connection,
         endpoint: E,
     ) -> Result<Envelope, Fault> {
-        let token: Arc<Secret<String>> =
-            self.session.token(&self.client).await.map_err(|fault| match fault {
-                // What a login could not do was not done by the call behind it.
-                Fault::Lost(said) => Fault::NeverSent(format!("no login: {said}")),
-                Fault::NeverSent(said) => Fault::NeverSent(said),
-                Fault::Answered { status, said } if status >= 500 => {
-                    Fault::NeverSent(format!("no login: status {status}: {said}"))
-                }
-                other => other,
-            })?;
+        let token = self.token().await?;
         let answer = self.client.call(connection, token.expose_secret(), endpoint).await;
         if answer.as_ref().is_err_and(Fault::is_denied) {
             self.session.lost(&token).await;
@@ -137,29 +224,53 @@ impl VaultMinter {
 
 impl Minter for VaultMinter {
     fn declaration(&self) -> Declaration {
-        BACKEND.declaration
+        self.engine.backend().declaration
     }
 
     fn faults(&self, scope: &Scope) -> Vec<String> {
-        (BACKEND.faults)(scope)
+        (self.engine.backend().faults)(scope)
     }
 
     fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (BACKEND.preview)(scope, params)
+        (self.engine.backend().preview)(scope, params)
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
-        Box::pin(self.mint_account(grant, now))
+        match self.engine {
+            Engine::Aws => Box::pin(self.mint_session(grant, now)),
+            Engine::Database => Box::pin(self.mint_account(grant, now)),
+            Engine::Identity => Box::pin(self.mint_identity(grant, now)),
+            Engine::Token => Box::pin(self.mint_token(grant, now)),
+        }
     }
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {
         Box::pin(async move {
             let otherwise = format!("it ends by itself at {}", lease.expires_at);
-            match lease.facts.get("vault_lease_id") {
-                Some(id) => self.end(id, &otherwise).await,
-                None => Ended {
+            let known = |name: &str| lease.facts.get(name);
+            match self.engine {
+                Engine::Database if let Some(id) = known("vault_lease_id") => {
+                    self.end(id, &otherwise).await
+                }
+                Engine::Token if let Some(accessor) = known("vault_accessor") => {
+                    self.end_token(accessor, &otherwise).await
+                }
+                Engine::Database | Engine::Token => Ended {
                     ended: false,
                     effect: format!("not ended: its lease at Vault is not known; {otherwise}"),
+                },
+                Engine::Aws => Ended {
+                    ended: false,
+                    effect: format!(
+                        "cannot be recalled: Vault forgets the lease, and AWS accepts the session \
+                         all the same; {otherwise}"
+                    ),
+                },
+                Engine::Identity => Ended {
+                    ended: false,
+                    effect: format!(
+                        "cannot be recalled: whoever verifies the signature accepts it; {otherwise}"
+                    ),
                 },
             }
         })

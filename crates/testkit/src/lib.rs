@@ -8,6 +8,12 @@ pub mod canary;
 #[allow(
     clippy::expect_used,
     clippy::indexing_slicing,
+    reason = "a fake fails loudly, in the test that uses it"
+)]
+pub mod clouds;
+#[allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
     reason = "a fake fails loudly, in the test that uses it"

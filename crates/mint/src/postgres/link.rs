@@ -220,6 +220,15 @@ impl Links {
         }
     }
 
+    /// Ends sessions of our own whose last statement makes this role, whoever began them.
+    pub(super) async fn end_other_creations(&self, role: &str) -> Result<(), Fault> {
+        let sql = "SELECT count(pg_terminate_backend(pid, $2))::int8 FROM pg_stat_activity \
+                   WHERE usename = current_user AND pid <> pg_backend_pid() AND state <> 'idle' \
+                   AND starts_with(query, $1)";
+        let statement = format!("CREATE ROLE {} ", identifier(role));
+        self.number(sql, &[&statement, &SESSION_END_MS]).await.map(drop)
+    }
+
     /// Roles of ours that may not log in any more by their time, some at once.
     pub(super) async fn over(&self, prefix: &str) -> Result<Vec<String>, Fault> {
         let sql = "SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, $1) \

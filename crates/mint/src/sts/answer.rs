@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_sts::operation::assume_role::AssumeRoleOutput;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityOutput;
+use aws_sdk_sts::types::Credentials;
 use grantwright_credential::{Credential, Secret, Sts};
 use grantwright_domain::{Grant, Timestamp};
 
@@ -10,20 +12,57 @@ use super::CLOCK_BOUND_S;
 use super::policy::role;
 use crate::{MintError, Minted};
 
+/// What both calls answer.
+pub(super) struct Answer {
+    pub(super) credentials: Option<Credentials>,
+    arn: String,
+    source: String,
+    packed: Option<i32>,
+}
+
+impl From<AssumeRoleOutput> for Answer {
+    fn from(from: AssumeRoleOutput) -> Self {
+        #[expect(
+            deprecated,
+            reason = "what servers answer today; its successor is not sent by all"
+        )]
+        let packed = from.packed_policy_size;
+        Self {
+            credentials: from.credentials,
+            arn: from.assumed_role_user.map(|user| user.arn).unwrap_or_default(),
+            source: from.source_identity.unwrap_or_default(),
+            packed,
+        }
+    }
+}
+
+impl From<AssumeRoleWithWebIdentityOutput> for Answer {
+    fn from(from: AssumeRoleWithWebIdentityOutput) -> Self {
+        #[expect(
+            deprecated,
+            reason = "what servers answer today; its successor is not sent by all"
+        )]
+        let packed = from.packed_policy_size;
+        Self {
+            credentials: from.credentials,
+            arn: from.assumed_role_user.map(|user| user.arn).unwrap_or_default(),
+            source: from.source_identity.unwrap_or_default(),
+            packed,
+        }
+    }
+}
+
 /// Checks an answer against the grant (what is wider is dropped) and takes the credential out.
 pub(super) fn accept(
-    answer: AssumeRoleOutput,
+    answer: Answer,
     role_arn: &str,
     grant: &Grant,
     now: Timestamp,
     arrival: Timestamp,
 ) -> Result<Minted, MintError> {
     let session = grant.request().as_str();
-    #[expect(deprecated, reason = "what servers answer today; its successor is not sent by all")]
-    let packed = answer.packed_policy_size;
-    let source = answer.source_identity.unwrap_or_default();
-    let arn = answer.assumed_role_user.map(|user| user.arn).unwrap_or_default();
-    let Some(got) = answer.credentials else {
+    let Answer { credentials, arn, source, packed } = answer;
+    let Some(got) = credentials else {
         return Err(MintError::unknown("the answer holds no credentials"));
     };
     let secret = Secret::new(got.secret_access_key);
@@ -52,6 +91,7 @@ pub(super) fn accept(
 
     let mut facts = BTreeMap::from([
         ("access_key_id".to_owned(), got.access_key_id.clone()),
+        ("role_arn".to_owned(), role_arn.to_owned()),
         ("role_session_name".to_owned(), session.to_owned()),
     ]);
     if !arn.is_empty() {

@@ -3,14 +3,16 @@
 use std::error::Error;
 
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sts::operation::RequestId as _;
-use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::RequestId;
 use grantwright_credential::Secret;
 
 use crate::MintError;
 
 /// What a failed call means. `secrets` are the broker's own, which a hostile answer may repeat.
-pub(super) fn failure(error: &SdkError<AssumeRoleError>, secrets: &[Secret<String>]) -> MintError {
+pub(super) fn failure<E>(error: &SdkError<E>, secrets: &[&Secret<String>]) -> MintError
+where
+    E: ProvideErrorMetadata + RequestId + Error + 'static,
+{
     let said = match error.as_service_error() {
         Some(e) => format!(
             "{}: {} (request {})",
@@ -50,9 +52,30 @@ fn refusal(code: Option<&str>) -> (&'static str, &'static str) {
         Some("MalformedPolicyDocument") => {
             ("bad_template", "AWS does not take the session policy of this scope's template")
         }
-        Some("Throttling" | "ThrottlingException" | "RequestLimitExceeded") => {
-            ("backend_busy", "AWS STS refused for load; ask again later")
+        Some("IDPCommunicationError") => (
+            "backend_busy",
+            "AWS could not fetch the broker's keys in time; ask again, and see that its discovery \
+             document is reachable from the internet",
+        ),
+        Some("IDPRejectedClaim" | "InvalidIdentityToken") => (
+            "backend_denied",
+            "AWS does not accept the broker's identity token: the IAM OIDC provider, or the trust \
+             policy of this scope's role, names another issuer, audience or subject",
+        ),
+        Some("RegionDisabledException") => (
+            "backend_denied",
+            "STS is not activated for this account in the minter's region; an operator activates it \
+             or names another region",
+        ),
+        Some("ValidationError") => {
+            ("bad_template", "AWS does not take the role or the session of this scope's template")
         }
+        Some(
+            "Throttling"
+            | "ThrottlingException"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException",
+        ) => ("backend_busy", "AWS STS refused for load; ask again later"),
         Some("AccessDenied" | "AccessDeniedException") => (
             "backend_denied",
             "AWS does not let the broker assume this scope's role with these tags",

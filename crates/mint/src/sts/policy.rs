@@ -4,6 +4,7 @@
 //! [template]
 //! role_arn = "arn:aws:iam::111122223333:role/agents/reader"
 //! external_id = "grantwright"          # optional
+//! transitive_tags = ["agent", "request"] # optional: session tags that a role chain keeps
 //! [[template.policy]]
 //! actions = ["s3:GetObject"]
 //! resources = ["arn:aws:s3:::${bucket}/${prefix}*"]
@@ -16,6 +17,9 @@
 //! Each statement must bind every parameter, in all its resources or in all values of a condition:
 //! what reviewers see is then what narrows the session. Every statement allows; a session policy
 //! can only take away from the role.
+//!
+//! `policy_arns` names managed policies, up to ten, as session policies. AWS lets a session do what any of its
+//! session policies allows, and no parameter narrows those: a scope with parameters cannot have them.
 
 use grantwright_domain::{Params, Scope};
 use serde::Deserialize;
@@ -26,6 +30,12 @@ use crate::template::{Wildcards, bad_template, fill, slots, text_faults, unknown
 
 /// Most characters of a session policy (API `AssumeRole`, parameter `Policy`).
 pub const MAX_POLICY: usize = 2048;
+
+const KEYS: [&str; 5] = ["role_arn", "external_id", "policy", "policy_arns", "transitive_tags"];
+/// Most managed policies of a session (API `AssumeRole`, parameter `PolicyArns`).
+const MAX_ARNS: usize = 10;
+/// The session tags that every session has.
+pub(super) const TAGS: [&str; 3] = ["agent", "request", "approvers"];
 
 /// Operators under which an absent key or an odd value never widens: no `…IfExists`, no
 /// `ForAllValues:`, no `Null`, nothing negated.
@@ -47,6 +57,11 @@ pub(super) struct Template {
     pub(super) role_arn: String,
     #[serde(default)]
     pub(super) external_id: Option<String>,
+    #[serde(default)]
+    pub(super) policy_arns: Vec<String>,
+    #[serde(default)]
+    pub(super) transitive_tags: Vec<String>,
+    #[serde(default)]
     policy: Vec<Statement>,
 }
 
@@ -71,6 +86,23 @@ impl Template {
     pub(super) fn of(scope: &Scope) -> Result<Self, MintError> {
         serde_json::from_value(Value::Object(scope.template.clone()))
             .map_err(|e| bad_template(e.to_string()))
+    }
+
+    /// Characters of the policy with every slot empty and without its conditions.
+    fn least(&self) -> usize {
+        let bare = |texts: &[String]| -> Vec<String> { texts.iter().map(|t| bare(t)).collect() };
+        let statements: Vec<Value> = self
+            .policy
+            .iter()
+            .map(|s| json!({ "Effect": "Allow", "Action": s.actions, "Resource": bare(&s.resources) }))
+            .collect();
+        let policy = json!({ "Version": "2012-10-17", "Statement": statements });
+        policy.to_string().len() + self.policy_arns.iter().map(String::len).sum::<usize>()
+    }
+
+    /// True when there is no inline policy, only managed ones.
+    pub(super) fn is_managed_only(&self) -> bool {
+        self.policy.is_empty()
     }
 
     /// The session policy as JSON: values are set, never concatenated into JSON text.
@@ -102,10 +134,10 @@ impl Template {
     }
 }
 
-/// The minified policy, within the bound of the API.
-pub(super) fn minified(policy: &Value) -> Result<String, MintError> {
+/// The minified policy; with the ARNs of managed ones, within the bound of the API.
+pub(super) fn minified(policy: &Value, arns: &[String]) -> Result<String, MintError> {
     let text = policy.to_string();
-    if text.len() > MAX_POLICY {
+    if text.len() + arns.iter().map(String::len).sum::<usize>() > MAX_POLICY {
         return Err(MintError::refused(
             "policy_too_large",
             "the session policy for these parameters is longer than AWS takes",
@@ -117,8 +149,7 @@ pub(super) fn minified(policy: &Value) -> Result<String, MintError> {
 
 /// What is wrong with a scope's template.
 pub(super) fn faults(scope: &Scope) -> Vec<String> {
-    let mut out =
-        unknown_keys("template", scope.template.keys(), &["role_arn", "external_id", "policy"]);
+    let mut out = unknown_keys("template", scope.template.keys(), &KEYS);
     let template = match Template::of(scope) {
         Ok(template) => template,
         Err(MintError::Refused { operator, .. } | MintError::Unknown { operator, .. }) => {
@@ -135,10 +166,25 @@ pub(super) fn faults(scope: &Scope) -> Vec<String> {
     if template.external_id.as_ref().is_some_and(|id| !is_external_id(id)) {
         out.push("template.external_id: want 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -".into());
     }
-    if template.policy.is_empty() {
+    if template.policy.is_empty() && template.policy_arns.is_empty() {
         out.push(
             "template.policy: no statement; without a policy a session has the whole role".into(),
         );
+    }
+    out.extend(arn_faults(&template, scope));
+    for tag in &template.transitive_tags {
+        if !TAGS.contains(&tag.as_str()) {
+            out.push(format!(
+                "template.transitive_tags: `{tag}`: want some of {}",
+                TAGS.join(", ")
+            ));
+        }
+    }
+    let least = template.least();
+    if least > MAX_POLICY {
+        out.push(format!(
+            "template.policy: {least} characters whatever the parameters are, at most {MAX_POLICY}"
+        ));
     }
     for (n, statement) in template.policy.iter().enumerate() {
         let faults = statement_faults(statement, scope);
@@ -147,6 +193,44 @@ pub(super) fn faults(scope: &Scope) -> Vec<String> {
         );
     }
     out
+}
+
+fn arn_faults(template: &Template, scope: &Scope) -> Vec<String> {
+    let mut out = Vec::new();
+    if template.policy_arns.len() > MAX_ARNS {
+        out.push(format!("template.policy_arns: want {MAX_ARNS} at most"));
+    }
+    let account = role(&template.role_arn).map(|(account, _)| account);
+    for arn in &template.policy_arns {
+        if !is_managed_policy(arn, account) {
+            out.push(format!(
+                "template.policy_arns: `{arn}` is not the ARN of a managed policy of AWS, or of the \
+                 role's own account"
+            ));
+        }
+    }
+    if let Some(name) = scope.params.iter().find(|(_, s)| !s.sensitive).map(|(name, _)| name)
+        && !template.policy_arns.is_empty()
+    {
+        out.push(format!(
+            "template.policy_arns: parameter `{name}` does not narrow managed policies, and a session may \
+             do what any of its policies allows; use statements of `policy` instead"
+        ));
+    }
+    out
+}
+
+fn is_managed_policy(arn: &str, account: Option<&str>) -> bool {
+    let mut parts = arn.splitn(6, ':');
+    let head: [&str; 5] = std::array::from_fn(|_| parts.next().unwrap_or(""));
+    let [word, partition, service, region, of] = head;
+    let path = parts.next().and_then(|p| p.strip_prefix("policy/")).unwrap_or_default();
+    let in_path = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@/-".contains(&b);
+    (word, service, region) == ("arn", "iam", "")
+        && partition.starts_with("aws")
+        && (of == "aws" || account == Some(of))
+        && !path.is_empty()
+        && path.bytes().all(in_path)
 }
 
 fn statement_faults(statement: &Statement, scope: &Scope) -> Vec<String> {
@@ -233,6 +317,11 @@ fn condition_faults(condition: &Condition, scope: &Scope) -> Vec<String> {
         );
     }
     out
+}
+
+/// A text without its slots.
+fn bare(text: &str) -> String {
+    slots(text).into_iter().fold(text.to_owned(), |t, name| t.replace(&format!("${{{name}}}"), ""))
 }
 
 /// `service:Name`, or `service:Na*`.

@@ -23,6 +23,8 @@ use crate::{MintError, SetupError};
 /// Largest answer: the largest a Vault of ours gives is a certificate chain.
 const MAX_ANSWER: usize = 1 << 20;
 const CONNECT: Duration = Duration::from_secs(3);
+/// How long a wrapped answer waits, in seconds.
+const WRAP: &str = "60";
 
 /// How Vault is reached.
 pub(super) struct Client {
@@ -118,16 +120,49 @@ pub(super) struct Envelope {
     #[serde(default)]
     pub(super) auth: Option<Auth>,
     #[serde(default)]
+    pub(super) wrap_info: Option<WrapInfo>,
+    #[serde(default)]
     pub(super) errors: Vec<String>,
 }
 
-/// The member `auth`, of a login or a renewed token.
-#[derive(Deserialize, Default)]
-#[serde(default)]
+/// The member `auth`, of a login, a renewed or a made token.
+#[derive(Deserialize)]
 pub(super) struct Auth {
+    #[serde(default)]
     pub(super) client_token: String,
+    #[serde(default)]
+    pub(super) accessor: String,
+    #[serde(default)]
+    pub(super) policies: Vec<String>,
+    #[serde(default)]
+    pub(super) identity_policies: Vec<String>,
+    #[serde(default)]
+    pub(super) num_uses: i64,
+    #[serde(default)]
     pub(super) lease_duration: i64,
+    #[serde(default)]
     pub(super) renewable: bool,
+}
+
+impl Drop for Auth {
+    fn drop(&mut self) {
+        self.client_token.zeroize();
+    }
+}
+
+/// The member `wrap_info`: where the answer itself waits, to be fetched once.
+#[derive(Deserialize)]
+pub(super) struct WrapInfo {
+    #[serde(default)]
+    pub(super) token: String,
+    #[serde(default)]
+    pub(super) creation_path: String,
+}
+
+impl Drop for WrapInfo {
+    fn drop(&mut self) {
+        self.token.zeroize();
+    }
 }
 
 impl Envelope {
@@ -145,9 +180,6 @@ impl Envelope {
 impl Drop for Envelope {
     fn drop(&mut self) {
         wipe(&mut self.data);
-        if let Some(auth) = &mut self.auth {
-            auth.client_token.zeroize();
-        }
     }
 }
 
@@ -229,12 +261,48 @@ impl Client {
         token: &str,
         endpoint: E,
     ) -> Result<Envelope, Fault> {
-        let middle = Middle(vaultrs::api::EndpointMiddleware {
+        self.exchange(connection, token, endpoint, None).await
+    }
+
+    /// One call whose answer is wrapped: it waits at Vault, to be fetched once with a token of its own. That
+    /// it was made by the call to `path`, and that nobody fetched it before, is seen.
+    pub(super) async fn call_wrapped<E: Endpoint>(
+        &self,
+        token: &str,
+        endpoint: E,
+        path: &str,
+    ) -> Result<Envelope, Fault> {
+        let answer = self.exchange(Connection::Fresh, token, endpoint, Some(WRAP)).await?;
+        let lost = |said: &str| Fault::Lost(said.to_owned());
+        let wrap = answer.wrap_info.as_ref().filter(|w| !w.token.is_empty());
+        let wrap = wrap.ok_or_else(|| lost("the answer is not wrapped"))?;
+        let told = Call::post("sys/wrapping/lookup", serde_json::json!({ "token": wrap.token }));
+        let seen = self.call(Connection::Kept, "", told).await;
+        let seen =
+            seen.map_err(|f| Fault::Lost(format!("its wrapping cannot be looked up: {f}")))?;
+        if wrap.creation_path != path || seen.text("creation_path") != path {
+            return Err(lost("what is wrapped was made by another call"));
+        }
+        let fetch = Call::post("sys/wrapping/unwrap", Value::Null);
+        let fetched = self.call(Connection::Fresh, &wrap.token, fetch).await;
+        fetched
+            .map_err(|f| Fault::Lost(format!("it was fetched by somebody else, or is lost: {f}")))
+    }
+
+    async fn exchange<E: Endpoint>(
+        &self,
+        connection: Connection,
+        token: &str,
+        endpoint: E,
+        wrap: Option<&'static str>,
+    ) -> Result<Envelope, Fault> {
+        let middle = vaultrs::api::EndpointMiddleware {
             token: token.to_owned(),
             version: "v1".into(),
             wrap: None,
             namespace: self.namespace.clone(),
-        });
+        };
+        let middle = Middle { inner: middle, wrap };
         let wire = match connection {
             Connection::Fresh => &self.fresh,
             Connection::Kept => &self.kept,
@@ -265,7 +333,10 @@ fn read(body: &[u8]) -> Result<Envelope, String> {
 }
 
 /// vaultrs's headers and version prefix, with what it would panic on kept away from it.
-struct Middle(vaultrs::api::EndpointMiddleware);
+struct Middle {
+    inner: vaultrs::api::EndpointMiddleware,
+    wrap: Option<&'static str>,
+}
 
 impl MiddleWare for Middle {
     fn request<E: Endpoint>(
@@ -273,11 +344,15 @@ impl MiddleWare for Middle {
         endpoint: &E,
         request: &mut Request<Vec<u8>>,
     ) -> Result<(), ClientError> {
-        if !self.0.token.bytes().all(|b| b.is_ascii_graphic()) {
+        if !self.inner.token.bytes().all(|b| b.is_ascii_graphic()) {
             let source = Fault::NeverSent("the token cannot be a header".into()).into();
             return Err(ClientError::GenericError { source });
         }
-        self.0.request(endpoint, request)
+        if let Some(ttl) = self.wrap {
+            let ttl = http::HeaderValue::from_static(ttl);
+            request.headers_mut().insert("x-vault-wrap-ttl", ttl);
+        }
+        self.inner.request(endpoint, request)
     }
 
     fn response<E: Endpoint>(&self, _: &E, _: &mut Response<Vec<u8>>) -> Result<(), ClientError> {
@@ -287,7 +362,7 @@ impl MiddleWare for Middle {
 
 impl Drop for Middle {
     fn drop(&mut self) {
-        self.0.token.zeroize();
+        self.inner.token.zeroize();
     }
 }
 
@@ -383,6 +458,10 @@ pub(super) struct Call {
 }
 
 impl Call {
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        Self { method: RequestMethod::GET, path: path.into(), body: Value::Null }
+    }
+
     pub(super) fn post(path: impl Into<String>, body: Value) -> Self {
         Self { method: RequestMethod::POST, path: path.into(), body }
     }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use vaultrs::api::database::requests::{GenerateCredentialsRequest, ReadRoleRequest};
 
-use super::client::{Connection, Envelope, Fault, is_path, is_segment};
+use super::client::{Envelope, Fault, is_path, is_segment};
 use super::lease::Seen;
 use super::{BACKEND, VaultMinter};
 use crate::template::{Wildcards, bad_template, fill, slots, text_faults, unknown_keys};
@@ -111,7 +111,8 @@ impl VaultMinter {
         self.check_role(&asked).await?;
         let request =
             GenerateCredentialsRequest { mount: asked.mount.clone(), name: asked.role.clone() };
-        let answer = self.call(Connection::Fresh, request).await.map_err(Fault::into_mint_error)?;
+        let path = format!("{}/creds/{}", asked.mount, asked.role);
+        let answer = self.make(&path, request).await.map_err(Fault::into_mint_error)?;
         let lease = answer.lease_id.clone();
         match self.accept(&answer, &asked, &grant, now).await {
             Ok(minted) => Ok(minted),
@@ -123,21 +124,7 @@ impl VaultMinter {
     /// token is good, before anything is made.
     async fn check_role(&self, asked: &Asked) -> Result<(), MintError> {
         let request = || ReadRoleRequest { mount: asked.mount.clone(), name: asked.role.clone() };
-        // Nothing is made by this call: it may be repeated after a login.
-        let found = match self.call(Connection::Kept, request()).await {
-            Err(fault) if fault.is_denied() || matches!(fault, Fault::Lost(_)) => {
-                self.call(Connection::Fresh, request()).await
-            }
-            other => other,
-        };
-        let found = found.map_err(|fault| match fault.into_mint_error() {
-            MintError::Unknown { operator, .. } => MintError::refused(
-                "backend_away",
-                "Vault did not answer when its role was read; nothing was made",
-                operator,
-            ),
-            refused => refused,
-        })?;
+        let found = self.look(request).await?;
         let connection = found.text("db_name");
         if connection != asked.connection {
             return Err(MintError::refused(

@@ -59,7 +59,7 @@ impl VaultMinter {
 }
 
 /// Chosen words for a fault: what Vault said is not for the log of the broker's evidence.
-fn told(fault: &Fault) -> &'static str {
+pub(super) fn told(fault: &Fault) -> &'static str {
     match fault {
         Fault::NeverSent(_) => "Vault cannot be reached",
         Fault::Lost(_) => "Vault's answer was lost",

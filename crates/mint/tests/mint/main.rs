@@ -1,6 +1,8 @@
 //! Minters from outside: the conformance suite, tokens verified by another path, a hostile STS.
 
 #[cfg(test)]
+mod clouds;
+#[cfg(test)]
 mod docs;
 #[cfg(test)]
 mod fixtures;

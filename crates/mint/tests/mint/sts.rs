@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use grantwright_credential::Secret;
 use grantwright_domain::{Clock, Params, Scope, Timestamp};
 use grantwright_mint::conformance::{self, Subject, danger_grant};
-use grantwright_mint::sts::{BACKEND, StsConfig, StsMinter};
+use grantwright_mint::sts::{BACKEND, Identity, StsConfig, StsMinter};
 use grantwright_mint::{MintError, Minted, Minter, Unconfigured};
 use serde_json::{Value, json};
 
@@ -27,9 +27,13 @@ fn minter(url: &str) -> StsMinter {
     let config = StsConfig {
         region: "eu-west-1".into(),
         endpoint: Some(url.into()),
-        access_key_id: "AKIAEXAMPLE".into(),
-        secret_access_key: Secret::new("own-secret".into()),
-        session_token: Some(Secret::new("own-token".into())),
+        identity: Identity::Keys {
+            access_key_id: "AKIAEXAMPLE".into(),
+            secret_access_key: Secret::new("own-secret".into()),
+            session_token: Some(Secret::new("own-token".into())),
+        },
+        chain: Vec::new(),
+        revoke: None,
         timeout: Duration::from_millis(1500),
     };
     StsMinter::new(config, Arc::new(At(now().plus_seconds(2)))).unwrap()
@@ -116,6 +120,7 @@ async fn asks_for_exactly_what_was_granted() {
             ("access_key_id", "ASIAEXAMPLE"),
             ("assumed_role_arn", ARN),
             ("packed_policy_size", "12"),
+            ("role_arn", ROLE),
             ("role_session_name", "r-1"),
         ]
     );
@@ -266,9 +271,13 @@ fn incomplete_settings_stop_the_start() {
     let config = |region: &str, endpoint: Option<&str>, key: &str, secret: &str| StsConfig {
         region: region.into(),
         endpoint: endpoint.map(Into::into),
-        access_key_id: key.into(),
-        secret_access_key: Secret::new(secret.into()),
-        session_token: None,
+        identity: Identity::Keys {
+            access_key_id: key.into(),
+            secret_access_key: Secret::new(secret.into()),
+            session_token: None,
+        },
+        chain: Vec::new(),
+        revoke: None,
         timeout: Duration::from_secs(10),
     };
     let new = |config| StsMinter::new(config, Arc::new(At(now()))).map(drop);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use grantwright_domain::request::{Lease, LeaseState};
 use grantwright_domain::{Clock, LeaseId, Params, Scope, Timestamp};
 use grantwright_mint::conformance::{self, Subject, danger_grant};
-use grantwright_mint::vault::{BACKEND, Login, VaultConfig, VaultMinter};
+use grantwright_mint::vault::{BACKEND, Engine, Login, VaultConfig, VaultMinter};
 use grantwright_mint::{MintError, Minted, Minter};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -103,6 +103,8 @@ impl Vault {
 
     fn minter_by(&self, login: Login, at: Timestamp) -> VaultMinter {
         let config = VaultConfig {
+            engine: Engine::Database,
+            wrap: false,
             address: self.url.clone(),
             namespace: Some("team/prod".into()),
             ca_file: None,
@@ -425,6 +427,8 @@ async fn a_vault_that_is_away_is_refused_not_unknown() {
     let vault = Vault::start().await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = VaultConfig {
+        engine: Engine::Database,
+        wrap: false,
         address: format!("http://{closed}"),
         namespace: None,
         ca_file: None,
@@ -545,6 +549,8 @@ async fn logs_in_renews_ahead_and_logs_in_anew_when_the_token_is_lost() {
         }
     }
     let config = VaultConfig {
+        engine: Engine::Database,
+        wrap: false,
         address: vault.url.clone(),
         namespace: Some("team/prod".into()),
         ca_file: None,

@@ -12,10 +12,10 @@ from .server import Server, free_port
 class Minio:
     access_key, secret_key = "minio-root-user", "minio-root-secret"
 
-    def __init__(self, root, folder, **env):
+    def __init__(self, root, folder, port=None, **env):
         folder = Path(folder)
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://127.0.0.1:{port or free_port()}"
         self.server = Server("minio", [
             golang.binary(root, "minio"), "server", "--quiet", "--address",
             self.url.split("//", 1)[1], "--console-address", f"127.0.0.1:{free_port()}",

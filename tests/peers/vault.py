@@ -1,6 +1,7 @@
 """A Vault of our own, from tests/peers/vault: in memory, or durable on raft with a file audit device."""
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -25,7 +26,9 @@ class Refused(Exception):
 
 
 class Vault:
-    def __init__(self, root, folder, durable=False):
+    def __init__(self, root, folder, durable=False, tls=None):
+        """`tls`: files of certificate and key."""
+        self.tls = tls
         self.binary = golang.binary(root, "vault")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -40,6 +43,8 @@ class Vault:
         if self.durable:
             (self.folder / "raft").mkdir(exist_ok=True)
             more = ["-raft", self.folder / "raft", "-audit", self.folder / "audit.log"]
+        if self.tls:
+            more += ["-tls", ",".join(str(f) for f in self.tls)]
         self.server = Server("vault", [self.binary, "-listen", self.listen, "-ready", ready, *more],
                              self.folder)
         self.server.until("ready", 60, ready.exists)
@@ -54,7 +59,9 @@ class Vault:
             data=None if body is None else json.dumps(body).encode(),
             headers={"X-Vault-Token": token or self.root_token, "X-Vault-Request": "true"})
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            # Itself, on loopback: what is verified is what the broker verifies.
+            trust = ssl._create_unverified_context() if self.tls else None
+            with urllib.request.urlopen(request, timeout=30, context=trust) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as fault:
             raise Refused(fault.code, fault.read().decode(errors="replace")) from None

@@ -115,7 +115,7 @@ class Broker(unittest.TestCase):
         self.assertGreater(len(keys), 40)
         sections = {"listen", "store", "keys", "limits", "log", "minters", "witness", "witnessing",
                     "channel", "guards", "oidc", "exports", "file", "syslog", "webhook", "s3", "teams",
-                    "slack", "groups", "conversations", "login", "quiet", "routing", "shift"}
+                    "slack", "groups", "conversations", "login", "quiet", "revoke", "routing", "shift"}
         for key in sorted(keys - sections):
             self.assertRegex(reference, rf"(?m)^(# )?{key} = ", f"`{key}` is not in broker.toml")
 

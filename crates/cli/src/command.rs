@@ -34,6 +34,9 @@ pub enum Command {
     /// Roll the broker's certificate authority over.
     #[command(subcommand)]
     Authority(crate::authority::Command),
+    /// Prepare an AWS account for the broker.
+    #[command(subcommand)]
+    Aws(crate::aws::Command),
     /// Run a sidecar.
     Sidecar(crate::sidecar::Args),
     /// Turn a one-time link into a token file.
@@ -115,6 +118,7 @@ impl Command {
             Self::Init(args) => crate::init::run(out, &args),
             Self::Authority(command) => crate::authority::run(out, &command),
             Self::Witness(args) => wait(crate::witness::run(out, args)),
+            Self::Aws(command) => crate::aws::run(out, &command),
             Self::Audit(command) => crate::audit::run(out, settings, &command),
             Self::Report(command) => crate::audit::report::run(out, settings, &command),
             Self::Reconcile(command) => crate::audit::reconcile::run(out, settings, &command),

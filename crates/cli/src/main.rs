@@ -8,6 +8,7 @@ mod api;
 mod approval;
 mod audit;
 mod authority;
+mod aws;
 mod broker;
 mod command;
 mod config;

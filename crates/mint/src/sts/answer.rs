@@ -91,7 +91,6 @@ pub(super) fn accept(
 
     let mut facts = BTreeMap::from([
         ("access_key_id".to_owned(), got.access_key_id.clone()),
-        ("role_arn".to_owned(), role_arn.to_owned()),
         ("role_session_name".to_owned(), session.to_owned()),
     ]);
     if !arn.is_empty() {
@@ -104,6 +103,7 @@ pub(super) fn accept(
     if facts.values().any(|fact| fact.contains(secret.as_str()) || fact.contains(token.as_str())) {
         return Err(wider("a secret stands where an identifier belongs"));
     }
+    facts.insert("role_arn".into(), role_arn.to_owned());
     let credential = Credential::sts(Sts {
         access_key_id: &got.access_key_id,
         secret_access_key: secret,

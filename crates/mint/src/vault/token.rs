@@ -150,7 +150,16 @@ impl VaultMinter {
             },
         });
         let path = match &asked.role {
-            Some(role) => format!("auth/token/create/{role}"),
+            Some(role) => {
+                // Also shows whether the broker's own token is good, before anything is made.
+                let found = self.look(|| Call::get(format!("auth/token/roles/{role}"))).await?;
+                if found.data.get("orphan").and_then(Value::as_bool) != Some(false) {
+                    return Err(bad_template(format!(
+                        "the token role `{role}` makes orphans, which outlive the broker's own token"
+                    )));
+                }
+                format!("auth/token/create/{role}")
+            }
             None => "auth/token/create".to_owned(),
         };
         let answer = self.make(&path, Call::post(&path, body)).await;

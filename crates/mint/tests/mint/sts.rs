@@ -209,7 +209,10 @@ async fn a_definite_refusal_is_refused_once() {
         (400, error("PackedPolicyTooLarge", "110%"), "policy_too_large"),
         (400, error("MalformedPolicyDocument", "no"), "bad_template"),
         (400, error("Throttling", "slow"), "backend_busy"),
-        (403, error("RegionDisabledException", "no"), "backend_refused"),
+        (403, error("RegionDisabledException", "no"), "backend_denied"),
+        (400, error("IDPCommunicationError", "no"), "backend_busy"),
+        (400, error("InvalidIdentityToken", "no"), "backend_denied"),
+        (403, error("SomethingNew", "no"), "backend_refused"),
         (404, "not found".into(), "backend_refused"),
     ] {
         let (error, requests) = outcome(Script::Answer(status, said)).await;

@@ -329,6 +329,11 @@ fn read(body: &[u8]) -> Result<Envelope, String> {
     let mut value: Value = serde_json::from_slice(body).map_err(|_| "not JSON".to_owned())?;
     let Value::Object(members) = &mut value else { return Err("not an object".into()) };
     members.retain(|_, v| !v.is_null());
+    for inner in ["auth", "wrap_info"] {
+        if let Some(Value::Object(members)) = members.get_mut(inner) {
+            members.retain(|_, v| !v.is_null());
+        }
+    }
     serde_json::from_value(value).map_err(|_| "not the envelope of Vault".to_owned())
 }
 

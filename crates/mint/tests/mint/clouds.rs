@@ -70,14 +70,15 @@ fn signer() -> SignAssertion {
     })
 }
 
-fn own_token() -> std::path::PathBuf {
-    let file = std::env::temp_dir().join(format!("grantwright-k8s-{}", std::process::id()));
-    std::fs::write(&file, "own-kubernetes-token\n").unwrap();
+/// Written once: tests run side by side.
+static OWN_TOKEN: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "own-kubernetes-token\n").unwrap();
     file
-}
+});
 
 fn kubernetes(url: &str) -> Box<dyn Minter> {
-    let config = KubernetesConfig { endpoint: endpoint(url), token_file: own_token() };
+    let config = KubernetesConfig { endpoint: endpoint(url), token_file: OWN_TOKEN.path().into() };
     Box::new(KubernetesMinter::new(config, clock()).unwrap())
 }
 

@@ -5,6 +5,8 @@ mod clouds;
 #[cfg(test)]
 mod docs;
 #[cfg(test)]
+mod engines;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod jwt;

@@ -332,3 +332,119 @@ async fn conforms() {
     conformance::check(&StsSubject { server, minter }, now()).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
+
+/// One that signs who it is itself, without any AWS key.
+fn by_web_identity(url: &str, chain: &[&str]) -> StsMinter {
+    let sign = |more: &[(&str, Value)], _| {
+        let claims: serde_json::Map<_, _> =
+            more.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        Some(Secret::new(format!("own-web-token {}", Value::from(claims))))
+    };
+    let config = StsConfig {
+        region: "eu-west-1".into(),
+        endpoint: Some(url.into()),
+        identity: Identity::Web(Arc::new(sign)),
+        chain: chain.iter().map(|arn| (*arn).to_owned()).collect(),
+        revoke: None,
+        timeout: Duration::from_millis(1500),
+    };
+    StsMinter::new(config, Arc::new(At(now().plus_seconds(2)))).unwrap()
+}
+
+fn no_external_id() -> (Scope, Params) {
+    let (mut scope, params) = asked_for();
+    scope.template.remove("external_id");
+    (scope, params)
+}
+
+#[tokio::test]
+async fn a_web_identity_carries_tags_and_source_and_no_key_signs() {
+    let body = answer(ARN, "demo-agent", &ends(900), "t0")
+        .replace("AssumeRoleR", "AssumeRoleWithWebIdentityR");
+    let server = Server::start(Script::Answer(200, body)).await;
+    let (scope, params) = no_external_id();
+    let grant = danger_grant(&scope, &params, &["bob"], TTL, now()).unwrap();
+    let minted = by_web_identity(&server.url, &[]).mint(grant, now()).await.unwrap();
+    assert!(!minted.revocable);
+    let [asked] = &server.asked()[..] else { panic!("want one request") };
+    assert_eq!(asked["Action"], "AssumeRoleWithWebIdentity");
+    assert!(asked["Policy"].contains("arn:aws:s3:::demo/public/*"));
+    assert_eq!((asked["RoleArn"].as_str(), asked["DurationSeconds"].as_str()), (ROLE, "900"));
+    let token = &asked["WebIdentityToken"];
+    let claims: Value = serde_json::from_str(token.split_once(' ').unwrap().1).unwrap();
+    assert_eq!(
+        claims["https://aws.amazon.com/tags"]["principal_tags"],
+        json!({ "agent": ["demo-agent"], "request": ["r-1"], "approvers": ["bob"] })
+    );
+    assert_eq!(claims["https://aws.amazon.com/source_identity"], "demo-agent");
+
+    let (scope, params) = asked_for();
+    let grant = danger_grant(&scope, &params, &[], TTL, now()).unwrap();
+    let error = by_web_identity(&server.url, &[]).mint(grant, now()).await.unwrap_err();
+    assert_eq!(error.code(), "bad_template", "an external id would be dropped silently");
+}
+
+#[tokio::test]
+async fn a_web_identity_refused_or_lost_is_that_and_its_token_is_nowhere() {
+    for (script, code) in [
+        (Script::Answer(400, error("InvalidIdentityToken", "own-web-token {}")), "backend_denied"),
+        (Script::Answer(500, error("InternalFailure", "oops")), "outcome_unknown"),
+        (Script::Late, "outcome_unknown"),
+        (Script::Drop, "outcome_unknown"),
+    ] {
+        let server = Server::start(script).await;
+        let (scope, params) = no_external_id();
+        let grant = danger_grant(&scope, &params, &[], TTL, now()).unwrap();
+        let error = by_web_identity(&server.url, &[]).mint(grant, now()).await.unwrap_err();
+        assert_eq!((error.code(), server.asked().len()), (code, 1), "{error:?}");
+        assert!(!format!("{error:?}").contains("principal_tags"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_on_the_way_that_fails_makes_nothing_and_bounds_the_lifetime() {
+    const HUB: &str = "arn:aws:iam::111122223333:role/hub";
+    for script in [
+        Script::Answer(403, error("AccessDenied", "no")),
+        Script::Answer(500, error("InternalFailure", "oops")),
+        Script::Drop,
+    ] {
+        let server = Server::start(script).await;
+        let (scope, params) = asked_for();
+        let grant = danger_grant(&scope, &params, &[], TTL, now()).unwrap();
+        let error = by_web_identity(&server.url, &[HUB]).mint(grant, now()).await.unwrap_err();
+        assert!(matches!(error, MintError::Refused { .. }), "{error:?}");
+        let asked = server.asked();
+        assert!(asked.iter().all(|a| a["RoleArn"] == HUB), "the scope's role was asked for");
+    }
+    let minter = by_web_identity("http://127.0.0.1:1", &[HUB]);
+    assert_eq!(minter.declaration().ttl_ceiling_s, 3600);
+    let (mut scope, _) = asked_for();
+    scope.ttl.max_s = 7200;
+    assert!(minter.faults(&scope).join("\n").contains("7200"));
+    assert!((BACKEND.faults)(&scope).is_empty());
+}
+
+#[test]
+fn managed_policies_and_templates_that_are_too_large_are_refused_at_load() {
+    let with = |scope: &Scope, key: &str, value: Value| {
+        let mut scope = scope.clone();
+        scope.template.insert(key.into(), value);
+        (BACKEND.faults)(&scope).join("\n")
+    };
+    let (scope, _) = asked_for();
+    let managed = "arn:aws:iam::aws:policy/ReadOnlyAccess";
+    assert!(with(&scope, "policy_arns", json!([managed])).contains("does not narrow managed"));
+    assert!(with(&scope, "transitive_tags", json!(["team"])).contains("want some of"));
+    let statement = scope.template["policy"][0].clone();
+    assert!(with(&scope, "policy", vec![statement; 30].into()).contains("at most 2048"));
+
+    let mut plain = scope.clone();
+    plain.params.clear();
+    plain.template.insert("policy".into(), json!([]));
+    assert_eq!(with(&plain, "policy_arns", json!([managed])), "");
+    let foreign = "arn:aws:iam::999999999999:policy/x";
+    assert!(with(&plain, "policy_arns", json!([foreign])).contains("role's own account"));
+    assert!(with(&plain, "policy_arns", json!(vec![managed; 11])).contains("10 at most"));
+    assert!(with(&plain, "policy_arns", json!([])).contains("whole role"));
+}

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::fixtures::{now, params, scope};
 
-const TOKEN: &str = "hvs.broker-own-token";
+pub const TOKEN: &str = "hvs.broker-own-token";
 const LEASE: &str = "database/creds/db-read/abcd";
 const TTL: u32 = 600;
 
@@ -30,7 +30,7 @@ impl Clock for At {
 
 /// What to do with a call.
 #[derive(Clone)]
-enum Say {
+pub enum Say {
     Json(u16, Value),
     Raw(u16, String),
     /// Promise the whole, send half.
@@ -53,7 +53,7 @@ struct State {
     lasts: i64,
 }
 
-struct Vault {
+pub struct Vault {
     url: String,
     state: Arc<Mutex<State>>,
     token: PathBuf,
@@ -61,7 +61,7 @@ struct Vault {
 }
 
 impl Vault {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(State { lasts: i64::from(TTL), ..State::default() }));
@@ -77,7 +77,7 @@ impl Vault {
         Self { url, state, token, _dir: dir }
     }
 
-    fn tell(&self, path: &str, say: Say) -> &Self {
+    pub fn tell(&self, path: &str, say: Say) -> &Self {
         self.state.lock().unwrap().told.insert(path.into(), say);
         self
     }
@@ -87,12 +87,12 @@ impl Vault {
         self
     }
 
-    fn calls(&self, path: &str) -> Vec<Value> {
+    pub fn calls(&self, path: &str) -> Vec<Value> {
         let state = self.state.lock().unwrap();
         state.calls.iter().filter(|(p, ..)| p == path).map(|(_, body, _)| body.clone()).collect()
     }
 
-    fn live(&self) -> usize {
+    pub fn live(&self) -> usize {
         self.state.lock().unwrap().leases.len()
     }
 
@@ -102,9 +102,17 @@ impl Vault {
     }
 
     fn minter_by(&self, login: Login, at: Timestamp) -> VaultMinter {
+        self.minter_of(Engine::Database, false, login, at)
+    }
+
+    pub fn engine(&self, engine: Engine, wrap: bool) -> VaultMinter {
+        self.minter_of(engine, wrap, Login::Token { file: self.token.clone() }, now())
+    }
+
+    fn minter_of(&self, engine: Engine, wrap: bool, login: Login, at: Timestamp) -> VaultMinter {
         let config = VaultConfig {
-            engine: Engine::Database,
-            wrap: false,
+            engine,
+            wrap,
             address: self.url.clone(),
             namespace: Some("team/prod".into()),
             ca_file: None,
@@ -191,7 +199,7 @@ fn good(state: &mut State, path: &str, body: &Value) -> Say {
             state.leases.remove(&lease);
             Say::Raw(204, String::new())
         }
-        _ => Say::Json(404, json!({ "errors": [] })),
+        _ => crate::engines::good(path, body, &mut state.leases),
     }
 }
 

@@ -164,8 +164,9 @@ def echo():
     return process, home
 
 
-def ask(home, callers, connections, seconds=SECONDS):
-    return run_json(GRANTS, "load", home, callers, connections, seconds)
+def ask(home, callers, connections, seconds=SECONDS, what=()):
+    """`what`: a scope and its parameters as JSON, each `#` another word in each ask."""
+    return run_json(GRANTS, "load", home, callers, connections, seconds, *what)
 
 
 # ---- HTTP ----------------------------------------------------------------------------------------
@@ -173,11 +174,12 @@ def ask(home, callers, connections, seconds=SECONDS):
 class Request:
     """One HTTP request that is sent over and over."""
 
-    def __init__(self, method, path, token, body=None):
+    def __init__(self, method, path, token, body=None, headers=None):
         self.method, self.path, self.token, self.body = method, path, token, body
-        head = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}"]
+        sent = {"Host": "localhost", "Authorization": f"Bearer {token}"}
         if body is not None:
-            head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+            sent |= {"Content-Type": "application/json", "Content-Length": len(body)}
+        head = [f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in (sent | (headers or {})).items())]
         self.file = scratch("request")
         self.file.write_text("\r\n".join(head) + "\r\n\r\n" + (body or ""))
 
@@ -188,6 +190,10 @@ class Request:
             return self.wrk(base, connections, seconds)
         to = urllib.parse.urlsplit(base).netloc if base.startswith("http") else base
         return run_json(BYTES, "load", to, connections, seconds, self.file)
+
+    def bytes(self, base, connections, seconds):
+        """By the client that is built here, whatever there is."""
+        return run_json(BYTES, "load", urllib.parse.urlsplit(base).netloc, connections, seconds, self.file)
 
     def wrk(self, base, connections, seconds):
         script = scratch("wrk.lua")

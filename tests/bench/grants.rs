@@ -2,7 +2,8 @@
 //!
 //! `bench-grants echo DIR` serves an echo until it is killed and writes an identity for its clients;
 //! `bench-grants enrol DIR BROKER CA.PEM TRUST_DOMAIN JOIN_TOKEN` gets one from a broker;
-//! `bench-grants load DIR CALLERS CONNECTIONS SECONDS` asks with it and prints one JSON line.
+//! `bench-grants load DIR CALLERS CONNECTIONS SECONDS [SCOPE PARAMS]` asks with it and prints one JSON line;
+//! each `#` in PARAMS is another word in each ask.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -35,8 +36,14 @@ async fn main() -> anyhow::Result<()> {
         ["enrol", dir, broker, ca, domain, token] => {
             enrol(Path::new(dir), broker, ca, domain, token).await
         }
-        ["load", dir, callers, connections, seconds] => {
-            load(Path::new(dir), callers.parse()?, connections.parse()?, seconds.parse()?).await
+        ["load", dir, callers, connections, seconds, what @ ..] => {
+            let what = match what {
+                [] => ("demo.read", r#"{"dataset":"b-#"}"#),
+                [scope, params] => (*scope, *params),
+                _ => bail!("want SCOPE and PARAMS both"),
+            };
+            load(Path::new(dir), callers.parse()?, connections.parse()?, seconds.parse()?, what)
+                .await
         }
         _ => bail!("usage: bench-grants echo|enrol|load …, see the first lines of the source"),
     }
@@ -129,7 +136,13 @@ async fn enrol(
 
 // ---- the load: each caller asks again as soon as it was answered --------------------------------
 
-async fn load(dir: &Path, callers: usize, connections: usize, seconds: f64) -> anyhow::Result<()> {
+async fn load(
+    dir: &Path,
+    callers: usize,
+    connections: usize,
+    seconds: f64,
+    what: (&str, &str),
+) -> anyhow::Result<()> {
     let identity = Identity::load(dir)?;
     let mut clients = Vec::new();
     let (acknowledge, mut granted) = mpsc::unbounded_channel::<String>();
@@ -170,6 +183,7 @@ async fn load(dir: &Path, callers: usize, connections: usize, seconds: f64) -> a
         .map(|n| {
             let mut client = clients.iter().cycle().nth(n).cloned();
             let (known, serial) = (Arc::clone(&known), Arc::clone(&serial));
+            let (scope, params) = (what.0.to_owned(), what.1.to_owned());
             let acknowledge = acknowledge.clone();
             tokio::spawn(async move {
                 let client = client.as_mut().context("no connection")?;
@@ -177,10 +191,11 @@ async fn load(dir: &Path, callers: usize, connections: usize, seconds: f64) -> a
                 while Instant::now() < end {
                     let n = serial.fetch_add(1, Ordering::Relaxed);
                     let ask = AskRequest {
-                        scope: "demo.read".into(),
-                        params_jcs: format!(r#"{{"dataset":"b-{run}-{n}"}}"#).into_bytes(),
+                        scope: scope.clone(),
+                        params_jcs: params.replace('#', &format!("{run}-{n}")).into_bytes(),
                         reason: "a measurement".into(),
-                        workload: "uid:0".into(),
+                        // Asks with the same parameters are still asks of their own.
+                        workload: format!("uid:{n}"),
                         body_digest: vec![7; 32],
                         known_size: known.load(Ordering::Relaxed),
                         ..AskRequest::default()

@@ -1,5 +1,8 @@
 """The rows of the table. What two things are compared is measured in turns, within one run."""
 
+import datetime
+import hashlib
+import hmac
 import json
 import os
 import re
@@ -7,12 +10,17 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.parse
 
 from gauge import (MANY_ASKS, RELEASE, ROUNDS, SECONDS, SHIPPED, Bare, Request, Row, ShippedDemo, Sts,
                    ask, echo, enrolled, fsync, median, memory, quantile, rates, ratio, run_json, served,
                    want_wrk, work)
 import harness
-from harness import Demo, Process, clean_env, scratch, store_files
+from harness import ROOT, Demo, Process, clean_env, scratch, store_files
+from peers import golang
+from peers.minio import Minio
+from peers.postgres import Postgres, programs
+from peers.vault import BROKER_POLICY, Vault
 from pages import console, page_vote
 
 DATASET = '{"scope":"demo.read","params":{"dataset":"bench"},"reason":"a measurement"}'
@@ -307,5 +315,107 @@ def leaf_count(demo_):
     return int(re.split(rb"\n", demo_.checkpoint())[1])
 
 
+def beside(what, direct, broker, target=True):
+    """A direct client and the broker's callers in turns, at one caller and at 64."""
+    one, many = ({"direct": [], "broker": []} for _ in range(2))
+    for got, callers in ((one, 1), (many, 64)):
+        direct(callers, 1)
+        broker(callers, 1)  # warm
+        for _ in range(ROUNDS):
+            got["direct"].append(direct(callers, SECONDS))
+            got["broker"].append(broker(callers, SECONDS))
+    p50 = {k: median([r["p50_us"] for r in v]) / 1000 for k, v in one.items()}
+    over = p50["broker"] - p50["direct"]
+    rows = [Row(f"broker: {what}, one caller, p50 over the backend's own", f"{over:.2f} ms", "≤ 3 ms", over <= 3,
+                f"broker {p50['broker']:.2f} ms, direct {p50['direct']:.2f} ms; "
+                f"{work(one['broker'])} at the broker")]
+    found = ratio(many["broker"], many["direct"])
+    rows.append(Row(f"broker: {what}, 64 callers, against the backend's own throughput", f"{found:.2f} ×",
+                    "≥ 0.7 ×" if target else "–", found >= 0.7 if target else None,
+                    f"broker {rates(many['broker'])}, {work(many['broker'])}; direct {rates(many['direct'])}"))
+    return rows
+
+
+def assume_role(host, key, secret, policy):
+    """The form of an AssumeRole, and its headers, signed (SigV4): good for a quarter of an hour."""
+    form = urllib.parse.urlencode({
+        "Action": "AssumeRole", "Version": "2011-06-15", "RoleArn": "arn:aws:iam::123456789012:role/x",
+        "RoleSessionName": "direct", "DurationSeconds": "900", "Policy": policy})
+    at = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    kind, within = "application/x-www-form-urlencoded", f"{at[:8]}/us-east-1/sts/aws4_request"
+    sha = lambda text: hashlib.sha256(text.encode()).hexdigest()
+    names = "content-type;host;x-amz-date"
+    canonical = f"POST\n/\n\ncontent-type:{kind}\nhost:{host}\nx-amz-date:{at}\n\n{names}\n{sha(form)}"
+    signing = f"AWS4{secret}".encode()
+    for part in within.split("/"):
+        signing = hmac.digest(signing, part.encode(), "sha256")
+    text = f"AWS4-HMAC-SHA256\n{at}\n{within}\n{sha(canonical)}"
+    signature = hmac.digest(signing, text.encode(), "sha256").hex()
+    signed = f"AWS4-HMAC-SHA256 Credential={key}/{within}, SignedHeaders={names}, Signature={signature}"
+    return form, {"Host": host, "X-Amz-Date": at, "Content-Type": kind, "Authorization": signed}
+
+
+def backend_sts():
+    """AssumeRole through the broker, against the same call made directly: a server that answers at once with
+    the same bytes (what the broker adds), and MinIO (a backend that stores each session)."""
+    ends = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=900))
+    body = ('<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>'
+            "<Credentials><AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId>"
+            f"<SecretAccessKey>{'s' * 40}</SecretAccessKey><SessionToken>{'t' * 356}</SessionToken>"
+            f"<Expiration>{ends:%Y-%m-%dT%H:%M:%SZ}</Expiration></Credentials></AssumeRoleResult>"
+            "</AssumeRoleResponse>").encode()
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::demo/public/*"]}]})
+    what = ("aws.s3-read", '{"bucket":"demo","prefix":"b-#/"}')
+    missing = golang.prepare(ROOT, "minio", say)
+    if missing:
+        raise RuntimeError(missing)
+    minio, rows = Minio(ROOT, scratch("minio")), []
+    key, secret = minio.access_key, minio.secret_key
+    try:
+        with Bare(body) as bare:
+            for name, url, target in (("STS, a server that answers at once", bare.tcp, False),
+                                      ("STS, MinIO", minio.url, True)):
+                form, headers = assume_role(urllib.parse.urlsplit(url).netloc, key, secret, policy)
+                request = Request("POST", "/", "-", form, headers)
+                with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS, AWS_ENDPOINT_URL_STS=url,
+                          AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret, AWS_REGION="us-east-1") as demo:
+                    home = enrolled(demo)
+                    rows += beside(
+                        name, lambda n, s: request.bytes(url, n, s),
+                        lambda n, s: served(demo.broker_pid, lambda: ask(home, n, min(n, 4), s, what)), target)
+    finally:
+        minio.stop()
+    return rows
+
+
+def backend_vault():
+    """An account of Vault's database engine (real Vault on raft with an audit file, real PostgreSQL) through
+    the broker, against the same call made directly."""
+    for missing in (None if programs() else "no PostgreSQL here", golang.prepare(ROOT, "vault", say)):
+        if missing:
+            raise RuntimeError(missing)
+    postgres = Postgres(scratch("postgres"))
+    vault = None
+    try:
+        postgres.sql("CREATE ROLE readers; CREATE TABLE sales (n int); GRANT SELECT ON sales TO readers;"
+                     "CREATE ROLE vault LOGIN SUPERUSER PASSWORD 'vault-pass'")
+        vault = Vault(ROOT, scratch("vault"), durable=True)
+        vault.database(postgres, "sales")
+        request = Request("GET", "/v1/database/creds/db-read", vault.root_token)
+        what = ("vault.db-read", '{"database":"sales"}')
+        with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS, VAULT_ADDR=vault.addr,
+                  VAULT_TOKEN=vault.token(BROKER_POLICY)) as demo:
+            home = enrolled(demo)
+            return beside(
+                "Vault, an account of its database engine", lambda n, s: request.bytes(vault.addr, n, s),
+                lambda n, s: served(demo.broker_pid, lambda: ask(home, n, min(n, 4), s, what)))
+    finally:
+        if vault:
+            vault.stop()
+        postgres.stop()
+
+
 ROWS = {"grant": grant, "cached": cached, "vote": vote, "page-vote": page_vote, "console": console,
-        "policy": policy, "sidecar": sidecar, "local": local, "demo": demo, "append": append, "verify": verify}
+        "policy": policy, "sidecar": sidecar, "local": local, "demo": demo, "append": append, "verify": verify,
+        "backend-sts": backend_sts, "backend-vault": backend_vault}

@@ -1,10 +1,10 @@
 //! `grantwright aws`: what an AWS account needs so that the broker can mint there. Offline.
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Look, Out};
+use crate::output::{Look, Out, list};
 
 /// `grantwright aws …`.
 #[derive(Debug, Subcommand)]
@@ -55,17 +55,21 @@ pub fn run(out: &Out, command: &Command) -> Outcome {
         out.line(pretty(provider));
     }
     out.line(out.paint(Look::Bold, "2. The trust policy of each role that scopes name"));
-    out.line(pretty(&made["trust_policy"]));
+    out.line(pretty(part(&made, "trust_policy")));
     out.line(out.paint(
         Look::Bold,
         "3. For ending sessions early: a policy of the identity that the broker revokes with",
     ));
-    out.line(pretty(&made["revocation_policy"]));
+    out.line(pretty(part(&made, "revocation_policy")));
     out.line(out.paint(Look::Bold, "4. As commands"));
-    for command in made["commands"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for command in list(&made, "commands").iter().filter_map(Value::as_str) {
         out.line(command);
     }
     Ok(Exit::Done)
+}
+
+fn part<'a>(value: &'a Value, key: &str) -> &'a Value {
+    value.get(key).unwrap_or(&Value::Null)
 }
 
 fn pretty(value: &Value) -> String {
@@ -106,16 +110,19 @@ fn documents(setup: &Setup) -> Result<Value, String> {
         _ => return Err("want --issuer, the broker's public_url, or --principal".into()),
     };
     // Without these tags nobody finds the request in AWS's own trail, and no session can be ended.
-    let mut conditions = statement.get("Condition").cloned().unwrap_or_else(|| json!({}));
-    conditions["Null"] =
-        json!({ "aws:RequestTag/request": "false", "aws:RequestTag/agent": "false" });
+    let mut conditions: Map<String, Value> =
+        part(&statement, "Condition").as_object().cloned().unwrap_or_default();
+    let tags = json!({ "aws:RequestTag/request": "false", "aws:RequestTag/agent": "false" });
+    conditions.insert("Null".into(), tags);
     if let Some(id) = &setup.external_id {
         if setup.issuer.is_some() {
             return Err("--external-id: a role that is assumed by web identity takes none".into());
         }
-        conditions["StringEquals"] = json!({ "sts:ExternalId": id });
+        conditions.insert("StringEquals".into(), json!({ "sts:ExternalId": id }));
     }
-    statement["Condition"] = conditions;
+    if let Value::Object(statement) = &mut statement {
+        statement.insert("Condition".into(), conditions.into());
+    }
     let trust = json!({ "Version": "2012-10-17", "Statement": [statement] });
     let revocation = json!({
         "Version": "2012-10-17",
@@ -141,8 +148,8 @@ fn documents(setup: &Setup) -> Result<Value, String> {
     let mut out = json!({
         "trust_policy": trust, "revocation_policy": revocation, "role_arns": arns, "commands": commands,
     });
-    if !provider.is_null() {
-        out["oidc_provider"] = provider;
+    if let (false, Value::Object(out)) = (provider.is_null(), &mut out) {
+        out.insert("oidc_provider".into(), provider);
     }
     Ok(out)
 }

@@ -79,7 +79,7 @@ pub fn body(policies: &BTreeMap<String, String>, scopes: &BTreeMap<String, Strin
 /// minter's name (`aws` is `sts`); under any other name the broker alone can tell.
 pub fn template_faults(scope: &Scope) -> Vec<String> {
     let name = if scope.minter == "aws" { "sts" } else { scope.minter.as_str() };
-    let backend = grantwright_mint::BACKENDS.into_iter().find(|b| b.declaration.name == name);
+    let backend = grantwright_mint::BACKENDS.iter().find(|b| b.declaration.name == name);
     backend.map(|b| (b.faults)(scope)).unwrap_or_default()
 }
 

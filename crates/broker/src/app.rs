@@ -13,6 +13,7 @@ use grantwright_domain::time::parse_ttl;
 use grantwright_domain::{Clock, Digest, Timestamp};
 use grantwright_mint::jwt::{JwtIssuer, SigningKey};
 use grantwright_mint::postgres::{PostgresConfig, PostgresMinter};
+use grantwright_mint::ssh::SshIssuer;
 use grantwright_mint::sts::{Identity, RevokeConfig, StsConfig, StsMinter};
 use grantwright_mint::vault::{Login, VaultConfig, VaultMinter};
 use grantwright_mint::{Minter, Unconfigured};
@@ -39,7 +40,7 @@ use crate::rpc::broker::BrokerService;
 use crate::rpc::enrolment::EnrolmentService;
 use crate::sinks::Sinks;
 use crate::vouch::Vouch;
-use crate::{end, http, oidc, policies, wake};
+use crate::{end, ended, http, oidc, policies, wake};
 
 /// Largest gRPC message.
 const MAX_MESSAGE: usize = 256 << 10;
@@ -176,6 +177,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         vouch: Vouch::new(mac.expose_secret().trim().as_bytes()),
         sealed: Mutex::default(),
         ending: end::queue::Queue::default(),
+        ended: ended::EndedEarly::default(),
         inconsistent: AtomicBool::new(false),
         witnesses: crate::witness::Witnesses::new(&config.log.witness, &config.log.witnessing)?,
         counts: Counts::default(),
@@ -202,6 +204,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     crate::guards::pulse::restore(&broker)
         .await
         .map_err(|e| StartError::new(format!("reading what people did lately: {e}")))?;
+    ended::restore(&broker).await.map_err(|r| told("reading what ended early", r))?;
     write_ready(&broker.config, grpc_addr, http_addr)?;
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
     tokio::spawn(end::sweep(Arc::clone(&broker)));
@@ -342,6 +345,12 @@ fn backends(
                 out.issuers.push(Arc::clone(&made));
                 made
             }
+            MinterSection::Ssh { name } => {
+                let key = own_key(keys, &format!("ssh-{name}.key"))?;
+                let made = SshIssuer::new(&key, documents(issuer, name)).map_err(|e| wrong(&e))?;
+                keys.publish(&format!("ssh-{name}.pub"), &made.ca_line())?;
+                Arc::new(made)
+            }
             MinterSection::Sts(sts) => {
                 let made = sts_minter(sts, own_web_issuer(config, keys, issuer)?, clock);
                 Arc::new(made.map_err(|e| wrong(&e))?)
@@ -387,6 +396,26 @@ fn backends(
         out.minters.insert(section.name().to_owned(), minter);
     }
     Ok(out)
+}
+
+/// Where the documents of a built-in issuer are served.
+fn documents(public_url: &str, name: &str) -> String {
+    format!("{public_url}/issuers/{name}")
+}
+
+/// The Ed25519 key of a built-in authority, PKCS#8 in DER; made at its first use. Its public half lies
+/// beside it: a key that is gone is not made anew, since that would be another authority.
+fn own_key(keys: &KeyDir, name: &str) -> Result<Vec<u8>, StartError> {
+    let public = name.replace(".key", ".pub");
+    if !keys.path(name).exists() && !keys.path(&public).exists() {
+        let rng = aws_lc_rs::rand::SystemRandom::new();
+        let made = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&rng)
+            .map_err(|_| StartError::new(format!("the key `{name}` could not be made")))?;
+        keys.create(name, &hex::encode(made.as_ref()))?;
+    }
+    let text = keys.read(name)?;
+    hex::decode(text.expose_secret().trim())
+        .map_err(|e| StartError::new(format!("the key `{name}` is damaged: {e}; restore it")))
 }
 
 fn jwt_issuer(keys: &KeyDir, issuer: &str, algorithm: &str) -> Result<JwtIssuer, StartError> {

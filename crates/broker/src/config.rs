@@ -261,6 +261,11 @@ pub enum MinterSection {
         #[serde(default = "eddsa")]
         algorithm: String,
     },
+    /// Built-in OpenSSH certificates.
+    Ssh {
+        /// The name scopes use; also in the names of its key files and documents.
+        name: String,
+    },
     /// AWS STS.
     Sts(StsSection),
     /// PostgreSQL: a role per grant.
@@ -700,6 +705,11 @@ impl Config {
                 }
                 _ => {}
             }
+            if let MinterSection::Ssh { name } = minter
+                && !is_file_name(name)
+            {
+                out.push(format!("minter `{name}`: names of this kind are 1 to 32 of a-z 0-9 -"));
+            }
             if let MinterSection::Jwt { algorithm, .. } = minter
                 && !matches!(algorithm.as_str(), "EdDSA" | "ES256")
             {
@@ -722,12 +732,19 @@ impl Config {
     }
 }
 
+/// Names of key files and documents are made of it.
+fn is_file_name(name: &str) -> bool {
+    (1..=32).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
 impl MinterSection {
     /// The name scopes use.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
             Self::Jwt { name, .. }
+            | Self::Ssh { name }
             | Self::Postgres { name, .. }
             | Self::Unconfigured { name, .. } => name,
             Self::Kubernetes(s) => &s.name,

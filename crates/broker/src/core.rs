@@ -81,6 +81,8 @@ pub struct Broker {
     pub sealed: Mutex<HashMap<RequestId, (InstanceId, Timestamp)>>,
     /// Revocations that their backend has not done yet.
     pub ending: crate::end::queue::Queue,
+    /// What built-in issuers issued and what ended early.
+    pub ended: crate::ended::EndedEarly,
     /// A sidecar showed a checkpoint that this log signed and does not extend: nothing is appended.
     pub inconsistent: AtomicBool,
     /// Who else sees that the log only grows.

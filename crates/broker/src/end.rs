@@ -13,6 +13,7 @@ use grantwright_store::{LeaseFilter, LeaseSummary, RequestFilter, StoreError, Tr
 use grantwright_wire::Refusal;
 
 use crate::core::{Broker, lease_of};
+use crate::ended;
 use crate::error::{of_store, refuse};
 use crate::issue::{approve, deliver};
 use crate::wake::Tidings;
@@ -75,6 +76,10 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
     }
     unacknowledged(broker, due.sealed, now).await?;
     resolve_unfinished(broker).await?;
+    broker.ended.sweep(now);
+    if broker.ended.take_overflow() {
+        ended::restore(broker).await?;
+    }
     let mut acknowledged =
         broker.acknowledged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     acknowledged.retain(|_, mine| {
@@ -205,8 +210,9 @@ pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result
     let id = state.terms.request_id.clone();
     let agent = state.terms.agent.clone();
     let effect = at_backend(broker, &state, &lease).await;
+    let at = broker.now().max(state.last_at);
     let event = Event::Revoked(Revoked {
-        at: broker.now().max(state.last_at),
+        at,
         digest: state.digest,
         request_id: id.clone(),
         lease_id: lease.id.clone(),
@@ -214,9 +220,10 @@ pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result
         effect: effect.effect.clone(),
         still_valid: !effect.ended,
     });
-    let mut transition = Transition::at(state, vec![event]);
+    let mut transition = Transition::at(state.clone(), vec![event]);
     transition.side.delete_sealed = true;
     broker.commit(transition).await.map_err(of_store)?;
+    ended::note(broker, &state, &lease, at);
     if lease.revocable && !effect.ended {
         broker.ending.push(lease.id.clone(), id.clone(), broker.now());
     }

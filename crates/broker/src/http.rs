@@ -56,6 +56,7 @@ pub enum Demand {
 pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/.well-known/openid-configuration", Demand::Open),
     ("GET", "/jwks", Demand::Open),
+    ("GET", "/issuers/{minter}/{*document}", Demand::Open),
     ("GET", "/healthz", Demand::Open),
     ("GET", "/readyz", Demand::Open),
     ("GET", "/metrics", Demand::Open),
@@ -140,6 +141,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
     Router::new()
         .route("/.well-known/openid-configuration", get(open::discovery))
         .route("/jwks", get(open::jwks))
+        .route("/issuers/{minter}/{*document}", get(open::issuer))
         .route("/healthz", get(open::healthz))
         .route("/readyz", get(open::readyz))
         .route("/metrics", get(open::metrics))

@@ -41,6 +41,23 @@ impl KeyDir {
     pub fn create(&self, name: &str, text: &str) -> Result<(), StartError> {
         write_new(&self.path(name), text)
     }
+
+    /// Keeps what is public of a key beside it; what is there already must be the same.
+    ///
+    /// # Errors
+    /// When it differs, or cannot be read or written.
+    pub fn publish(&self, name: &str, text: &str) -> Result<(), StartError> {
+        let path = self.path(name);
+        match std::fs::read_to_string(&path) {
+            Ok(kept) if kept == text => Ok(()),
+            Ok(_) => Err(StartError::new(format!(
+                "`{}` is not of the key beside it; restore both from their backup",
+                path.display()
+            ))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => replace(&path, text),
+            Err(e) => Err(StartError::new(format!("`{}` cannot be read: {e}", path.display()))),
+        }
+    }
 }
 
 /// Reads a secret file of mode 0600.

@@ -13,6 +13,7 @@ mod core;
 #[cfg(test)]
 mod doors_tests;
 mod end;
+mod ended;
 mod error;
 mod guards;
 mod http;

@@ -10,10 +10,14 @@ use crate::{CredentialError, Secret};
 pub enum Kind {
     /// `{"token"}`: a bearer token, such as a signed JWT.
     Jwt,
+    /// `{"ssh_certificate"}`: the line of an OpenSSH certificate, for the key of who asked.
+    Ssh,
     /// `{"AccessKeyId","SecretAccessKey","SessionToken","Expiration"}`, as AWS STS answers.
     Sts,
     /// `{"username","password"}`, for example of a database.
     UserPass,
+    /// `{"certificate","ca"}`: an X.509 certificate for the key of who asked, and its authority; PEM.
+    X509,
 }
 
 impl Kind {
@@ -21,18 +25,22 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Jwt => "jwt",
+            Self::Ssh => "ssh",
             Self::Sts => "sts",
             Self::UserPass => "userpass",
+            Self::X509 => "x509",
         }
     }
 
-    const ALL: [Self; 3] = [Self::Jwt, Self::Sts, Self::UserPass];
+    const ALL: [Self; 5] = [Self::Jwt, Self::Ssh, Self::Sts, Self::UserPass, Self::X509];
 
     const fn members(self) -> &'static [&'static str] {
         match self {
             Self::Jwt => &["token"],
+            Self::Ssh => &["ssh_certificate"],
             Self::Sts => &["AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"],
             Self::UserPass => &["username", "password"],
+            Self::X509 => &["certificate", "ca"],
         }
     }
 }
@@ -65,6 +73,11 @@ impl Credential {
         Self::written(Kind::Jwt, &[token])
     }
 
+    /// A certificate's line.
+    pub fn ssh(certificate: &str) -> Self {
+        Self::written(Kind::Ssh, &[certificate])
+    }
+
     /// An AWS session.
     pub fn sts(parts: Sts<'_>) -> Self {
         Self::written(
@@ -76,6 +89,11 @@ impl Credential {
     /// A user name and a password.
     pub fn userpass(username: &str, password: &str) -> Self {
         Self::written(Kind::UserPass, &[username, password])
+    }
+
+    /// A certificate and the one of its authority, PEM.
+    pub fn x509(certificate: &str, ca: &str) -> Self {
+        Self::written(Kind::X509, &[certificate, ca])
     }
 
     /// Reads the JSON object of a credential, as it comes over the wire or out of a seal.

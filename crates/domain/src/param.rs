@@ -42,6 +42,11 @@ pub enum ParamType {
         /// Largest value.
         max: i64,
     },
+    /// The public half of a key that its holder keeps: what is issued is bound to it.
+    PublicKey {
+        /// How it is written.
+        format: KeyFormat,
+    },
     /// An S3 key prefix: segments of `[A-Za-z0-9._-]+`, each followed by `/`; at most 200; no `.` or `..` segment.
     S3Prefix,
     /// An S3 bucket name by S3's naming rules.
@@ -58,6 +63,63 @@ pub enum ParamType {
         /// Regular expression, anchored at both ends.
         pattern: String,
     },
+}
+
+/// How a public key is written in a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyFormat {
+    /// A request for a certificate: PKCS#10 (RFC 2986) in DER, base64 in one line.
+    Csr,
+    /// The thumbprint of a JWK (RFC 7638): SHA-256, base64url.
+    Jkt,
+    /// A line `ssh-ed25519 AAAA…` or `ecdsa-sha2-nistp256 AAAA…` without a comment.
+    Ssh,
+}
+
+impl KeyFormat {
+    /// The word in a declaration.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Csr => "csr",
+            Self::Jkt => "jkt",
+            Self::Ssh => "ssh",
+        }
+    }
+
+    fn want(self) -> &'static str {
+        match self {
+            Self::Csr => "a certificate request (PKCS#10, DER) as base64 in one line",
+            Self::Jkt => "the RFC 7638 thumbprint of a JWK: 43 characters of base64url",
+            Self::Ssh => {
+                "a public key line without its comment: ssh-ed25519 AAAA… or \
+                 ecdsa-sha2-nistp256 AAAA…"
+            }
+        }
+    }
+
+    /// Whether a text has the form; what is in it is for the minter to read.
+    fn fits(self, text: &str) -> bool {
+        let plain = |text: &str| {
+            let body = text.trim_end_matches('=');
+            text.len().is_multiple_of(4)
+                && text.len() - body.len() <= 2
+                && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+        };
+        match self {
+            Self::Csr => (100..=MAX_TEXT).contains(&text.len()) && plain(text),
+            Self::Jkt => {
+                text.len() == 43
+                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            }
+            Self::Ssh => match text.split_once(' ') {
+                Some(("ssh-ed25519", blob)) => blob.len() == 68 && plain(blob),
+                Some(("ecdsa-sha2-nistp256", blob)) => blob.len() == 140 && plain(blob),
+                _ => false,
+            },
+        }
+    }
 }
 
 /// How a value may shrink when a reviewer narrows a request.
@@ -166,6 +228,9 @@ impl ParamSpec {
                 Some(i) if (*min..=*max).contains(&i) => Ok(ParamValue::Integer(i)),
                 _ => Err(wrong(self.want())),
             },
+            (ParamType::PublicKey { format }, Value::String(s)) if format.fits(s) => {
+                Ok(ParamValue::Text(s.clone()))
+            }
             (ParamType::S3Bucket, Value::String(s)) if is_bucket(s) => {
                 Ok(ParamValue::Text(s.clone()))
             }
@@ -201,6 +266,7 @@ impl ParamSpec {
                 format!("one of {}", list.join(", "))
             }
             ParamType::Integer { min, max } => format!("an integer from {min} to {max}"),
+            ParamType::PublicKey { format } => format.want().into(),
             ParamType::S3Bucket => "an S3 bucket name: 3 to 63 of a-z 0-9 . -".into(),
             ParamType::S3Prefix => "a key prefix ending in `/`, segments of A-Z a-z 0-9 . _ -, no `.` or `..`, at most 200".into(),
             ParamType::Set { pattern, most } => format!("1 to {most} distinct strings, each matching {pattern}"),
@@ -257,7 +323,7 @@ impl ParamSpec {
             // Values are checked again when a slot is filled; a pattern that admits metacharacters
             // by name is refused when the scope is loaded.
             ParamType::String { pattern } => !admits_metacharacters(pattern),
-            ParamType::Set { .. } => false,
+            ParamType::PublicKey { .. } | ParamType::Set { .. } => false,
         }
     }
 
@@ -499,6 +565,33 @@ mod tests {
         ] {
             assert!(!is_bucket(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn public_keys() {
+        let ed25519 = format!("ssh-ed25519 {}", "A".repeat(68));
+        let p256 = format!("ecdsa-sha2-nistp256 {}=", "A".repeat(139));
+        let csr = "A".repeat(100);
+        let jkt = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+        for (format, ok) in [
+            (KeyFormat::Ssh, ed25519.as_str()),
+            (KeyFormat::Ssh, p256.as_str()),
+            (KeyFormat::Csr, csr.as_str()),
+            (KeyFormat::Jkt, jkt),
+        ] {
+            assert!(format.fits(ok), "{ok}");
+            let others = [KeyFormat::Csr, KeyFormat::Jkt, KeyFormat::Ssh];
+            assert!(others.iter().filter(|f| **f != format).all(|f| !f.fits(ok)), "{ok}");
+            for bad in [
+                format!("{ok} me@host"),
+                format!(" {ok}"),
+                ok.replace('A', "*"),
+                ok[1..].to_owned(),
+            ] {
+                assert!(!format.fits(&bad) || bad == ok, "{bad}");
+            }
+        }
+        assert!(!KeyFormat::Csr.fits("") && !KeyFormat::Csr.fits(&"A".repeat(1028)));
     }
 
     #[test]

@@ -56,7 +56,10 @@ pub async fn check(subject: &impl Subject, now: Timestamp) -> Result<(), String>
         hold(minted.expires_at > now && minted.expires_at <= ends, "it ends within its lifetime")?;
         hold(minted.expires_at == minted.expires_at.whole_second(), "it ends on a whole second")?;
         hold(minted.credential.kind() == declared.credential, "it is of the declared kind")?;
-        hold(minted.revocable == declared.revocable.is_some(), "it is revocable as declared")?;
+        hold(
+            minted.revocable == minter.revocable(&scope).is_some(),
+            "it is revocable as declared",
+        )?;
         hold(
             subject.observed(&minted) == preview,
             "what was minted is what was previewed, whoever approved",
@@ -101,8 +104,10 @@ fn secrets_stay(minted: &Minted, canary: &str) -> Result<(), String> {
         .map_err(|_| "the credential is not JSON")?;
     let secret: &[&str] = match minted.credential.kind() {
         Kind::Jwt => &["token"],
+        Kind::Ssh => &["ssh_certificate"],
         Kind::Sts => &["SecretAccessKey", "SessionToken"],
         Kind::UserPass => &["password"],
+        Kind::X509 => &["certificate"],
     };
     let shown = format!("{:?} {minted:?}", minted.facts);
     for name in secret {

@@ -4,6 +4,8 @@
 //! [template]
 //! audience = "https://data.example.com"
 //! claims = ["dataset"]     # optional: which parameters; absent: all that are not sensitive
+//! holder = "key"           # optional: the parameter with the holder's key, for the claim `cnf`
+//! status = true            # optional: who takes these tokens reads the status list or introspects
 //! ```
 //!
 //! Claims are a function of D, the template, the moment of issue and who approved, so a token that
@@ -12,23 +14,28 @@
 
 mod claims;
 mod keys;
+mod status;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use grantwright_credential::{Credential, Kind, Secret};
+use grantwright_domain::param::KeyFormat;
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Grant, Params, Scope, Timestamp};
+use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use serde_json::{Value, json};
 
-use crate::template::{bad_template, unknown_keys};
+use crate::signing::holder;
+use crate::template::{bad_template, holder_faults, unknown_keys};
 use crate::{
-    Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError, Signer,
+    Backend, BoxFuture, Declaration, Document, Ended, EndedLease, MintError, Minted, Minter,
+    Publisher, SetupError, SignInput, Signer,
 };
-pub use claims::JwtInput;
-use claims::{APPROVERS, Claims, ParamClaims};
+use claims::{Claims, ParamClaims};
 pub use keys::{PublicKey, SigningKey, discovery, jwks};
+use status::{Lists, Place, STATUS};
 
 /// Life of the broker's own identity tokens, in seconds.
 const IDENTITY_S: i64 = 60;
@@ -40,35 +47,50 @@ pub const BACKEND: Backend = Backend {
         credential: Kind::Jwt,
         ttl_floor_s: 1,
         ttl_ceiling_s: 43_200,
-        revocable: None,
+        revocable: Some(
+            "where the scope says `status = true`: introspection calls it inactive and its bit in the \
+             status list is set; a service that looks at neither takes it to its end",
+        ),
         renewable: false,
-        narrowing: "claims: one audience from the template, the scope, its typed parameters",
+        narrowing: "claims: one audience from the template, the scope, its typed parameters; `cnf` \
+                    where the scope names the holder's key",
         stamps: &["`sub` the agent's SPIFFE ID", "`request_id`", "`approvers`", "`jti` the lease"],
     },
     faults,
     preview: |scope, params| {
         let claims = ParamClaims::of(scope, params)?;
-        Ok(json!({ "audience": audience(scope)?, "scope": scope.name, "params": claims }))
+        let mut out =
+            json!({ "audience": audience(scope)?, "scope": scope.name, "params": claims });
+        if let (Some(key), Value::Object(members)) = (held_by(scope, params)?, &mut out) {
+            members.insert("holder".into(), key.into());
+        }
+        Ok(out)
     },
 };
 
-/// The issuer: an address and its keys.
+/// The issuer: an address, its keys, and its status lists.
 pub struct JwtIssuer {
     issuer: String,
+    ring: RwLock<Arc<Ring>>,
+    lists: Lists,
+}
+
+struct Ring {
     active: SigningKey,
-    retired: Vec<PublicKey>,
+    /// Published and not signing: retired ones, and the next one.
+    others: Vec<PublicKey>,
 }
 
 impl JwtIssuer {
-    /// `issuer` is the URL under which discovery and keys are served; `retired` keys still verify what
-    /// they signed, and are published until that has expired.
+    /// `issuer` is the URL under which discovery and keys are served; `others` are published and do not
+    /// sign: retired keys until what they signed has expired, and the next one ahead of its turn.
     ///
     /// # Errors
     /// The URL is not http or https, or ends in `/`.
     pub fn new(
         issuer: impl Into<String>,
         active: SigningKey,
-        retired: Vec<PublicKey>,
+        others: Vec<PublicKey>,
     ) -> Result<Self, SetupError> {
         let issuer = issuer.into();
         let http = issuer.starts_with("https://") || issuer.starts_with("http://");
@@ -77,12 +99,56 @@ impl JwtIssuer {
                 "jwt: the issuer wants an http or https URL, without a last `/`",
             ));
         }
-        Ok(Self { issuer, active, retired })
+        let lists = Lists::new(issuer.clone(), "0");
+        Ok(Self { issuer, ring: RwLock::new(Arc::new(Ring { active, others })), lists })
+    }
+
+    /// `url` is where the broker serves this issuer's status lists, without a last `/`; `tag` must be
+    /// another one at each start.
+    #[must_use]
+    pub fn publishing(mut self, url: impl Into<String>, tag: &str) -> Self {
+        self.lists = Lists::new(url.into(), tag);
+        self
+    }
+
+    /// Signs with another key from now on.
+    pub fn replace(&self, active: SigningKey, others: Vec<PublicKey>) {
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Ring { active, others });
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// All keys that verify, the active one first.
-    pub fn keys(&self) -> impl Iterator<Item = &PublicKey> {
-        std::iter::once(self.active.public()).chain(&self.retired)
+    pub fn keys(&self) -> Vec<PublicKey> {
+        let ring = self.ring();
+        std::iter::once(ring.active.public()).chain(&ring.others).cloned().collect()
+    }
+
+    /// The claims of a token that this issuer signed and that has not expired.
+    fn read(&self, token: &str, now: Timestamp) -> Option<Value> {
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (header, payload) = signed.split_once('.')?;
+        let json = |part: &str| {
+            let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
+            serde_json::from_slice::<Value>(&bytes).ok()
+        };
+        let header = json(header)?;
+        let named = |name: &str| header.get(name).and_then(Value::as_str);
+        let (kid, alg) = (named("kid")?, named("alg")?);
+        let keys = self.keys();
+        let key = keys.iter().find(|k| k.kid() == kid && k.alg() == alg)?;
+        if named("typ") != Some("JWT")
+            || !key.verifies(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).ok()?)
+        {
+            return None;
+        }
+        let claims = json(payload)?;
+        let ours = claims.get("iss").and_then(Value::as_str) == Some(&self.issuer);
+        let lives = claims.get("exp").and_then(Value::as_i64).is_some_and(|e| e > now.seconds());
+        (ours && lives).then_some(claims)
     }
 
     /// A token that says who the broker itself is, for one audience and one minute: `sub` is the issuer
@@ -124,35 +190,46 @@ impl JwtIssuer {
     }
 
     fn compact(&self, claims: &Value) -> Option<Secret<String>> {
-        let mut token = format!(
-            "{}.{}",
-            self.active.header(),
-            URL_SAFE_NO_PAD.encode(claims.to_string().as_bytes())
-        );
-        let signature = self.active.sign(token.as_bytes())?;
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-        Some(Secret::new(token))
+        let ring = self.ring();
+        signed(&ring.active, ring.active.header(), &claims.to_string()).map(Secret::new)
     }
 
     /// The document at `/jwks` (RFC 7517).
     #[must_use]
     pub fn jwks(&self) -> Value {
-        jwks(self.keys())
+        jwks(&self.keys())
     }
 
     /// The document at `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0).
     #[must_use]
     pub fn discovery(&self) -> Value {
-        discovery(&self.issuer, self.keys())
+        discovery(&self.issuer, &self.keys())
     }
 }
 
+/// A compact JWS (RFC 7515 §7.1) with this encoded header.
+fn signed(key: &SigningKey, header: &str, claims: &str) -> Option<String> {
+    let mut token = String::with_capacity(header.len() + claims.len() * 4 / 3 + 96);
+    token.push_str(header);
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+    let signature = key.sign(token.as_bytes())?;
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+    Some(token)
+}
+
 impl Signer for JwtIssuer {
-    fn sign(&self, input: &JwtInput<'_>) -> Result<Minted, MintError> {
+    fn sign(&self, input: &SignInput<'_>) -> Result<Minted, MintError> {
         BACKEND.declaration.admits_ttl(input.ttl_s)?;
         let audience = audience(input.scope)?;
-        let expires_at = input.issued_at.plus_seconds(i64::from(input.ttl_s));
+        let expires_at = input.ends();
+        let place = listed(input.scope).then(|| match input.facts {
+            Some(facts) => Place::kept(facts),
+            None => Some(self.lists.draw()),
+        });
+        let place = place.flatten();
+        let jkt = held_by(input.scope, input.params)?;
         let claims = Claims {
             iss: &self.issuer,
             sub: format_args!("spiffe://{}/agent/{}", input.trust_domain, input.agent),
@@ -165,26 +242,41 @@ impl Signer for JwtIssuer {
             request_id: input.request,
             params: ParamClaims::of(input.scope, input.params)?,
             approvers: &input.approvers,
+            cnf: jkt.map(|jkt| json!({ "jkt": jkt })),
+            status: place.as_ref().and_then(|p| self.lists.claim(p)),
         };
-        let mut json = Vec::with_capacity(1024);
-        serde_json::to_writer(&mut json, &claims).map_err(|e| unsigned(e.to_string()))?;
-        let mut token = String::with_capacity(self.active.header().len() + json.len() * 4 / 3 + 96);
-        token.push_str(self.active.header());
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(&json, &mut token);
-        let signature =
-            self.active.sign(token.as_bytes()).ok_or_else(|| unsigned("the key failed"))?;
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-
-        let mut facts = BTreeMap::from([
-            ("audience".to_owned(), audience.to_owned()),
-            ("kid".to_owned(), self.active.public().kid().to_owned()),
+        let json = serde_json::to_string(&claims).map_err(|e| unsigned(e.to_string()))?;
+        let ring = self.ring();
+        let token = signed(&ring.active, ring.active.header(), &json)
+            .ok_or_else(|| unsigned("the key failed"))?;
+        let mut facts = input.facts_with([
+            ("audience", audience.to_owned()),
+            ("kid", ring.active.public().kid().to_owned()),
         ]);
-        if !input.approvers.is_empty() {
-            facts.insert(APPROVERS.into(), input.approvers.join(" "));
+        let revocable = place.is_some();
+        if let Some(place) = place {
+            facts.insert(STATUS.into(), place.into_fact());
         }
-        Ok(Minted { credential: Credential::jwt(&token), expires_at, revocable: false, facts })
+        Ok(Minted { credential: Credential::jwt(&token), expires_at, revocable, facts })
+    }
+}
+
+impl Publisher for JwtIssuer {
+    fn document(
+        &self,
+        name: &str,
+        ended: &BTreeMap<LeaseId, EndedLease>,
+        now: Timestamp,
+    ) -> Result<Option<Document>, MintError> {
+        let list = name.strip_prefix("status/");
+        let claims = list.and_then(|list| self.lists.claims(&self.issuer, list, ended, now));
+        let Some(claims) = claims else { return Ok(None) };
+        let ring = self.ring();
+        let header = ring.active.header_of("statuslist+jwt");
+        let token = signed(&ring.active, &header, &claims.to_string())
+            .ok_or_else(|| unsigned("the key failed"))?;
+        let bytes = token.into_bytes();
+        Ok(Some(Document { content_type: "application/statuslist+jwt", bytes }))
     }
 }
 
@@ -202,19 +294,53 @@ impl Minter for JwtIssuer {
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
-        Box::pin(std::future::ready(self.sign(&JwtInput::granted(&grant, now))))
+        Box::pin(std::future::ready(self.sign(&SignInput::granted(&grant, now))))
     }
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {
-        let effect = format!(
-            "cannot be recalled: whoever verifies the signature accepts it until {}",
-            lease.expires_at
-        );
-        Box::pin(std::future::ready(Ended { ended: false, effect }))
+        let place = lease.facts.get(STATUS).and_then(|p| p.split_once('/'));
+        let ended = place.is_some();
+        let effect = match place {
+            Some((list, index)) => format!(
+                "introspection says inactive, and bit {index} of {} is set: services that look refuse it",
+                self.lists.uri(list)
+            ),
+            None => format!(
+                "introspection says inactive, but it cannot be recalled: whoever verifies the signature \
+                 alone accepts it until {}",
+                lease.expires_at
+            ),
+        };
+        Box::pin(std::future::ready(Ended { ended, effect }))
     }
 
     fn signer(&self) -> Option<&dyn Signer> {
         Some(self)
+    }
+
+    fn revocable(&self, scope: &Scope) -> Option<&'static str> {
+        BACKEND.declaration.revocable.filter(|_| listed(scope))
+    }
+
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        Some(self)
+    }
+
+    fn introspect(&self, token: &str, now: Timestamp) -> Option<Value> {
+        self.read(token, now)
+    }
+}
+
+/// Services that take these tokens look whether they ended early.
+fn listed(scope: &Scope) -> bool {
+    scope.template.get("status").and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// The thumbprint of the holder's key, where the scope binds tokens to it.
+fn held_by<'a>(scope: &Scope, params: &'a Params) -> Result<Option<&'a str>, MintError> {
+    match scope.template.get("holder") {
+        None => Ok(None),
+        Some(_) => holder(scope, params, "holder").map(Some),
     }
 }
 
@@ -232,7 +358,14 @@ fn is_audience(text: &str) -> bool {
 }
 
 fn faults(scope: &Scope) -> Vec<String> {
-    let mut out = unknown_keys("template", scope.template.keys(), &["audience", "claims"]);
+    let known = ["audience", "claims", "holder", "status"];
+    let mut out = unknown_keys("template", scope.template.keys(), &known);
+    if scope.template.contains_key("holder") {
+        out.extend(holder_faults(scope, "holder", KeyFormat::Jkt));
+    }
+    if scope.template.get("status").is_some_and(|s| !s.is_boolean()) {
+        out.push("template.status: want true or false".into());
+    }
     if audience(scope).is_err() {
         out.push(
             "template.audience: want one literal audience, 1 to 256 printable characters without spaces, \

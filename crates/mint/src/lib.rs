@@ -13,24 +13,32 @@ pub mod jwt;
 pub mod kubernetes;
 pub mod oauth;
 pub mod postgres;
+pub mod ssh;
 pub mod sts;
 pub mod vault;
+pub mod x509;
 
 mod call;
 mod error;
 mod kept;
 mod minter;
+mod signing;
 mod template;
 mod unconfigured;
 
 pub use call::{Endpoint, SignAssertion};
 pub use error::{MintError, SetupError};
-pub use minter::{Backend, BoxFuture, Declaration, Ended, Minted, Minter, Signer};
+pub use minter::{
+    Backend, BoxFuture, Declaration, Document, Ended, EndedLease, Minted, Minter, Publisher, Signer,
+};
+pub use signing::SignInput;
 pub use unconfigured::Unconfigured;
 
 /// Every backend there is, in the order of the documentation.
 pub const BACKENDS: &[Backend] = &[
     jwt::BACKEND,
+    ssh::BACKEND,
+    x509::BACKEND,
     sts::BACKEND,
     vault::BACKEND,
     vault::Engine::Aws.backend(),

@@ -7,8 +7,7 @@ use grantwright_domain::request::Lease;
 use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use serde_json::Value;
 
-use crate::MintError;
-use crate::jwt::JwtInput;
+use crate::{MintError, SignInput};
 
 /// A boxed future, so that minters can be chosen by configuration.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -89,6 +88,59 @@ pub trait Minter: Send + Sync {
     fn signer(&self) -> Option<&dyn Signer> {
         None
     }
+
+    /// How credentials of this scope can be ended early; none: they cannot. As declared, unless the
+    /// scope's template decides.
+    fn revocable(&self, _scope: &Scope) -> Option<&'static str> {
+        self.declaration().revocable
+    }
+
+    /// The claims of a token that this issuer signed and that has not expired; whether it ended early
+    /// is for the log to say. `None`: it is no such token.
+    fn introspect(&self, _token: &str, _now: Timestamp) -> Option<Value> {
+        None
+    }
+
+    /// What a built-in issuer publishes: its public keys, and the list of what ended early.
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+}
+
+/// The documents of a built-in issuer that anyone may read. What ended early is told by the broker,
+/// from the log: the issuer keeps nothing.
+pub trait Publisher: Send + Sync {
+    /// The document of this name, for example `ca.pub`; none: there is no such document. `ended` are
+    /// the leases of this issuer that ended early and have not expired.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    fn document(
+        &self,
+        name: &str,
+        ended: &BTreeMap<LeaseId, EndedLease>,
+        now: Timestamp,
+    ) -> Result<Option<Document>, MintError>;
+}
+
+/// A lease that ended early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedLease {
+    /// When it was ended.
+    pub at: Timestamp,
+    /// When it would have ended by itself: nothing is published of it after.
+    pub expires_at: Timestamp,
+    /// What its issuer stamped.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// A published document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Media type.
+    pub content_type: &'static str,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// Mints by computing alone; the same input gives the same claims at any time.
@@ -97,7 +149,7 @@ pub trait Signer: Send + Sync {
     ///
     /// # Errors
     /// Refused, when the pinned template does not fit this backend.
-    fn sign(&self, input: &JwtInput<'_>) -> Result<Minted, MintError>;
+    fn sign(&self, input: &SignInput<'_>) -> Result<Minted, MintError>;
 }
 
 /// A minted credential and what may be said of it.

@@ -4,7 +4,7 @@
 //! quote or separator; the value is checked against its type again; wildcards come from the
 //! template's literal text, after the last slot and not touching it.
 
-use grantwright_domain::param::{ParamSpec, ParamType, is_slot_text};
+use grantwright_domain::param::{KeyFormat, ParamSpec, ParamType, is_slot_text};
 use grantwright_domain::{Params, Scope};
 use serde_json::Value;
 
@@ -110,6 +110,26 @@ pub(crate) fn text_faults(text: &str, scope: &Scope, wildcards: Wildcards) -> Ve
         }
     }
     out
+}
+
+/// Faults of the parameter that holds the public key or the request for a certificate.
+pub(crate) fn holder_faults(scope: &Scope, key: &str, format: KeyFormat) -> Vec<String> {
+    let name = scope.template.get(key).and_then(Value::as_str).unwrap_or_default();
+    let want = format!(
+        "template.{key}: want the name of a parameter of type public-key, format {}, neither \
+         optional nor sensitive",
+        format.word()
+    );
+    match scope.params.get(name) {
+        Some(spec)
+            if spec.kind == (ParamType::PublicKey { format })
+                && !spec.optional
+                && !spec.sensitive =>
+        {
+            Vec::new()
+        }
+        _ => vec![want],
+    }
 }
 
 fn slot_fault(name: &str, scope: &Scope) -> Option<String> {

@@ -27,6 +27,7 @@ impl CedarType {
             ParamType::Boolean => Self::Bool,
             ParamType::Integer { .. } => Self::Long,
             ParamType::Choice { .. }
+            | ParamType::PublicKey { .. }
             | ParamType::S3Bucket
             | ParamType::S3Prefix
             | ParamType::String { .. } => Self::String,

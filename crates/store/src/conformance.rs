@@ -569,6 +569,12 @@ pub async fn readings_agree(url: String) -> Outcome {
     done(store.commit(world.revoke(&granted.state)).await)?;
     let leases = done(store.leases(LeaseFilter { live: true, ..LeaseFilter::default() }).await)?;
     ensure(leases.len() == 4, || "a revoked lease lives".into())?;
+    let early = |at| LeaseFilter { ended_early: Some(at), ..LeaseFilter::default() };
+    let ended = done(store.leases(early(world.at(0))).await)?;
+    let id = granted.state.lease.as_ref().map(|l| &l.id);
+    ensure(ended.iter().map(|l| Some(&l.id)).eq([id]), || format!("ended early: {ended:?}"))?;
+    let ended = done(store.leases(early(world.at(86_400_000))).await)?;
+    ensure(ended.is_empty(), || format!("ended by itself since: {ended:?}"))?;
 
     let due = done(store.due(world.at(0), 10).await)?;
     ensure(due.requests.is_empty() && due.leases.is_empty(), || format!("{due:?}"))?;

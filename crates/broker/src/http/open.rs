@@ -2,11 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::Shared;
+use super::{Refused, Shared};
 use crate::core::Broker;
 use crate::guards::pulse::DAY_MS;
 
@@ -17,6 +17,15 @@ fn json_text(text: String) -> Response {
 /// OpenID discovery of the built-in issuer.
 pub async fn discovery(State(broker): Shared) -> Response {
     json_text(broker.discovery.to_string())
+}
+
+/// What an issuer publishes: its authority's key, and what ended early.
+pub async fn issuer(
+    State(broker): Shared,
+    Path((minter, name)): Path<(String, String)>,
+) -> Result<Response, Refused> {
+    let document = crate::ended::document(&broker, &minter, &name)?;
+    Ok(([(header::CONTENT_TYPE, document.content_type)], document.bytes.clone()).into_response())
 }
 
 /// Keys of the built-in issuers.
@@ -65,6 +74,11 @@ pub async fn metrics(State(broker): Shared) -> Response {
     out.push_str(&format!("# HELP grantwright_log_witnessed leaves in the newest checkpoint that the witnesses cosigned\n# TYPE grantwright_log_witnessed gauge\ngrantwright_log_witnessed {witnessed}\n"));
     let (waiting, oldest_ms) = broker.ending.waiting(broker.now());
     for (name, help, value) in [
+        (
+            "grantwright_ended_early",
+            "built-in credentials that ended early and are listed as such",
+            u64::try_from(broker.ended.count()).unwrap_or(u64::MAX),
+        ),
         (
             "grantwright_revocations_waiting",
             "revocations that their backend has not done yet",

@@ -121,6 +121,7 @@ pub async fn admit(
     let is_sensitive = |name: &String| scope.params.get(name).is_some_and(|s| s.sensitive);
     let (sensitive, open): (Params, Params) =
         params.into_iter().partition(|(name, _): &(String, ParamValue)| is_sensitive(name));
+    fits_template(broker, &scope, &open)?;
     let claim = key.map(|key| KeyClaim {
         agent: caller.agent.clone(),
         key,
@@ -146,6 +147,28 @@ pub async fn admit(
             known_size: ask.known_size,
         }),
     }))
+}
+
+/// Nobody is asked to approve what cannot be minted: parameters that no credential can be made of are
+/// refused at once. A template without slots and keys takes any.
+fn fits_template(broker: &Broker, scope: &Scope, open: &Params) -> Result<(), Refusal> {
+    let minter = broker.minter(scope)?;
+    let is_key = |spec: &param::ParamSpec| matches!(spec.kind, param::ParamType::PublicKey { .. });
+    if minter.signer().is_some() && !scope.params.values().any(is_key) {
+        return Ok(());
+    }
+    match minter.preview(scope, open) {
+        Ok(_) => Ok(()),
+        Err(e) if e.code() == "bad_parameter" => {
+            Err(refuse(400, "bad_params", e.to_string(), "correct the parameter and ask again"))
+        }
+        Err(e) => Err(refuse(
+            503,
+            "bad_template",
+            e.to_string(),
+            "an operator corrects the scope's template",
+        )),
+    }
 }
 
 /// The person whose ID token came with the ask. What is not proven never enters the terms: the agent

@@ -8,7 +8,7 @@ use grantwright_domain::event::Issued;
 use grantwright_domain::request::Lease;
 use grantwright_domain::text::{shorten, visible};
 use grantwright_domain::{Authority, Event, InstanceId, RequestId, RequestState, VerdictKind};
-use grantwright_mint::jwt::JwtInput;
+use grantwright_mint::SignInput;
 use grantwright_store::{Evidence, Loaded, Sealed, StoreError};
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::{self, Granted, Outcome, granted::Delivery, outcome};
@@ -195,7 +195,7 @@ pub async fn redeliver(
     let minter = broker.minter(scope)?;
     let delivery = match minter.signer() {
         Some(signer) => {
-            let made = JwtInput::issued(state, scope, &authority.trust_domain)
+            let made = SignInput::issued(state, scope, &authority.trust_domain)
                 .and_then(|input| signer.sign(&input))
                 .map_err(|_| gone(lease))?;
             Delivery::Plain(made.credential.expose_json().to_vec())

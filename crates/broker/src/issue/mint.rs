@@ -8,8 +8,7 @@ use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::{Failed, Intended as IntendedEvent, Unknown};
 use grantwright_domain::{Draft, Event, Grant, LeaseId, Rights};
-use grantwright_mint::jwt::JwtInput;
-use grantwright_mint::{MintError, Minted as Made, Minter};
+use grantwright_mint::{MintError, Minted as Made, Minter, SignInput};
 use grantwright_store::{Committed, Sealed, Side, StoreError, Transition};
 use grantwright_wire::Refusal;
 
@@ -126,7 +125,7 @@ async fn commit_intent(broker: &Broker, staged: Box<Staged>) -> Result<Box<Stage
 pub async fn mint(broker: &Broker, intended: Intended) -> Result<Minted, Refusal> {
     let Intended { staged, grant, lease, minter } = intended;
     let result = match minter.signer() {
-        Some(signer) => signer.sign(&JwtInput::granted(&grant, staged.at)),
+        Some(signer) => signer.sign(&SignInput::granted(&grant, staged.at)),
         None => minter.mint(grant, staged.at).await,
     };
     match result {

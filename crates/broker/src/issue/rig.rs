@@ -323,6 +323,7 @@ impl Rig {
             vouch: crate::vouch::Vouch::new(&[9; 32]),
             sealed: Mutex::default(),
             ending: crate::end::queue::Queue::default(),
+            ended: crate::ended::EndedEarly::default(),
             inconsistent: false.into(),
             witnesses: Default::default(),
             counts: Counts::default(),

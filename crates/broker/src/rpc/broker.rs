@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError};
 
 use futures_util::Stream;
 use grantwright_domain::event::{InstanceRenewed, InstanceRevoked};
-use grantwright_domain::request::LeaseState;
 use grantwright_domain::{Event, LeaseId, RequestId};
 use grantwright_proof::{Checkpoint, verify_consistency};
 use grantwright_store::{LeaseFilter, StoreError, Transition};
@@ -326,20 +325,24 @@ fn may_attend(broker: &Broker, caller: &Caller) -> bool {
 
 /// This instance's leases that ended early and would still live.
 async fn ended_early(broker: &Broker, caller: &Caller) -> Vec<String> {
-    let filter = LeaseFilter { agent: Some(caller.agent.clone()), ..LeaseFilter::default() };
-    let now = broker.now();
-    match broker.store.leases(filter).await {
-        Ok(leases) => leases
-            .into_iter()
-            .filter(|l| l.instance == caller.instance && l.expires_at > now)
-            .filter(|l| matches!(l.state, LeaseState::Revoked | LeaseState::Withdrawn))
-            .map(|l| l.id.to_string())
-            .collect(),
-        Err(e) => {
-            tracing::warn!(error = %e, "ended leases could not be read");
-            Vec::new()
-        }
+    let mut filter = LeaseFilter {
+        agent: Some(caller.agent.clone()),
+        ended_early: Some(broker.now()),
+        ..LeaseFilter::default()
+    };
+    let mut out = Vec::new();
+    while let Ok(page) = broker
+        .store
+        .leases(filter.clone())
+        .await
+        .inspect_err(|e| tracing::warn!(error = %e, "ended leases could not be read"))
+    {
+        let Some(last) = page.last() else { break };
+        filter.before = Some(last.first_index);
+        let mine = page.iter().filter(|l| l.instance == caller.instance);
+        out.extend(mine.map(|l| l.id.to_string()));
     }
+    out
 }
 
 fn acknowledge(broker: &Broker, caller: &Caller, requests: &[String]) {

@@ -3,7 +3,8 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, Signature,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
+    Ed25519KeyPair, KeyPair as _, Signature, UnparsedPublicKey,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -52,9 +53,15 @@ impl SigningKey {
         &self.public
     }
 
-    /// The encoded JOSE header of everything that it signs.
+    /// The encoded JOSE header of its tokens.
     pub(super) fn header(&self) -> &str {
         &self.header
+    }
+
+    /// The encoded JOSE header of another type of document.
+    pub(super) fn header_of(&self, typ: &str) -> String {
+        let header = json!({ "alg": self.public.alg, "kid": self.public.kid, "typ": typ });
+        URL_SAFE_NO_PAD.encode(header.to_string())
     }
 
     /// 64 bytes: the Ed25519 signature, or `r ‖ s`.
@@ -104,6 +111,22 @@ impl PublicKey {
         self.alg
     }
 
+    /// Whether it signed this.
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let part = |name: &str| {
+            let text = self.required.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
+            URL_SAFE_NO_PAD.decode(text.unwrap_or_default()).unwrap_or_default()
+        };
+        let verified = match self.alg {
+            "EdDSA" => UnparsedPublicKey::new(&ED25519, part("x")).verify(message, signature),
+            _ => {
+                let point = [&[4][..], &part("x"), &part("y")].concat();
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message, signature)
+            }
+        };
+        verified.is_ok()
+    }
+
     fn jwk(&self) -> Value {
         let mut jwk = json!({ "alg": self.alg, "kid": self.kid, "use": "sig" });
         if let Value::Object(members) = &mut jwk {
@@ -113,9 +136,15 @@ impl PublicKey {
     }
 }
 
-/// A JWK set (RFC 7517 §5) of public keys.
+/// A JWK set (RFC 7517 §5) of public keys, each once.
 pub fn jwks<'a>(keys: impl IntoIterator<Item = &'a PublicKey>) -> Value {
-    json!({ "keys": keys.into_iter().map(PublicKey::jwk).collect::<Vec<_>>() })
+    let mut out: Vec<&PublicKey> = Vec::new();
+    for key in keys {
+        if !out.contains(&key) {
+            out.push(key);
+        }
+    }
+    json!({ "keys": out.into_iter().map(PublicKey::jwk).collect::<Vec<_>>() })
 }
 
 /// Provider metadata (OpenID Connect Discovery 1.0 §3), keys at `<issuer>/jwks`.
@@ -126,11 +155,14 @@ pub fn discovery<'a>(issuer: &str, keys: impl IntoIterator<Item = &'a PublicKey>
     json!({
         "issuer": issuer,
         "jwks_uri": format!("{issuer}/jwks"),
+        "introspection_endpoint": format!("{issuer}/introspect"),
+        "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": algs,
         "claims_supported": [
             "iss", "sub", "aud", "iat", "nbf", "exp", "jti", "scope", "request_id", "params", "approvers",
+            "cnf", "status",
         ],
     })
 }

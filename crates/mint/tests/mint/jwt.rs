@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm,
 };
@@ -7,8 +9,11 @@ use grantwright_domain::event::{Event, Issued};
 use grantwright_domain::request::{Lease, Rights};
 use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use grantwright_mint::conformance::{self, Subject, danger_grant, intended};
-use grantwright_mint::jwt::{JwtInput, JwtIssuer};
-use grantwright_mint::{BoxFuture, Declaration, Ended, MintError, Minted, Minter, Signer};
+use grantwright_mint::jwt::JwtIssuer;
+use grantwright_mint::{
+    BoxFuture, Declaration, Ended, EndedLease, MintError, Minted, Minter, Publisher, SignInput,
+    Signer,
+};
 use serde_json::{Value, json};
 
 use crate::fixtures::{ed25519, es256, export, issuer, now, params, scope};
@@ -110,7 +115,7 @@ fn what_a_retired_key_signed_still_verifies() {
     let after = JwtIssuer::new("https://broker.example.org", new, retired).unwrap();
     let (scope, params) = (export(), params(&export(), json!({ "dataset": "sales", "rows": 500 })));
     let grant = danger_grant(&scope, &params, &[], 900, now()).unwrap();
-    let minted = before.sign(&JwtInput::granted(&grant, now())).unwrap();
+    let minted = before.sign(&SignInput::granted(&grant, now())).unwrap();
     verified(&token(&minted), &after.jwks());
 }
 
@@ -121,11 +126,11 @@ fn signed_again_from_its_leaf_with_the_same_claims() {
     let scope = export();
     let params = params(&scope, json!({ "dataset": "sales", "rows": 500 }));
     let grant = danger_grant(&scope, &params, &["bob"], 900, now()).unwrap();
-    let first = issuer.sign(&JwtInput::granted(&grant, now())).unwrap();
+    let first = issuer.sign(&SignInput::granted(&grant, now())).unwrap();
 
     // Carol approved as well, but had lost her right by the intent: only bob was stamped.
     let (mut state, _) = intended(&scope, &params, &["bob", "carol"], 900, now()).unwrap();
-    assert!(JwtInput::issued(&state, &scope, "example.org").is_err(), "not issued yet");
+    assert!(SignInput::issued(&state, &scope, "example.org").is_err(), "not issued yet");
     let issued = Event::Issued(Issued {
         at: now(),
         digest: state.digest,
@@ -136,13 +141,13 @@ fn signed_again_from_its_leaf_with_the_same_claims() {
         facts: first.facts.clone(),
     });
     state.apply(1, &issued, Rights::Past).unwrap();
-    let again = issuer.sign(&JwtInput::issued(&state, &scope, "example.org").unwrap()).unwrap();
+    let again = issuer.sign(&SignInput::issued(&state, &scope, "example.org").unwrap()).unwrap();
     assert_eq!(payload(&again), payload(&first));
     assert_eq!((again.expires_at, again.facts), (first.expires_at, first.facts));
 
     let mut other = scope.clone();
     other.template.insert("audience".into(), "https://elsewhere.example.com".into());
-    assert!(JwtInput::issued(&state, &other, "example.org").is_err(), "another template");
+    assert!(SignInput::issued(&state, &other, "example.org").is_err(), "another template");
 }
 
 #[tokio::test]
@@ -248,6 +253,9 @@ impl Minter for Faulty {
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {
         self.0.revoke(lease)
     }
+    fn revocable(&self, scope: &Scope) -> Option<&'static str> {
+        self.0.revocable(scope)
+    }
 }
 
 impl Subject for Faulty {
@@ -285,4 +293,97 @@ async fn the_suite_notices_what_is_wrong() {
 async fn conforms() {
     conformance::check(&Jwt(issuer(ed25519())), now()).await.unwrap();
     conformance::check(&Jwt(issuer(es256())), now()).await.unwrap();
+}
+
+fn listed() -> Scope {
+    let mut scope = export();
+    let key = json!({ "type": "public-key", "format": "jkt" });
+    scope.params.insert("key".into(), serde_json::from_value(key).unwrap());
+    scope.template.insert("holder".into(), json!("key"));
+    scope.template.insert("status".into(), json!(true));
+    scope.template.insert("claims".into(), json!(["dataset", "rows"]));
+    scope
+}
+
+const JKT: &str = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
+
+fn listed_params() -> Params {
+    params(&listed(), json!({ "dataset": "sales", "rows": 500, "key": JKT }))
+}
+
+/// Whether the bit of a token is set in its list, read as the draft says.
+fn is_set(list: &str, index: u64) -> bool {
+    let claims: Value = serde_json::from_slice(&decoded(list.split('.').nth(1).unwrap())).unwrap();
+    assert_eq!(claims["status_list"]["bits"], 1);
+    let packed = decoded(claims["status_list"]["lst"].as_str().unwrap());
+    let bits = miniz_oxide::inflate::decompress_to_vec_zlib(&packed).unwrap();
+    bits[usize::try_from(index / 8).unwrap()] >> (index % 8) & 1 == 1
+}
+
+#[test]
+fn a_token_is_bound_to_its_holder_and_has_a_place_of_its_own_on_a_status_list() {
+    let issuer = issuer(ed25519()).publishing("https://broker.example.org/issuers/jwt", "a1");
+    let scope = listed();
+    assert_eq!(issuer.faults(&scope), Vec::<String>::new());
+    let asked = listed_params();
+    let grant = danger_grant(&scope, &asked, &[], 900, now()).unwrap();
+    let first = issuer.sign(&SignInput::granted(&grant, now())).unwrap();
+    let second = issuer.sign(&SignInput::granted(&grant, now())).unwrap();
+    let claims = payload(&first);
+    assert_eq!(claims["cnf"], json!({ "jkt": JKT }));
+    let place = &claims["status"]["status_list"];
+    assert_eq!(place["uri"], "https://broker.example.org/issuers/jwt/status/a1-0");
+    assert_ne!(place, &payload(&second)["status"]["status_list"], "a place is one token's");
+    assert!(first.revocable);
+
+    let one = |minted: &Minted| EndedLease {
+        at: now(),
+        expires_at: minted.expires_at,
+        facts: minted.facts.clone(),
+    };
+    let ended = BTreeMap::from([(LeaseId::parse("l-1").unwrap(), one(&first))]);
+    let list = |ended: &BTreeMap<LeaseId, EndedLease>| {
+        let made = issuer.document("status/a1-0", ended, now()).unwrap().unwrap();
+        assert_eq!(made.content_type, "application/statuslist+jwt");
+        String::from_utf8(made.bytes).unwrap()
+    };
+    let index = |minted: &Minted| payload(minted)["status"]["status_list"]["idx"].as_u64().unwrap();
+    assert!(!is_set(&list(&BTreeMap::new()), index(&first)));
+    assert!(is_set(&list(&ended), index(&first)));
+    assert!(!is_set(&list(&ended), index(&second)), "nobody else's bit");
+    for name in
+        ["", "status", "status/", "status/a1", "status/a1-", "status/a1-00", "status/../x-0"]
+    {
+        assert_eq!(issuer.document(name, &ended, now()).unwrap(), None, "{name}");
+    }
+}
+
+#[test]
+fn introspection_reads_its_own_living_tokens_only() {
+    let issuer = issuer(ed25519());
+    let scope = export();
+    let asked = params(&scope, json!({ "dataset": "sales", "rows": 500 }));
+    let grant = danger_grant(&scope, &asked, &[], 900, now()).unwrap();
+    let good = token(&issuer.sign(&SignInput::granted(&grant, now())).unwrap());
+    let read = |token: &str, at| issuer.introspect(token, at);
+    assert_eq!(read(&good, now()).unwrap()["jti"], "l-1");
+    assert!(read(&good, now().plus_seconds(900)).is_none(), "expired");
+    let other = JwtIssuer::new("https://broker.example.org", es256(), Vec::new()).unwrap();
+    let foreign = token(&other.sign(&SignInput::granted(&grant, now())).unwrap());
+    assert!(read(&foreign, now()).is_none(), "another key");
+    let cut = good.rsplit_once('.').unwrap().0;
+    for bad in ["", "a", "a.b.c", cut, &format!("{cut}."), &format!("{good}A")] {
+        assert!(read(bad, now()).is_none(), "{bad}");
+    }
+    // After a rotation the retired key still speaks for what it signed.
+    let retired = ed25519().public().clone();
+    issuer.replace(es256(), vec![retired]);
+    assert!(read(&good, now()).is_some(), "signed before the rotation");
+    let fresh = token(&issuer.sign(&SignInput::granted(&grant, now())).unwrap());
+    assert!(read(&fresh, now()).is_some());
+    issuer.replace(es256(), Vec::new());
+    assert!(read(&good, now()).is_none(), "the key is no longer published");
+    // A list is no token, though the same key signed it.
+    let list = issuer.document("status/0-0", &BTreeMap::new(), now()).unwrap().unwrap();
+    assert!(read(&String::from_utf8(list.bytes).unwrap(), now()).is_none());
 }

@@ -13,8 +13,12 @@ mod jwt;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod ssh;
+#[cfg(test)]
 mod sts;
 #[cfg(test)]
 mod template;
 #[cfg(test)]
 mod vault;
+#[cfg(test)]
+mod x509;

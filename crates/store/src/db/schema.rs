@@ -93,6 +93,11 @@ CREATE INDEX leaves_people ON leaves (idx)
     "
 CREATE INDEX requests_denied ON requests (last_index) WHERE phase = 'denied';
 ",
+    // What ended early and would still live: published by its issuer until it has expired.
+    "
+CREATE INDEX requests_ended ON requests (lease_expires_ms)
+    WHERE lease_state IN ('revoked', 'withdrawn');
+",
 ];
 
 /// Which database the statements are for.

@@ -54,7 +54,7 @@ pub fn material<R>(
         texts: &texts,
         unusual: unusual.unwrap_or_default(),
         preview: preview.unwrap_or(Value::Null),
-        revocable: minter.and_then(|m| m.declaration().revocable),
+        revocable: minter.and_then(|m| m.revocable(scope)),
         now: at.now,
     })
 }

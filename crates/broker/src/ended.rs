@@ -1,0 +1,168 @@
+//! What built-in issuers publish: their keys, and what ended early and has not expired.
+//!
+//! The list is the fold of the log. It is read from the store at the start and grows with each leaf
+//! "revoked", after that leaf is durable; what expired leaves it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use grantwright_domain::request::Lease;
+use grantwright_domain::{Authority, LeaseId, RequestState, Timestamp};
+use grantwright_mint::{Document, EndedLease};
+use grantwright_store::LeaseFilter;
+use grantwright_wire::Refusal;
+
+use crate::core::Broker;
+use crate::error::{of_store, refuse};
+
+/// Most that are listed; beyond, no list is served, since one that lacks an entry would let it in.
+const MOST: usize = 1_000_000;
+/// How long a document is served as it was made, while nothing ended.
+const GOOD_FOR_MS: i64 = 10_000;
+/// Most documents that are kept.
+const MOST_KEPT: usize = 64;
+
+/// See the module.
+#[derive(Default)]
+pub struct EndedEarly(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// By minter.
+    listed: BTreeMap<String, BTreeMap<LeaseId, EndedLease>>,
+    count: usize,
+    overflowed: bool,
+    /// Raised with each change.
+    generation: u64,
+    kept: BTreeMap<(String, String), Kept>,
+}
+
+struct Kept {
+    generation: u64,
+    made: Timestamp,
+    document: Arc<Document>,
+}
+
+impl EndedEarly {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, minter: &str, lease: LeaseId, ended: EndedLease) {
+        let mut inner = self.lock();
+        if inner.count >= MOST {
+            inner.overflowed = true;
+            return;
+        }
+        inner.generation += 1;
+        let before = inner.listed.entry(minter.to_owned()).or_default().insert(lease, ended);
+        inner.count += usize::from(before.is_none());
+    }
+
+    /// Forgets what has ended by itself meanwhile.
+    pub fn sweep(&self, now: Timestamp) {
+        let mut inner = self.lock();
+        let before = inner.count;
+        inner.listed.values_mut().for_each(|l| l.retain(|_, e| e.expires_at > now));
+        inner.count = inner.listed.values().map(BTreeMap::len).sum();
+        if inner.count != before {
+            inner.generation += 1;
+        }
+    }
+
+    /// How many are listed.
+    pub fn count(&self) -> usize {
+        self.lock().count
+    }
+
+    /// Some ended that did not fit: read the store again once there is room.
+    pub fn take_overflow(&self) -> bool {
+        let mut inner = self.lock();
+        inner.count < MOST / 2 && std::mem::take(&mut inner.overflowed)
+    }
+}
+
+/// The minter of a request, when it publishes what ended.
+fn publisher<'b>(
+    broker: &'b Broker,
+    authority: &Authority,
+    state: &RequestState,
+) -> Option<&'b str> {
+    let name = &authority.catalog.get(&state.terms.template)?.minter;
+    let (name, minter) = broker.minters.get_key_value(name)?;
+    minter.publisher().map(|_| name.as_str())
+}
+
+/// Lists a lease whose early end has become durable.
+pub fn note(broker: &Broker, state: &RequestState, lease: &Lease, at: Timestamp) {
+    if let Some(minter) = publisher(broker, &broker.authority(), state) {
+        let ended = EndedLease { at, expires_at: lease.expires_at, facts: lease.facts.clone() };
+        broker.ended.add(minter, lease.id.clone(), ended);
+    }
+}
+
+/// Lists what ended early before this process began.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn restore(broker: &Broker) -> Result<(), Refusal> {
+    let mut filter = LeaseFilter { ended_early: Some(broker.now()), ..LeaseFilter::default() };
+    loop {
+        let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        filter.before = Some(last.first_index);
+        for summary in page {
+            let loaded = broker.store.load(&summary.request).await.map_err(of_store)?;
+            let Some(state) = loaded.map(|l| l.state) else { continue };
+            if let Some(lease) = &state.lease {
+                note(broker, &state, lease, state.last_at);
+            }
+        }
+    }
+}
+
+/// A document of the issuer that is configured under this name.
+///
+/// # Errors
+/// 404 when there is none, 503 while the list of what ended is not whole or cannot be signed.
+pub fn document(broker: &Broker, minter: &str, name: &str) -> Result<Arc<Document>, Refusal> {
+    let unknown = || {
+        refuse(
+            404,
+            "unknown_document",
+            "there is no such document",
+            "see docs/backends.md for each issuer's",
+        )
+    };
+    let publisher = broker.minters.get(minter).and_then(|m| m.publisher()).ok_or_else(unknown)?;
+    let now = broker.now();
+    let mut inner = broker.ended.lock();
+    let key = (minter.to_owned(), name.to_owned());
+    if let Some(kept) = inner.kept.get(&key)
+        && kept.generation == inner.generation
+        && now.since(kept.made) < GOOD_FOR_MS
+    {
+        return Ok(Arc::clone(&kept.document));
+    }
+    if inner.overflowed {
+        return Err(refuse(
+            503,
+            "too_many_ended",
+            "more credentials ended early than can be listed",
+            "rotate this issuer's key: everything it signed ends with it",
+        ));
+    }
+    let none = BTreeMap::new();
+    let ended = inner.listed.get(minter).unwrap_or(&none);
+    let made = publisher.document(name, ended, now).map_err(|e| {
+        tracing::error!(minter, name, error = %e, "a document of an issuer could not be made");
+        refuse(503, "not_signed", "the document could not be signed", "look at the broker's log")
+    })?;
+    let document = Arc::new(made.ok_or_else(unknown)?);
+    if inner.kept.len() >= MOST_KEPT {
+        inner.kept.clear();
+    }
+    let kept = Kept { generation: inner.generation, made: now, document: Arc::clone(&document) };
+    inner.kept.insert(key, kept);
+    Ok(document)
+}

@@ -122,7 +122,8 @@ class Broker(unittest.TestCase):
     def test_a_missing_or_open_key_stops_the_start(self):
         for name in sorted(p.name for p in (self.dir / "keys").iterdir()):
             # Certificates are public; a key of an algorithm that no minter uses is not read.
-            if name.endswith(".pem") or name == "jwt-es256.key":
+            # So it is with the authorities of issuers that only the reference configuration has.
+            if name.endswith(".pem") or name == "jwt-es256.key" or name.startswith(("ssh-", "x509-")):
                 continue
             key = self.dir / "keys" / name
             for label, change, back in (

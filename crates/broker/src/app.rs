@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use grantwright_credential::Secret;
 use grantwright_domain::time::parse_ttl;
 use grantwright_domain::{Clock, Digest, Timestamp};
-use grantwright_mint::jwt::{JwtIssuer, SigningKey};
+use grantwright_mint::jwt::JwtIssuer;
 use grantwright_mint::postgres::{PostgresConfig, PostgresMinter};
 use grantwright_mint::ssh::SshIssuer;
 use grantwright_mint::sts::{Identity, RevokeConfig, StsConfig, StsMinter};
 use grantwright_mint::vault::{Login, VaultConfig, VaultMinter};
+use grantwright_mint::x509::X509Issuer;
 use grantwright_mint::{Minter, Unconfigured};
 use grantwright_proof::NoteSigner;
 use grantwright_store::{Keys, Options, Store};
@@ -31,16 +32,19 @@ use crate::channels::teams::TeamsChannel;
 use crate::channels::webhook::{self, WebhookChannel};
 use crate::channels::{Channels, Courier, Desk};
 use crate::clock::{SteadyClock, SystemClock};
-use crate::config::{Config, MinterSection, StsSection, VaultLogin, VaultSection};
-use crate::core::{Broker, Counts, Random};
+use crate::config::{
+    Config, IntrospectionSection, MinterSection, StsSection, VaultLogin, VaultSection,
+};
+use crate::core::{Broker, Counts, Published, Random};
 use crate::error::StartError;
+use crate::http::introspect::{Service, digest_of};
 use crate::keys::{KeyDir, read_secret, replace};
 use crate::rates::Rates;
 use crate::rpc::broker::BrokerService;
 use crate::rpc::enrolment::EnrolmentService;
 use crate::sinks::Sinks;
 use crate::vouch::Vouch;
-use crate::{end, ended, http, oidc, policies, wake};
+use crate::{end, ended, http, oidc, policies, token_keys, wake};
 
 /// Largest gRPC message.
 const MAX_MESSAGE: usize = 256 << 10;
@@ -60,6 +64,16 @@ pub fn run(config: &Path) -> Result<(), StartError> {
         .build()
         .map_err(|e| StartError::new(format!("no runtime: {e}")))?;
     runtime.block_on(serve(config))
+}
+
+/// Rotates the keys of the built-in token issuer, one step at a time; a running broker takes each step up
+/// on SIGHUP. Before `switch` wait for as long as services keep the key set.
+///
+/// # Errors
+/// When the step does not fit the last one, comes too early, or the keys cannot be read or written.
+pub fn token_key_step(config: &Path, step: CaStep) -> Result<(), StartError> {
+    let config = Config::load(config)?;
+    token_keys::step(&KeyDir::new(config.keys.dir), step, SystemClock.now())
 }
 
 /// A step of rolling the certificate authority over; see [`ca_step`].
@@ -145,9 +159,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         .map_err(|e| StartError::new(format!("public_url: {e}")))?;
     let tls = TlsServer::new(tls_config(&ca, clock.now())?);
     let Backends { minters, issuers } = backends(&config, &keys, &public_url, &clock)?;
-    let published: Vec<_> = issuers.iter().flat_map(|i| i.keys()).collect();
-    let jwks = grantwright_mint::jwt::jwks(published.iter().copied());
-    let discovery = grantwright_mint::jwt::discovery(&public_url, published.iter().copied());
+    let published = RwLock::new(Arc::new(published(&issuers, &public_url)));
+    let services = services(&config)?;
     let policy = policies::restore(&store).await?.map(Arc::new);
     let mac = keys.read("mac.key")?;
     let salt_key = Digest::of("salt-key", mac.expose_secret().trim().as_bytes()).0;
@@ -187,8 +200,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         ca: RwLock::new(ca),
         channels,
         sinks,
-        discovery,
-        jwks,
+        published,
+        services,
         config,
     });
     let told =
@@ -223,6 +236,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     if let Some(slack) = broker.channels.slack.as_ref().filter(|s| s.socket_mode()) {
         tokio::spawn(crate::channels::slack::run(Arc::clone(&broker), Arc::clone(slack)));
     }
+    tokio::spawn(keep_token_keys(Arc::clone(&broker), issuers, keys.clone()));
     tokio::spawn(keep_certificate(Arc::clone(&broker), tls.clone(), keys));
     let rpc = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
@@ -307,26 +321,14 @@ pub(crate) fn random() -> Result<Random, StartError> {
     })))
 }
 
-/// Makes the keys of the built-in token issuer.
-pub(crate) fn create_jwt_keys(keys: &KeyDir) -> Result<(), StartError> {
-    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
-    let rng = aws_lc_rs::rand::SystemRandom::new();
-    let failed = |_| StartError::new("the token issuer's keys could not be made");
-    let ed25519 = Ed25519KeyPair::generate_pkcs8(&rng).map_err(failed)?;
-    keys.create(EDDSA_KEY, &hex::encode(ed25519.as_ref()))?;
-    let es256 =
-        EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &rng).map_err(failed)?;
-    keys.create(ES256_KEY, &hex::encode(es256.as_ref()))
-}
-
-const EDDSA_KEY: &str = "jwt-eddsa.key";
-const ES256_KEY: &str = "jwt-es256.key";
-
 /// The minters by name, and the built-in issuers among them.
 struct Backends {
     minters: BTreeMap<String, Arc<dyn Minter>>,
-    issuers: Vec<Arc<JwtIssuer>>,
+    issuers: Issuers,
 }
+
+/// Token issuers with the algorithms of their keys.
+type Issuers = Vec<(Arc<JwtIssuer>, String)>;
 
 fn backends(
     config: &Config,
@@ -341,8 +343,10 @@ fn backends(
         };
         let minter: Arc<dyn Minter> = match section {
             MinterSection::Jwt { algorithm, .. } => {
-                let made = Arc::new(jwt_issuer(keys, issuer, algorithm).map_err(|e| wrong(&e))?);
-                out.issuers.push(Arc::clone(&made));
+                let made = token_keys::issuer(keys, issuer, algorithm).map_err(|e| wrong(&e))?;
+                let tag = hex::encode(random()?.bytes::<8>());
+                let made = Arc::new(made.publishing(documents(issuer, section.name()), &tag));
+                out.issuers.push((Arc::clone(&made), algorithm.clone()));
                 made
             }
             MinterSection::Ssh { name } => {
@@ -351,8 +355,14 @@ fn backends(
                 keys.publish(&format!("ssh-{name}.pub"), &made.ca_line())?;
                 Arc::new(made)
             }
+            MinterSection::X509 { name } => {
+                let (key, ca) = own_authority(keys, name, clock.now())?;
+                let made = X509Issuer::new(key.expose_secret(), &ca, documents(issuer, name));
+                Arc::new(made.map_err(|e| wrong(&e))?)
+            }
             MinterSection::Sts(sts) => {
-                let made = sts_minter(sts, own_web_issuer(config, keys, issuer)?, clock);
+                let own = own_web_issuer(&mut out, config, keys, issuer)?;
+                let made = sts_minter(sts, own, clock);
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
             MinterSection::Postgres { url, password_file, timeout, .. } => {
@@ -373,7 +383,8 @@ fn backends(
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
             MinterSection::Vault(vault) => {
-                let made = vault_minter(vault, own_issuer(config, keys, issuer)?, clock);
+                let own = own_issuer(&mut out, config, keys, issuer)?;
+                let made = vault_minter(vault, own, clock);
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
             MinterSection::Kubernetes(_)
@@ -381,7 +392,7 @@ fn backends(
             | MinterSection::Oauth(_)
             | MinterSection::Gcp(_)
             | MinterSection::Azure(_) => {
-                let own = own_web_issuer(config, keys, issuer)?;
+                let own = own_web_issuer(&mut out, config, keys, issuer)?;
                 clouds::minter(section, own, clock)
                     .map_err(|e| wrong(&e))?
                     .ok_or_else(|| wrong(&"not of this kind"))?
@@ -418,42 +429,107 @@ fn own_key(keys: &KeyDir, name: &str) -> Result<Vec<u8>, StartError> {
         .map_err(|e| StartError::new(format!("the key `{name}` is damaged: {e}; restore it")))
 }
 
-fn jwt_issuer(keys: &KeyDir, issuer: &str, algorithm: &str) -> Result<JwtIssuer, StartError> {
-    let text = keys.read(if algorithm == "ES256" { ES256_KEY } else { EDDSA_KEY })?;
-    let key = hex::decode(text.expose_secret().trim())
-        .map_err(|e| StartError::new(e.to_string()))
-        .and_then(|der| SigningKey::from_pkcs8(&der).map_err(|e| StartError::new(e.to_string())))?;
-    JwtIssuer::new(issuer, key, Vec::new()).map_err(|e| StartError::new(e.to_string()))
+/// Key and certificate of a built-in authority, PEM; made at its first use, as [`own_key`].
+fn own_authority(
+    keys: &KeyDir,
+    name: &str,
+    now: Timestamp,
+) -> Result<(Secret<String>, String), StartError> {
+    let (key, ca) = (format!("x509-{name}.key"), format!("x509-{name}.pem"));
+    if !keys.path(&key).exists() && !keys.path(&ca).exists() {
+        let (made, cert) = X509Issuer::authority(&format!("Grantwright issuer {name}"), now)
+            .map_err(|e| StartError::new(e.to_string()))?;
+        // The certificate first: a crash between the two stops the next start, and nothing is signed.
+        keys.create(&ca, &cert)?;
+        keys.create(&key, &made)?;
+    }
+    let ca = keys.read(&ca)?;
+    Ok((keys.read(&key)?, ca.expose_secret().clone()))
 }
 
 /// Who the broker itself is to other services: the issuer of its first minter of kind `jwt`.
-fn own_issuer(
-    config: &Config,
-    keys: &KeyDir,
-    issuer: &str,
-) -> Result<Option<JwtIssuer>, StartError> {
+fn own_issuer(out: &mut Backends, config: &Config, keys: &KeyDir, issuer: &str) -> OwnIssuer {
     let first = config.minters.iter().find_map(|section| match section {
-        MinterSection::Jwt { algorithm, .. } => Some(algorithm),
+        MinterSection::Jwt { algorithm, .. } => Some(algorithm.clone()),
         _ => None,
     });
-    first.map(|algorithm| jwt_issuer(keys, issuer, algorithm)).transpose()
+    let Some(algorithm) = first else { return Ok(None) };
+    let made = Arc::new(token_keys::issuer(keys, issuer, &algorithm)?);
+    out.issuers.push((Arc::clone(&made), algorithm));
+    Ok(Some(made))
+}
+
+type OwnIssuer = Result<Option<Arc<JwtIssuer>>, StartError>;
+
+/// The documents about the token issuers' keys.
+fn published(issuers: &Issuers, public_url: &str) -> Published {
+    let keys: Vec<_> = issuers.iter().flat_map(|(issuer, _)| issuer.keys()).collect();
+    Published {
+        discovery: grantwright_mint::jwt::discovery(public_url, &keys),
+        jwks: grantwright_mint::jwt::jwks(&keys),
+    }
+}
+
+/// Takes up rotated token keys on SIGHUP.
+async fn keep_token_keys(broker: Arc<Broker>, issuers: Issuers, keys: KeyDir) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        for (issuer, algorithm) in &issuers {
+            match token_keys::ring(&keys, algorithm) {
+                Ok((active, others)) => issuer.replace(active, others),
+                Err(e) => {
+                    tracing::error!(error = %e, "the token keys were not taken up; the old ones stay");
+                }
+            }
+        }
+        let published = published(&issuers, &broker.public_url);
+        *broker.published.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
+        tracing::info!("the token issuers' keys were taken up anew");
+    }
+}
+
+/// The services that may ask whether a token lives.
+fn services(config: &Config) -> Result<Vec<Service>, StartError> {
+    let read = |section: &IntrospectionSection| {
+        let secret = read_secret(&section.secret_file)?;
+        let secret = secret.expose_secret().trim();
+        if secret.len() < 32 {
+            return Err(StartError::new(format!(
+                "the secret of introspection `{}` is shorter than 32 characters; make one with \
+                 `openssl rand -hex 32`",
+                section.client
+            )));
+        }
+        Ok(Service {
+            client: section.client.clone(),
+            secret: digest_of(secret),
+            audience: section.audience.clone(),
+        })
+    };
+    config.introspection.iter().map(read).collect()
 }
 
 /// As [`own_issuer`], of the first minter whose signatures AWS and other clouds take: not EdDSA.
 fn own_web_issuer(
+    out: &mut Backends,
     config: &Config,
     keys: &KeyDir,
     issuer: &str,
-) -> Result<Option<JwtIssuer>, StartError> {
+) -> OwnIssuer {
     let es256 = config.minters.iter().any(
         |section| matches!(section, MinterSection::Jwt { algorithm, .. } if algorithm == "ES256"),
     );
-    es256.then(|| jwt_issuer(keys, issuer, "ES256")).transpose()
+    if !es256 {
+        return Ok(None);
+    }
+    let made = Arc::new(token_keys::issuer(keys, issuer, "ES256")?);
+    out.issuers.push((Arc::clone(&made), "ES256".to_owned()));
+    Ok(Some(made))
 }
 
 fn sts_minter(
     section: &StsSection,
-    own: Option<JwtIssuer>,
+    own: Option<Arc<JwtIssuer>>,
     clock: &Arc<dyn Clock>,
 ) -> Result<StsMinter, StartError> {
     let read =
@@ -503,7 +579,7 @@ fn sts_minter(
 
 fn vault_minter(
     section: &VaultSection,
-    own: Option<JwtIssuer>,
+    own: Option<Arc<JwtIssuer>>,
     clock: &Arc<dyn Clock>,
 ) -> Result<VaultMinter, StartError> {
     let login = match section.login.clone() {

@@ -47,6 +47,9 @@ pub struct Config {
     /// Backends.
     #[serde(default, rename = "minter")]
     pub minters: Vec<MinterSection>,
+    /// Services that may ask whether a token lives.
+    #[serde(default)]
+    pub introspection: Vec<IntrospectionSection>,
     /// Ways to reach people beside the console and the API.
     #[serde(default)]
     pub channel: ChannelSection,
@@ -249,6 +252,18 @@ impl Default for Limits {
     }
 }
 
+/// One `[[introspection]]`: a service that takes tokens and may ask whether they live.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntrospectionSection {
+    /// Its name, for HTTP Basic.
+    pub client: String,
+    /// File with its secret, 32 characters or more.
+    pub secret_file: PathBuf,
+    /// The audience of its tokens: it is told of no others.
+    pub audience: String,
+}
+
 /// One `[[minter]]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -280,6 +295,11 @@ pub enum MinterSection {
         /// Longest wait for an answer, for example `10s`.
         #[serde(default = "ten_seconds")]
         timeout: String,
+    },
+    /// Built-in X.509 certificates.
+    X509 {
+        /// The name scopes use; also in the names of its key files and documents.
+        name: String,
     },
     /// HashiCorp Vault or OpenBao.
     Vault(VaultSection),
@@ -579,6 +599,9 @@ impl Config {
             oidc.client_secret_file = oidc.client_secret_file.take().map(|f| base.join(f));
         }
         config.ready_file = config.ready_file.map(|f| base.join(f));
+        for service in &mut config.introspection {
+            service.secret_file = base.join(&service.secret_file);
+        }
         for minter in &mut config.minters {
             if let MinterSection::Vault(vault) = minter {
                 vault.rebase(base);
@@ -667,6 +690,18 @@ impl Config {
         out.extend(self.oidc.iter().flat_map(OidcSection::faults));
         out.extend(self.log.witnessing.faults(&self.log.witness));
         out.extend(self.channel.slack.iter().flat_map(SlackSection::faults));
+        let mut services = std::collections::BTreeSet::new();
+        for service in &self.introspection {
+            if service.client.is_empty() || service.client.contains(':') {
+                out.push("introspection.client: want a name without a colon".into());
+            }
+            if service.audience.is_empty() {
+                out.push("introspection.audience: is empty".into());
+            }
+            if !services.insert(&service.client) {
+                out.push(format!("introspection `{}` is there twice", service.client));
+            }
+        }
         let mut names = std::collections::BTreeSet::new();
         out.extend(self.exports.iter().flat_map(ExportSection::faults));
         for (n, export) in self.exports.iter().enumerate() {
@@ -705,7 +740,7 @@ impl Config {
                 }
                 _ => {}
             }
-            if let MinterSection::Ssh { name } = minter
+            if let MinterSection::Ssh { name } | MinterSection::X509 { name } = minter
                 && !is_file_name(name)
             {
                 out.push(format!("minter `{name}`: names of this kind are 1 to 32 of a-z 0-9 -"));
@@ -745,6 +780,7 @@ impl MinterSection {
         match self {
             Self::Jwt { name, .. }
             | Self::Ssh { name }
+            | Self::X509 { name }
             | Self::Postgres { name, .. }
             | Self::Unconfigured { name, .. } => name,
             Self::Kubernetes(s) => &s.name,

@@ -89,10 +89,10 @@ pub struct Broker {
     pub witnesses: crate::witness::Witnesses,
     /// Counters for `/metrics`.
     pub counts: Counts,
-    /// The OpenID discovery document of the built-in issuers.
-    pub discovery: serde_json::Value,
-    /// The keys of the built-in issuers.
-    pub jwks: serde_json::Value,
+    /// What the built-in token issuers publish of their keys; replaced when these rotate.
+    pub published: RwLock<Arc<Published>>,
+    /// The services that may ask whether a token lives.
+    pub services: Vec<crate::http::introspect::Service>,
     /// The certificate authority, replaced when it rolls over.
     pub ca: RwLock<Arc<crate::ca::Ca>>,
     /// The configured chat channels.
@@ -105,6 +105,15 @@ pub struct Broker {
     pub pace: crate::pace::Pace,
     /// What keeps people attentive.
     pub guards: crate::guards::Guards,
+}
+
+/// What the built-in token issuers publish of their keys.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// The OpenID discovery document.
+    pub discovery: serde_json::Value,
+    /// The key set.
+    pub jwks: serde_json::Value,
 }
 
 /// Most waiting calls of one agent.

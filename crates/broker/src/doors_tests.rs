@@ -321,6 +321,7 @@ async fn invariant_25_every_route_by_every_kind_of_caller() {
                 .replace("{code}", "x")
                 .replace("{digest}", "00")
                 .replace("{key}", "AAAA")
+                .replace("{minter}/{*document}", "none/krl")
                 .replace("{*path}", "0/000.p/1");
             let mut request =
                 Request::builder().method(*method).uri(&path).header(header::HOST, "localhost");

@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod ceremony;
 pub mod console;
 mod guard;
+pub mod introspect;
 pub mod leases;
 pub mod link;
 pub mod listen;
@@ -42,6 +43,8 @@ use crate::error::refuse;
 pub enum Demand {
     /// Nothing.
     Open,
+    /// A service's own name and secret.
+    Service,
     /// An active person's token.
     Person,
     /// An operator's token.
@@ -57,6 +60,7 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/.well-known/openid-configuration", Demand::Open),
     ("GET", "/jwks", Demand::Open),
     ("GET", "/issuers/{minter}/{*document}", Demand::Open),
+    ("POST", "/introspect", Demand::Service),
     ("GET", "/healthz", Demand::Open),
     ("GET", "/readyz", Demand::Open),
     ("GET", "/metrics", Demand::Open),
@@ -142,6 +146,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/.well-known/openid-configuration", get(open::discovery))
         .route("/jwks", get(open::jwks))
         .route("/issuers/{minter}/{*document}", get(open::issuer))
+        .route("/introspect", post(introspect::introspect))
         .route("/healthz", get(open::healthz))
         .route("/readyz", get(open::readyz))
         .route("/metrics", get(open::metrics))

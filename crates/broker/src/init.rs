@@ -92,7 +92,7 @@ pub fn init(options: &InitOptions) -> Result<InitReport, StartError> {
     key_dir.create("log.skey", &skey)?;
     key_dir.create("mac.key", &random.secret())?;
     Ca::create(&key_dir, &options.trust_domain, now)?;
-    app::create_jwt_keys(&key_dir)?;
+    crate::token_keys::create(&key_dir)?;
     let text = options
         .config
         .clone()

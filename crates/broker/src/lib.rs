@@ -33,6 +33,7 @@ mod session_tests;
 mod sinks;
 #[cfg(test)]
 mod start_tests;
+mod token_keys;
 mod vouch;
 mod wake;
 mod witness;
@@ -43,7 +44,7 @@ pub mod doors {
     pub use crate::rpc::access::{Demand as RpcDemand, TABLE};
 }
 
-pub use app::{CaStep, ca_step, run};
+pub use app::{CaStep, ca_step, run, token_key_step};
 pub use config::Config;
 pub use error::StartError;
 pub use http::listen::{Bounds, serve as serve_http};

@@ -15,8 +15,8 @@ use crate::fault::{Faults, LineIndex, Place, did_you_mean};
 const SCOPE_KEYS: [&str; 9] =
     ["confirm", "labels", "minter", "name", "params", "questions", "template", "title", "ttl"];
 const LABEL_KEYS: [&str; 5] = ["data_class", "environment", "risk", "sensitivity", "undo"];
-const TYPES: [&str; 7] =
-    ["boolean", "choice", "integer", "s3-bucket", "s3-prefix", "set", "string"];
+const TYPES: [&str; 8] =
+    ["boolean", "choice", "integer", "public-key", "s3-bucket", "s3-prefix", "set", "string"];
 const TTL_KEYS: [&str; 2] = ["default_s", "max_s"];
 
 /// A scope and where it was declared.
@@ -320,6 +320,7 @@ fn keys_of(kind: &str) -> Option<&'static [&'static str]> {
         }
         "choice" => &["optional", "order", "sensitive", "title", "type", "values"],
         "integer" => &["max", "min", "optional", "order", "sensitive", "title", "type"],
+        "public-key" => &["format", "optional", "order", "sensitive", "title", "type"],
         "set" => &["most", "optional", "order", "pattern", "sensitive", "title", "type"],
         "string" => &["optional", "order", "pattern", "sensitive", "title", "type"],
         _ => return None,

@@ -1,13 +1,14 @@
 //! Doors that need no token: discovery, keys, health, metrics.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{Refused, Shared};
-use crate::core::Broker;
+use crate::core::{Broker, Published};
 use crate::guards::pulse::DAY_MS;
 
 fn json_text(text: String) -> Response {
@@ -16,7 +17,7 @@ fn json_text(text: String) -> Response {
 
 /// OpenID discovery of the built-in issuer.
 pub async fn discovery(State(broker): Shared) -> Response {
-    json_text(broker.discovery.to_string())
+    json_text(published(&broker).discovery.to_string())
 }
 
 /// What an issuer publishes: its authority's key, and what ended early.
@@ -30,7 +31,11 @@ pub async fn issuer(
 
 /// Keys of the built-in issuers.
 pub async fn jwks(State(broker): Shared) -> Response {
-    json_text(broker.jwks.to_string())
+    json_text(published(&broker).jwks.to_string())
+}
+
+fn published(broker: &Broker) -> Arc<Published> {
+    Arc::clone(&broker.published.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// The process answers.

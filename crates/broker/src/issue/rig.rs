@@ -194,6 +194,13 @@ params.dataset = { type = "string", pattern = "[a-z]{1,16}" }
 params.rows = { type = "integer", min = 0, max = 100000, order = "max" }
 
 [[scope]]
+name = "listed"
+title = "Read {dataset}"
+minter = "jwt"
+template = { audience = "test", status = true }
+params.dataset = { type = "string", pattern = "[a-z]{1,16}" }
+
+[[scope]]
 name = "never"
 title = "Drop {dataset}"
 minter = "jwt"
@@ -207,6 +214,7 @@ pub fn sources(extra: &str) -> Sources {
         r#"
 @id("read") permit (principal, action == Action::"issue", resource == Scope::"read");
 @id("account") permit (principal, action == Action::"issue", resource == Scope::"account");
+@id("listed") permit (principal, action == Action::"issue", resource == Scope::"listed");
 @id("never") @reason("tables are not dropped by agents")
 forbid (principal, action == Action::"issue", resource == Scope::"never");
 @id("reviewers") permit (principal in Group::"reviewers", action == Action::"approve", resource);
@@ -246,7 +254,7 @@ impl Rig {
         std::fs::create_dir(dir.path().join("keys")).unwrap();
         let keys = KeyDir::new(dir.path().join("keys"));
         Ca::create(&keys, "test.example", clock.now()).unwrap();
-        app::create_jwt_keys(&keys).unwrap();
+        crate::token_keys::create(&keys).unwrap();
         let caller = Caller {
             agent: AgentId::parse("etl").unwrap(),
             instance: InstanceId::parse("i-1").unwrap(),
@@ -330,8 +338,8 @@ impl Rig {
             desk: Default::default(),
             pace: Default::default(),
             guards: Default::default(),
-            discovery: serde_json::Value::Null,
-            jwks: serde_json::Value::Null,
+            published: Default::default(),
+            services: Vec::new(),
             ca: ca.into(),
             channels: crate::channels::Channels::default(),
             sinks: crate::sinks::Sinks::default(),
@@ -340,6 +348,7 @@ impl Rig {
         end::resolve_unfinished(&broker).await.unwrap();
         end::restore_denies(&broker).await.unwrap();
         crate::guards::pulse::restore(&broker).await.unwrap();
+        crate::ended::restore(&broker).await.unwrap();
         broker
     }
 

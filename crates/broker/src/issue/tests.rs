@@ -255,6 +255,43 @@ async fn a_credential_that_cannot_be_recalled_is_withdrawn_and_said_to_live_on()
 }
 
 #[tokio::test]
+async fn invariant_24_what_ended_early_is_listed_until_it_expires_across_a_restart() {
+    use grantwright_domain::request::LeaseState;
+    let mut rig = Rig::new().await;
+    let id = id_of(&rig.issue(rig.ask("listed", CUSTOMERS, "k1")).await.expect("granted"));
+    let plain = id_of(&rig.issue(rig.ask("read", CUSTOMERS, "k2")).await.expect("granted"));
+    let load = async |rig: &Rig, id: &str| {
+        let id = RequestId::parse(id).unwrap();
+        rig.broker.store.load(&id).await.unwrap().unwrap().state
+    };
+    let lease = load(&rig, &id).await.lease.expect("a lease");
+    assert!(lease.revocable, "its scope says that services look");
+    let list = lease.facts["status"].split_once('/').expect("a place").0.to_owned();
+    let document = |rig: &Rig| {
+        let name = format!("status/{list}");
+        crate::ended::document(&rig.broker, "jwt", &name).expect("served").bytes.clone()
+    };
+    let clean = document(&rig);
+    let ended = end::end_lease(&rig.broker, load(&rig, &id).await, "alice").await.expect("ended");
+    assert!(ended.ended && ended.effect.contains(&list), "{ended:?}");
+    assert_eq!(load(&rig, &id).await.lease.map(|l| l.state), Some(LeaseState::Revoked));
+    assert_ne!(document(&rig), clean, "listed as soon as its leaf is durable");
+    let ended = end::end_lease(&rig.broker, load(&rig, &plain).await, "alice").await.expect("told");
+    assert!(!ended.ended, "nobody looks, so nobody claims that it ended");
+
+    let before = document(&rig);
+    rig.crash().await;
+    assert_eq!(document(&rig), before, "the list is the fold of the log");
+    assert_eq!(rig.broker.ended.count(), 2);
+    rig.clock.advance(900_001);
+    end::sweep_once(&rig.broker).await.expect("swept");
+    assert_eq!(rig.broker.ended.count(), 0, "what expired is no longer listed");
+    rig.crash().await;
+    assert_eq!(rig.broker.ended.count(), 0);
+    check(&rig).await;
+}
+
+#[tokio::test]
 async fn a_deny_of_narrowed_terms_sticks_to_the_ask_as_first_made() {
     let rig = Rig::new().await;
     let id = id_of(&rig.issue(rig.ask("escalate", CUSTOMERS, "")).await.expect("pending"));

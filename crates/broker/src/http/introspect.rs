@@ -1,0 +1,103 @@
+//! `POST /introspect` (RFC 7662): a service asks whether a token lives. Each service has its own secret
+//! and is told of tokens for its own audience only.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use grantwright_domain::request::LeaseState;
+use grantwright_domain::{Digest, LeaseId, Timestamp};
+use serde_json::{Value, json};
+
+use super::{Answer, Shared};
+use crate::core::Broker;
+use crate::error::{of_store, refuse};
+
+/// A service that may ask.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its name.
+    pub client: String,
+    /// Digest of its secret.
+    pub secret: Digest,
+    /// The audience whose tokens it takes.
+    pub audience: String,
+}
+
+/// What is kept of a service's secret.
+#[must_use]
+pub fn digest_of(secret: &str) -> Digest {
+    Digest::of("service-secret", secret.as_bytes())
+}
+
+/// Says of a token that it is active, with its claims, or that it is not, and nothing more.
+pub async fn introspect(State(broker): Shared, headers: HeaderMap, body: Bytes) -> Answer {
+    let service = caller(&broker, &headers)?;
+    broker.calls.take("service", &service.client, broker.now())?;
+    let mut tokens = form_urlencoded::parse(&body).filter(|(name, _)| name == "token");
+    let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
+        return Err(refuse(
+            400,
+            "malformed",
+            "the form wants one `token`",
+            "send application/x-www-form-urlencoded: token=…",
+        )
+        .into());
+    };
+    let claims = match active(&broker, service, &token, broker.now()).await? {
+        Some(claims) => claims,
+        None => json!({ "active": false }),
+    };
+    Ok(Json(claims))
+}
+
+/// HTTP Basic (RFC 6749 §2.3.1). The secret has many random bits and is compared by its digest.
+fn caller<'b>(
+    broker: &'b Broker,
+    headers: &HeaderMap,
+) -> Result<&'b Service, grantwright_wire::Refusal> {
+    let unknown = || {
+        refuse(
+            401,
+            "not_a_service",
+            "no known service's name and secret came with this call",
+            "send HTTP Basic with a client of [[introspection]]",
+        )
+    };
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else { return Err(unknown()) };
+    let text = value.to_str().ok().and_then(|v| v.strip_prefix("Basic ")).ok_or_else(unknown)?;
+    let text = STANDARD.decode(text).ok().and_then(|b| String::from_utf8(b).ok());
+    let text = text.ok_or_else(unknown)?;
+    let (client, secret) = text.split_once(':').ok_or_else(unknown)?;
+    let digest = digest_of(secret);
+    broker.services.iter().find(|s| s.client == client && s.secret == digest).ok_or_else(unknown)
+}
+
+/// The claims of a token for this service that nobody ended: by the log, not by the token's word.
+async fn active(
+    broker: &Broker,
+    service: &Service,
+    token: &str,
+    now: Timestamp,
+) -> Result<Option<Value>, grantwright_wire::Refusal> {
+    let claims = broker.minters.values().find_map(|m| m.introspect(token, now));
+    let Some(Value::Object(mut claims)) = claims else { return Ok(None) };
+    let text = |name: &str| claims.get(name).and_then(Value::as_str);
+    if text("aud") != Some(&service.audience) {
+        return Ok(None);
+    }
+    let Some(id) = text("jti").and_then(|id| LeaseId::parse(id).ok()) else { return Ok(None) };
+    let Some(lease) = broker.store.lease(&id).await.map_err(of_store)? else { return Ok(None) };
+    let authority = broker.authority();
+    let entitled = authority.agents.get(&lease.agent).is_some_and(|a| !a.revoked)
+        && authority.instances.get(&lease.instance).is_some_and(|i| !i.revoked);
+    if lease.state != LeaseState::Live || lease.expires_at <= now || !entitled {
+        return Ok(None);
+    }
+    claims.insert("active".into(), true.into());
+    claims.insert("token_type".into(), "Bearer".into());
+    Ok(Some(Value::Object(claims)))
+}

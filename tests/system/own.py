@@ -1,0 +1,93 @@
+"""A demo whose broker gives way to one of our own configuration, on the same ports and store."""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from harness import GRANTWRIGHT, Demo, Process, call, clean_env, until
+
+
+class Own:
+    """`more`: TOML that is added to the broker's. `scopes`, `policy`: text that joins the demo's.
+    `secrets`: files that the TOML names."""
+
+    def __init__(self, more, scopes="", policy="", secrets=None, **env):
+        self.demo = Demo(**env)
+        self.dir = self.demo.dir
+        self.console = self.demo.env["GRANTWRIGHT_CONSOLE"]
+        os.kill(self.demo.broker_pid, 9)
+        lines = []
+        for line in (self.dir / "broker.toml").read_text().splitlines():
+            if line.strip().startswith("grpc ="):
+                line = f'grpc = "{urlsplit(self.demo.env["GRANTWRIGHT_BROKER"]).netloc}"'
+            if line.strip().startswith("http ="):
+                line = f'http = "127.0.0.1:{urlsplit(self.console).port}"'
+            if line.strip().startswith("public_url"):
+                line = f'public_url = "{self.console}"'
+            lines.append(line)
+        self.config = self.dir / "own.toml"
+        self.config.write_text("\n".join(lines) + "\n" + more)
+        self.config.chmod(0o600)
+        for name, text in (secrets or {}).items():
+            private(self.dir / name, text)
+        self.broker = None
+        self.start()
+        if scopes:
+            (self.dir / "scopes" / "own.toml").write_text(scopes)
+            (self.dir / "policy" / "own.cedar").write_text(policy)
+            self.apply()
+
+    def apply(self):
+        code, out, err = self.demo.cli("policy", "apply", self.dir, env=self.operator)
+        assert code == 0, out + err
+
+    @property
+    def operator(self):
+        return {"GRANTWRIGHT_HUMAN_TOKEN_FILE": str(self.dir / "operator.token")}
+
+    def start(self):
+        self.broker = Process([GRANTWRIGHT, "broker", "--config", self.config], env=clean_env())
+        until("the broker", 60, self._ready)
+        until("the sidecar's stream", 30, lambda: call(
+            self.demo.env["GRANTWRIGHT_SIDECAR"], "GET", "/readyz").status == 200, 0.1)
+
+    def _ready(self):
+        if self.broker.code() is not None:
+            raise AssertionError(self.broker.said())
+        try:
+            return call(self.console, "GET", "/readyz").status == 200
+        except OSError:
+            return False
+
+    def kill(self):
+        self.broker.kill()
+
+    def restart(self):
+        self.kill()
+        self.start()
+
+    def get(self, path, **more):
+        reply = call(self.console, "GET", path, **more)
+        assert reply.status == 200, reply
+        return reply.body
+
+    def granted(self, scope, params, **fields):
+        reply = self.demo.doors.ask(scope, params, idempotency_key=self.demo.doors.fresh("k"), **fields)
+        assert reply.status == 200, reply
+        return reply.json
+
+    def revoke(self, *words, person=None):
+        code, said = self.demo.cli_json("revoke", *words, person=person or self.demo.alice)
+        assert code == 0, said
+        return said
+
+    def end(self):
+        self.kill()
+        self.demo.__exit__()
+
+
+def private(path, text):
+    path = Path(path)
+    path.write_text(text)
+    path.chmod(0o600)
+    return path

@@ -99,6 +99,15 @@ impl KeyFormat {
         }
     }
 
+    /// What it looks like, for those who fill it in.
+    fn pattern(self) -> &'static str {
+        match self {
+            Self::Csr => "^[A-Za-z0-9+/]{98,}={0,2}$",
+            Self::Jkt => "^[A-Za-z0-9_-]{43}$",
+            Self::Ssh => "^(?:ssh-ed25519|ecdsa-sha2-nistp256) [A-Za-z0-9+/]+=?$",
+        }
+    }
+
     /// Whether a text has the form; what is in it is for the minter to read.
     fn fits(self, text: &str) -> bool {
         let plain = |text: &str| {
@@ -284,6 +293,9 @@ impl ParamSpec {
             ParamType::Integer { min, max } => {
                 json!({"type": "integer", "minimum": min, "maximum": max})
             }
+            ParamType::PublicKey { format } => json!({
+                "type": "string", "maxLength": MAX_TEXT, "pattern": format.pattern(),
+            }),
             ParamType::S3Bucket => json!({
                 "type": "string", "minLength": 3, "maxLength": 63,
                 "pattern": "^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])$",

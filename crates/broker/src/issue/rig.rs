@@ -30,7 +30,7 @@ use crate::core::{Broker, Caller, Counts, Random};
 use crate::keys::KeyDir;
 use crate::people::{Actor, Intention};
 use crate::rates::Rates;
-use crate::{app, end, people, policies, wake};
+use crate::{end, people, policies, wake};
 
 /// A clock that stands still until it is moved.
 pub struct TestClock(AtomicI64, AtomicI64);

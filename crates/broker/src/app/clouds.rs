@@ -22,7 +22,7 @@ use crate::keys::read_secret;
 /// The minter of a section; `None`: it is of another kind. `own` signs the broker's assertions (ES256).
 pub(super) fn minter(
     section: &MinterSection,
-    own: Option<JwtIssuer>,
+    own: Option<Arc<JwtIssuer>>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<Arc<dyn Minter>>, StartError> {
     let clock = Arc::clone(clock);
@@ -88,7 +88,7 @@ fn endpoint(url: &str, ca: Option<&Path>, timeout: &str) -> Result<Endpoint, Sta
     Ok(Endpoint { url: url.to_owned(), ca_file: ca.map(Path::to_owned), timeout })
 }
 
-fn signer(own: Option<JwtIssuer>) -> Result<SignAssertion, StartError> {
+fn signer(own: Option<Arc<JwtIssuer>>) -> Result<SignAssertion, StartError> {
     let own = own.ok_or_else(|| {
         StartError::new(
             "it wants a minter of kind `jwt` with algorithm `ES256`, whose key signs who the broker is: \

@@ -2,7 +2,7 @@
 //! the tidings for open pages. Nothing is decided by it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use grantwright_domain::{Event, RequestId, VerdictKind};
@@ -34,6 +34,8 @@ pub struct Desk {
     kept: Mutex<HashMap<RequestId, Arc<Loaded>>>,
     changes: broadcast::Sender<Change>,
     streams: AtomicUsize,
+    /// Somebody proves what pages did not get to.
+    catching_up: AtomicBool,
 }
 
 impl Default for Desk {
@@ -42,6 +44,7 @@ impl Default for Desk {
             kept: Mutex::default(),
             changes: broadcast::channel(BEHIND).0,
             streams: AtomicUsize::new(0),
+            catching_up: AtomicBool::new(false),
         }
     }
 }
@@ -93,16 +96,73 @@ pub fn place(broker: &Arc<Broker>) -> Option<Place> {
     (before < MOST_STREAMS).then_some(place)
 }
 
+/// How many requests one page may prove anew: a page of a broker that just started, with a thousand
+/// requests waiting, shows what it got to at once. The rest is proven behind it, and then open pages
+/// look again.
+#[derive(Debug)]
+pub struct Budget {
+    left: usize,
+    rest: Vec<RequestSummary>,
+}
+
+impl Budget {
+    /// This many.
+    #[must_use]
+    pub fn of(left: usize) -> Self {
+        Self { left, rest: Vec::new() }
+    }
+
+    /// As [`proven`]; none as well once the budget is spent and the request is not known yet.
+    ///
+    /// # Errors
+    /// As [`proven`].
+    pub async fn proven(
+        &mut self,
+        broker: &Broker,
+        row: &RequestSummary,
+    ) -> Result<Option<Arc<Loaded>>, Refusal> {
+        if let Some(loaded) = kept(broker, row) {
+            return Ok(Some(loaded));
+        }
+        if self.left == 0 {
+            self.rest.push(row.clone());
+            return Ok(None);
+        }
+        self.left -= 1;
+        proven(broker, row).await
+    }
+
+    /// Proves the rest, unless that is being done already.
+    pub fn catch_up(self, broker: &Arc<Broker>) {
+        let Some(request) = self.rest.first().map(|row| row.id.clone()) else { return };
+        if broker.desk.catching_up.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let broker = Arc::clone(broker);
+        tokio::spawn(async move {
+            for row in &self.rest {
+                if let Err(refusal) = proven(&broker, row).await {
+                    tracing::warn!(request = %row.id, code = refusal.code, "a request could not be proven for a page");
+                }
+            }
+            broker.desk.catching_up.store(false, Ordering::SeqCst);
+            broker.desk.tell(Some(Change { request, listed: true }));
+        });
+    }
+}
+
+/// From memory, where it has not changed since.
+fn kept(broker: &Broker, row: &RequestSummary) -> Option<Arc<Loaded>> {
+    let kept = broker.desk.kept.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.get(&row.id).filter(|l| l.state.version == row.version).cloned()
+}
+
 /// The proven request of a row, from memory where it has not changed since.
 ///
 /// # Errors
 /// When the store cannot be read, or does not prove.
 pub async fn proven(broker: &Broker, row: &RequestSummary) -> Result<Option<Arc<Loaded>>, Refusal> {
-    let kept = |desk: &Desk| {
-        let kept = desk.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(&row.id).filter(|l| l.state.version == row.version).cloned()
-    };
-    if let Some(loaded) = kept(&broker.desk) {
+    if let Some(loaded) = kept(broker, row) {
         return Ok(Some(loaded));
     }
     let Some(loaded) = broker.store.load(&row.id).await.map_err(of_store)? else { return Ok(None) };
@@ -116,4 +176,35 @@ pub async fn proven(broker: &Broker, row: &RequestSummary) -> Result<Option<Arc<
     }
     kept.insert(row.id.clone(), Arc::clone(&loaded));
     Ok(Some(loaded))
+}
+
+#[cfg(test)]
+mod tests {
+    use grantwright_store::RequestFilter;
+
+    use super::*;
+    use crate::issue::rig::Rig;
+
+    #[tokio::test]
+    async fn invariant_28_a_page_proves_so_many_at_once_and_the_rest_follows() {
+        let rig = Rig::new().await;
+        for name in ["one", "two", "three"] {
+            let ask = rig.ask("signed", &format!(r#"{{"dataset":"{name}"}}"#), "");
+            rig.issue(ask).await.expect("pending");
+        }
+        let open = RequestFilter { open: true, soonest: true, ..Default::default() };
+        let rows = rig.broker.store.list(open).await.unwrap();
+        let mut heard = rig.broker.desk.hear();
+        let (mut budget, mut shown) = (Budget::of(1), 0);
+        for row in &rows {
+            shown += usize::from(budget.proven(&rig.broker, row).await.unwrap().is_some());
+        }
+        assert_eq!((rows.len(), shown), (3, 1));
+        budget.catch_up(&rig.broker);
+        assert!(heard.recv().await.unwrap().listed, "open pages look again");
+        let mut budget = Budget::of(0);
+        for row in &rows {
+            assert!(budget.proven(&rig.broker, row).await.unwrap().is_some(), "known by now");
+        }
+    }
 }

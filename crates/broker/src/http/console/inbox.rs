@@ -1,6 +1,8 @@
 //! The inbox: what waits; and what the reader is told there, as owner of an agent or as one who looks
 //! after security.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use grantwright_approval::console::inbox::{Alarm, Ended, Inbox, Row, inbox};
@@ -10,9 +12,11 @@ use grantwright_domain::{Event, HumanId, Phase};
 use grantwright_store::{Loaded, RequestFilter, RequestSearch, RequestSummary};
 use grantwright_wire::Refusal;
 
+use super::desk::{self, Budget};
 use super::matter::{At, card};
+use super::may;
 use super::respond::{Page, html};
-use super::{desk, may};
+use crate::core::Broker;
 use crate::error::of_store;
 use crate::http::Shared;
 use crate::http::session::Session;
@@ -25,6 +29,8 @@ const MINE: usize = 50;
 const OTHERS: usize = 20;
 /// Rows of what ended.
 const ENDED: u32 = 8;
+/// Requests that one view proves anew at most, for each of its lists.
+const ANEW: usize = 64;
 /// Agents of the reader's whose ends are told.
 const OWNED: usize = 16;
 /// Members see what reviewers say looks wrong.
@@ -46,12 +52,13 @@ pub async fn page(State(broker): Shared, session: Session) -> Page {
     let rows = broker.store.list(open).await.map_err(of_store)?;
     let total = broker.store.count_all_open().await.map_err(of_store)?;
     let (mut mine, mut others, mut seen) = (Vec::new(), Vec::new(), 0usize);
+    let mut budget = Budget::of(ANEW);
     for row in &rows {
         // What ends later than a page full of what waits for the reader can wait too.
         if mine.len() >= MINE {
             break;
         }
-        let Some(loaded) = desk::proven(&broker, row).await? else { continue };
+        let Some(loaded) = budget.proven(&broker, row).await? else { continue };
         let state = &loaded.state;
         let Some(scope) = authority.catalog.get(&state.terms.template) else { continue };
         if !state.phase.is_open() || now >= state.expires_at() {
@@ -72,11 +79,12 @@ pub async fn page(State(broker): Shared, session: Session) -> Page {
             });
         }
     }
+    budget.catch_up(&broker);
     let ended = RequestFilter { ended: true, limit: ENDED, ..Default::default() };
     let ended = told(at, broker.store.list(ended).await.map_err(of_store)?).await?;
     let owned = owned(at, &session.human).await?;
     let matter = Inbox {
-        alarms: alarms(at, &session.human).await?,
+        alarms: alarms(&broker, at, &session.human).await?,
         mine,
         others,
         more: usize::try_from(total).unwrap_or(usize::MAX).saturating_sub(seen),
@@ -113,7 +121,7 @@ async fn owned(at: At<'_>, human: &HumanId) -> Result<Vec<Ended>, Refusal> {
 }
 
 /// What reviewers say looks wrong, newest first: for members of [`SECURITY`].
-async fn alarms(at: At<'_>, human: &HumanId) -> Result<Vec<Alarm>, Refusal> {
+async fn alarms(broker: &Arc<Broker>, at: At<'_>, human: &HumanId) -> Result<Vec<Alarm>, Refusal> {
     if !at.authority.groups_of(human, at.now).iter().any(|g| g.as_str() == SECURITY) {
         return Ok(Vec::new());
     }
@@ -124,12 +132,12 @@ async fn alarms(at: At<'_>, human: &HumanId) -> Result<Vec<Alarm>, Refusal> {
         ..Default::default()
     };
     let found = at.broker.store.search(denied).await.map_err(of_store)?;
-    let mut out = Vec::new();
+    let (mut out, mut budget) = (Vec::new(), Budget::of(ANEW));
     for row in &found.rows {
         if out.len() >= ALARMS {
             break;
         }
-        let Some(loaded) = desk::proven(at.broker, row).await? else { continue };
+        let Some(loaded) = budget.proven(broker, row).await? else { continue };
         let vote = loaded.leaves.iter().enumerate().find_map(|(n, (_, e))| match e {
             Event::Voted(vote) if vote.reason_code == "looks_wrong" => Some((n, vote)),
             _ => None,
@@ -144,6 +152,7 @@ async fn alarms(at: At<'_>, human: &HumanId) -> Result<Vec<Alarm>, Refusal> {
             });
         }
     }
+    budget.catch_up(broker);
     Ok(out)
 }
 

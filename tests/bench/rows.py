@@ -1,6 +1,7 @@
 """The rows of the table. What two things are compared is measured in turns, within one run."""
 
 import datetime
+import gzip
 import hashlib
 import hmac
 import json
@@ -367,6 +368,89 @@ def verify():
     return rows
 
 
+def export():
+    """The whole log to a file, as OCSF events, by the command."""
+    with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS) as demo_:
+        home = enrolled(demo_)
+        least = int(os.environ.get("BENCH_LEAVES", "200000"))
+        while leaf_count(demo_) < least:
+            ask(home, 64, 4, 3)
+        env = dict(demo_.env)
+        code = demo_.stop()
+        assert code == 0, demo_.process.said()
+        rows = []
+        for form in ("ocsf", "jsonl"):
+            took, events, size = [], 0, 0
+            for _ in range(ROUNDS):
+                file = scratch("export")
+                begun = time.perf_counter()
+                told = run_json(RELEASE / "grantwright", "audit", "export", "--format", form, "--to", file,
+                                "--json", env=clean_env(**env))
+                took.append(time.perf_counter() - begun)
+                events, size = told["events"], file.stat().st_size
+                file.unlink()
+            found = events / median(took)
+            target = form == "ocsf"
+            rows.append(Row(f"audit: export to a file, {form}", f"{found:,.0f} events/s",
+                            "≥ 20,000/s" if target else "–", found >= 20_000 if target else None,
+                            f"{events:,} events, {size / 1e6:.0f} MB in {median(took):.2f} s"))
+    return rows
+
+
+def reconcile():
+    """CloudTrail's files, gzipped as they are delivered, against a log with leases of STS."""
+    count = int(os.environ.get("BENCH_RECORDS", "500000"))
+    with Sts() as sts, Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS, **sts.env) as demo_:
+        leases = []
+        for n in range(20):
+            reply = demo_.doors.ask("aws.s3-read", {"bucket": "demo", "prefix": f"p{n}/"})
+            if reply.status != 200:
+                raise RuntimeError(f"{reply}")
+            leases.append((reply.json["credential"]["AccessKeyId"], reply.json["request_id"], f"p{n}/"))
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        records = [json.dumps({
+            "eventVersion": "1.11", "eventTime": at, "eventSource": "s3.amazonaws.com",
+            "eventName": "GetObject", "awsRegion": "us-east-1", "sourceIPAddress": "198.51.100.7",
+            "userAgent": "[aws-sdk-rust/1.3 os/linux lang/rust/1.95]", "eventID": f"{n:032x}",
+            "userIdentity": {
+                "type": "AssumedRole", "principalId": f"AROAEXAMPLE:{session}",
+                "arn": f"arn:aws:sts::123456789012:assumed-role/grantwright-demo/{session}",
+                "accountId": "123456789012", "accessKeyId": key, "sessionContext": {
+                    "sessionIssuer": {"type": "Role", "principalId": "AROAEXAMPLE",
+                                      "arn": "arn:aws:iam::123456789012:role/grantwright-demo"},
+                    "attributes": {"creationDate": at, "mfaAuthenticated": "false"},
+                    "sourceIdentity": "demo-agent"}},
+            "requestParameters": {"bucketName": "demo", "Host": "demo.s3.amazonaws.com",
+                                  "key": f"{prefix}object-{n}"},
+            "responseElements": None, "additionalEventData": {"SignatureVersion": "SigV4", "bytesIn": 0,
+                                                              "bytesOut": 1024},
+            "resources": [{"type": "AWS::S3::Object", "ARN": f"arn:aws:s3:::demo/{prefix}object-{n}"}],
+            "readOnly": True, "eventType": "AwsApiCall", "managementEvent": False,
+            "recipientAccountId": "123456789012", "eventCategory": "Data"})
+            for n in range(1000) for key, session, prefix in leases[n % 20:n % 20 + 1]]
+        text = ('{"Records":[' + ",".join(records) + "]}").encode()
+        folder = scratch("trail")
+        folder.mkdir()
+        files = []
+        for n in range(max(1, count // 1000 // 50)):
+            # A delivered file holds thousands of records.
+            whole = ('{"Records":[' + ",".join(records * 50) + "]}").encode()
+            files.append(folder / f"{n}.json.gz")
+            files[-1].write_bytes(gzip.compress(whole, 6))
+        took = []
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            told = run_json(RELEASE / "grantwright", "reconcile", "cloudtrail", *files, "--json",
+                            env=clean_env(**demo_.env))
+            took.append(time.perf_counter() - begun)
+        if told["matched"] != told["events"] or told["findings"]:
+            raise RuntimeError(f"{told['counts']}, {told['matched']} of {told['events']}")
+    found = told["events"] / median(took)
+    return [Row("reconcile: CloudTrail, gzipped files", f"{found:,.0f} events/s", "≥ 50,000/s",
+                found >= 50_000, f"{told['events']:,} events in {len(files)} files, "
+                f"{len(text) / 1000:.0f} bytes each unpacked, in {median(took):.2f} s")]
+
+
 def leaf_count(demo_):
     """The size that the log's checkpoint names."""
     return int(re.split(rb"\n", demo_.checkpoint())[1])
@@ -475,4 +559,5 @@ def backend_vault():
 
 ROWS = {"grant": grant, "cached": cached, "vote": vote, "page-vote": page_vote, "chat": chat,
         "console": console, "policy": policy, "sidecar": sidecar, "local": local, "demo": demo,
-        "append": append, "verify": verify, "backend-sts": backend_sts, "backend-vault": backend_vault}
+        "append": append, "verify": verify, "backend-sts": backend_sts, "backend-vault": backend_vault,
+        "export": export, "reconcile": reconcile}

@@ -37,7 +37,7 @@ KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, 
     "revoked": f"{OF_REQUEST} lease_id by effect | still_valid",
     "account_linked": "human account |", "account_unlinked": "by account |",
     "agent_revoked": "by agent |", "agent_set": "by agent owner attributes |",
-    "group_set": "by group members |", "groups_claimed": "human issuer subject groups until |",
+    "erased": "by of texts |", "group_set": "by group members |", "groups_claimed": "human issuer subject groups until |",
     "human_set": "by human active operator |", "identity_set": "by issuer subject | human",
     "instance_enrolled": "join_id agent instance serial key seal_key not_after |",
     "instance_renewed": "instance old_serial serial key not_after |",
@@ -230,6 +230,10 @@ class Authority:
         need(e["expires_at_ms"] - at <= HALF_DAY, "token-life")
         live = {k: t for k, t in self.tokens.items() if not t["spent"] and t["expires_at_ms"] > at}
         self.tokens = {**live, e["token_hash"]: {**e, "spent": False}}
+
+    def _erased(self, e, _):
+        """Texts beside the log are gone: nothing that is decided rests on them."""
+
     def _token_revoked(self, e, _):
         for token in (t for t in self.tokens.values() if t["token_id"] == e["token_id"]):
             token["spent"] = True

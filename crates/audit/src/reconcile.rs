@@ -173,7 +173,10 @@ impl Known {
     #[must_use]
     pub fn leases(&self, leases: &Leases, of: Backend) -> Vec<LeaseView> {
         let covered = |lease: &Lease| {
-            self.span.is_some_and(|(from, until)| lease.from <= until && lease.until >= from)
+            // A backend may cut its times to whole seconds.
+            self.span.is_some_and(|(from, until)| {
+                lease.from.plus_millis(-CLOCK_MS) <= until && lease.until >= from
+            })
         };
         let mut out: Vec<LeaseView> = leases
             .all()

@@ -183,6 +183,12 @@ fn authority(event: &Event) -> String {
             tick(&e.agent),
             tick(&e.owner)
         ),
+        Event::Erased(e) => format!(
+            "operator {} erased what was said beside request {}: {}",
+            tick(&e.by),
+            tick(&e.of),
+            ticks(&e.texts)
+        ),
         Event::GroupSet(e) => format!(
             "operator {} set the members of {} to {}",
             tick(&e.by),

@@ -17,6 +17,7 @@ pub mod open;
 pub mod operators;
 pub mod passkeys;
 pub mod requests;
+pub mod search;
 pub mod session;
 pub mod sign;
 pub mod slack;
@@ -113,6 +114,8 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("POST", "/api/v1/requests/{id}/ask", Demand::Person),
     ("POST", "/api/v1/requests/{id}/narrow", Demand::Person),
     ("POST", "/api/v1/requests/{id}/withdraw", Demand::Person),
+    ("POST", "/api/v1/requests/{id}/erase", Demand::Operator),
+    ("GET", "/api/v1/search", Demand::Person),
     ("GET", "/api/v1/leases", Demand::Person),
     ("POST", "/api/v1/leases/{id}/revoke", Demand::Person),
     ("GET", "/api/v1/agents", Demand::Person),
@@ -179,6 +182,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/api/v1/requests/{id}/ask", post(requests::ask))
         .route("/api/v1/requests/{id}/narrow", post(requests::narrow))
         .route("/api/v1/requests/{id}/withdraw", post(requests::withdraw))
+        .route("/api/v1/requests/{id}/erase", post(search::erase))
+        .route("/api/v1/search", get(search::search))
         .route("/api/v1/leases", get(leases::list))
         .route("/api/v1/leases/{id}/revoke", post(leases::revoke))
         .route("/api/v1/agents", get(operators::agents).post(operators::set_agent))

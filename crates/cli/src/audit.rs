@@ -1,6 +1,7 @@
 //! `grantwright audit`: proves a log offline, and tells one request's story from it. Read-only: it
 //! works on a copy and while the broker runs, and creates nothing beside the store.
 
+pub mod backup;
 mod bundle;
 pub mod events;
 mod export;
@@ -9,6 +10,7 @@ mod log;
 mod receipt;
 pub mod reconcile;
 pub mod report;
+pub mod search;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -76,6 +78,8 @@ pub enum Command {
         #[arg(long, value_name = "KEY")]
         vkey: Option<String>,
     },
+    /// Find requests by agent, person, scope, resource, time, outcome and words.
+    Search(search::Args),
     /// Tell a request's story from its leaves [store: $GRANTWRIGHT_STORE].
     Show {
         /// The request.
@@ -218,6 +222,7 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
             let done = export::bundle(log.source.as_mut(), &key, &kept, *texts, to)?;
             written(out, &done, to)
         }
+        Command::Search(args) => crate::command::wait(search::run(out, settings, args)),
         Command::Export(args) => events::run(out, settings, args),
         Command::Receipt { file, vkey } => {
             let key = Key { vkey: vkey.clone(), checkpoints: Vec::new() };

@@ -57,6 +57,10 @@ pub enum Command {
     /// Evidence for auditors: SOC 2, FedRAMP, access reviews, one agent, one reviewer.
     #[command(subcommand)]
     Report(crate::audit::report::Command),
+    /// Copy the store, while the broker works, and prove the copy.
+    Backup(crate::audit::backup::Args),
+    /// Erase what was said beside a request that is over; the log still verifies.
+    Erase(crate::audit::search::Erase),
     /// Compare what was issued with what a backend says was used.
     #[command(subcommand)]
     Reconcile(crate::audit::reconcile::Command),
@@ -121,6 +125,8 @@ impl Command {
             Self::Aws(command) => crate::aws::run(out, &command),
             Self::Audit(command) => crate::audit::run(out, settings, &command),
             Self::Report(command) => crate::audit::report::run(out, settings, &command),
+            Self::Backup(args) => crate::audit::backup::run(out, settings, &args),
+            Self::Erase(args) => wait(crate::audit::search::erase(out, settings, &args)),
             Self::Reconcile(command) => crate::audit::reconcile::run(out, settings, &command),
             Self::Mcp(args) => crate::mcp::run(settings, &args),
             Self::Completions(args) => crate::generate::completions(out, &args),
@@ -143,7 +149,7 @@ impl Command {
 }
 
 /// Runs a command that waits for the network, on this thread.
-fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Outcome {
+pub fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Outcome {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -569,6 +569,7 @@ impl Authority {
                 }
                 self.record(e.at, &e.by, Some(&e.agent), None);
             }
+            Event::Erased(e) => self.operator(&e.by)?,
             Event::ModelSet(e) => {
                 self.operator(&e.by)?;
                 let key = (e.model.clone(), e.model_version.clone());

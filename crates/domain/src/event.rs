@@ -69,6 +69,8 @@ pub enum Event {
     AgentRevoked(AgentRevoked),
     /// An agent was registered or changed.
     AgentSet(AgentSet),
+    /// What lies beside a request's leaves was erased.
+    Erased(Erased),
     /// A group's members were set.
     GroupSet(GroupSet),
     /// An identity provider's word on a person's groups was read.
@@ -488,6 +490,20 @@ pub struct Attributes {
     pub model_version: String,
 }
 
+/// See [`Event::Erased`]. It is no step of the request's own life, which is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Erased {
+    /// When.
+    pub at: Timestamp,
+    /// The operator.
+    pub by: HumanId,
+    /// The request whose texts they were.
+    pub of: RequestId,
+    /// Their names, as in [`crate::Terms`]'s commitments: `reason`, `param:<x>`, `answer:<n>`, …
+    pub texts: BTreeSet<String>,
+}
+
 /// See [`Event::GroupSet`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -839,6 +855,7 @@ impl Event {
             Self::AccountUnlinked(_) => "account_unlinked",
             Self::AgentRevoked(_) => "agent_revoked",
             Self::AgentSet(_) => "agent_set",
+            Self::Erased(_) => "erased",
             Self::GroupSet(_) => "group_set",
             Self::GroupsClaimed(_) => "groups_claimed",
             Self::HumanSet(_) => "human_set",
@@ -905,6 +922,7 @@ impl Event {
             Self::AccountUnlinked(e) => e.at,
             Self::AgentRevoked(e) => e.at,
             Self::AgentSet(e) => e.at,
+            Self::Erased(e) => e.at,
             Self::GroupSet(e) => e.at,
             Self::GroupsClaimed(e) => e.at,
             Self::HumanSet(e) => e.at,

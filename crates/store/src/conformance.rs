@@ -488,6 +488,11 @@ async fn searches(store: &Store, all: &[crate::RequestSummary]) -> Outcome {
     ensure(found(granted).await?.rows.len() == 5, || "granted".into())?;
     let stranger = RequestSearch { agent: Some(world::agent("other")), ..RequestSearch::default() };
     ensure(found(stranger).await?.rows.is_empty(), || "another agent's".into())?;
+    let (agent, scope) = all.first().map(|r| (r.agent.clone(), r.scope.clone())).unzip();
+    let theirs = RequestSearch { agent, scope: scope.clone(), ..RequestSearch::default() };
+    ensure(found(theirs).await?.rows == all, || "an agent's for a scope".into())?;
+    let scoped = RequestSearch { scope, ..RequestSearch::default() };
+    ensure(found(scoped).await?.rows == all, || "for a scope".into())?;
     let text = |text: &str| RequestSearch { text: Some(text.into()), ..RequestSearch::default() };
     let reason = done(store.load(&world::request(10)).await)?;
     let reason = reason.and_then(|l| l.texts.into_iter().find(|t| t.name == "reason"));
@@ -501,6 +506,14 @@ async fn searches(store: &Store, all: &[crate::RequestSummary]) -> Outcome {
     let who = |who: &str| HumanId::parse(who).map_err(|e| e.to_string());
     let nobody = RequestSearch { human: Some(who("nobody")?), ..RequestSearch::default() };
     ensure(found(nobody).await?.rows.is_empty(), || "nobody's".into())?;
+    let dataset = done(store.load(&world::request(10)).await)?;
+    let dataset = dataset.and_then(|l| l.state.terms.params.values().next().map(|v| v.text()));
+    let dataset = dataset.ok_or("no parameter")?;
+    let with =
+        |text: &str| RequestSearch { resource: Some(text.into()), ..RequestSearch::default() };
+    let named = found(with(&dataset)).await?.rows;
+    ensure(named.iter().any(|r| r.id == world::request(10)), || format!("{named:?}"))?;
+    ensure(found(with("no such resource")).await?.rows.is_empty(), || "no such resource".into())?;
     let (early, late) = (world_time(all, false), world_time(all, true));
     let within = RequestSearch { from: early, ..RequestSearch::default() };
     ensure(found(within).await?.rows.len() == all.len(), || "from the first".into())?;
@@ -584,6 +597,13 @@ pub async fn readings_agree(url: String) -> Outcome {
     ensure(state(&late)?.phase == Phase::Expired, || "not expired".into())?;
     let due = done(store.due(world.at(86_400_000), 10).await)?;
     ensure(due.requests == [world::request(11)], || format!("{due:?}"))?;
+
+    // Texts go with the leaf that says so, and with no other's.
+    done(store.commit(world.erase(10)).await)?;
+    let erased = done(store.load(&world::request(10)).await)?.ok_or("the request is gone")?;
+    ensure(erased.texts.is_empty(), || format!("{:?}", erased.texts))?;
+    let other = done(store.load(&world::request(11)).await)?.ok_or("the request is gone")?;
+    ensure(!other.texts.is_empty(), || "another request's texts are gone".into())?;
     store.close().await;
     Ok(())
 }

@@ -264,6 +264,8 @@ pub(crate) struct Rows {
     pub tiles: Vec<TileRow>,
     /// Requests whose sealed copy goes.
     pub unseal: Vec<RequestId>,
+    /// Requests whose texts go.
+    pub erase: Vec<RequestId>,
     /// Sealed copies due at or before this moment go.
     pub unseal_until_ms: Option<i64>,
     pub checkpoint: Option<(u64, String)>,

@@ -85,6 +85,8 @@ pub struct RequestSearch {
     pub human: Option<HumanId>,
     /// Only those with these words beside them, whatever their case.
     pub text: Option<String>,
+    /// Only those one of whose open parameters holds this text.
+    pub resource: Option<String>,
     /// Asked at or after.
     pub from: Option<Timestamp>,
     /// Asked before.
@@ -393,11 +395,27 @@ pub(crate) fn search(db: &mut dyn Db, s: &RequestSearch) -> Result<Found, StoreE
         },
         None => 0,
     };
-    let window = [Value::from(least), Value::from(before), Value::from(LOOKED_AT)];
-    let sql = "SELECT min(first_index), min(created_ms), count(*) FROM (SELECT first_index, \
-               created_ms FROM requests WHERE first_index >= $1 AND first_index < $2 \
-               ORDER BY first_index DESC LIMIT $3) AS looked_at";
-    let mut looked = db.query(sql, &window)?;
+    // Of one agent, or for one scope, the index leads to those alone.
+    let of = match (&s.agent, &s.scope) {
+        (Some(agent), _) => Some(("agent", agent.as_str())),
+        (None, Some(scope)) => Some(("scope", scope.as_str())),
+        (None, None) => None,
+    };
+    // SQLite counts parameters as they appear.
+    let mut window = vec![Value::from(least), Value::from(before)];
+    let mut only = String::new();
+    if let Some((column, value)) = of {
+        window.push(Value::from(value));
+        only = format!("AND {column} = $3");
+    }
+    window.push(Value::from(LOOKED_AT));
+    let limit = window.len();
+    let sql = format!(
+        "SELECT min(first_index), min(created_ms), count(*) FROM (SELECT first_index, \
+         created_ms FROM requests WHERE first_index >= $1 AND first_index < $2 {only} \
+         ORDER BY first_index DESC LIMIT ${limit}) AS looked_at"
+    );
+    let mut looked = db.query(&sql, &window)?;
     let Some(row) = looked.first_mut().filter(|r| !r.is_null(0)) else {
         return Ok(Found::default());
     };
@@ -446,15 +464,53 @@ pub(crate) fn search(db: &mut dyn Db, s: &RequestSearch) -> Result<Found, StoreE
             select.params.extend(ids.into_iter().map(Value::Text));
         }
     }
+    let limit = if s.resource.is_some() { MAX_ROWS } else { s.limit };
     let rows: Result<Vec<_>, _> =
-        select.newest_first(db, s.limit)?.into_iter().map(request_row).collect();
-    let rows = rows?;
-    let next = if rows.len() as u64 >= u64::from(rows_of(s.limit)) {
-        rows.last().map(|r| (r.first_index, r.created_at))
+        select.newest_first(db, limit)?.into_iter().map(request_row).collect();
+    let mut rows = rows?;
+    let last = |rows: &[RequestSummary]| rows.last().map(|r| (r.first_index, r.created_at));
+    let mut next = if rows.len() as u64 >= u64::from(rows_of(limit)) {
+        last(&rows)
     } else {
         (count == LOOKED_AT).then(|| (floor, Timestamp::from_millis(oldest)))
     };
+    if let Some(resource) = &s.resource {
+        let most = usize::try_from(rows_of(s.limit)).unwrap_or(usize::MAX);
+        rows = with_resource(db, rows, resource)?;
+        if rows.len() > most {
+            rows.truncate(most);
+            next = last(&rows);
+        }
+    }
     Ok(Found { rows, next })
+}
+
+/// Those of the requests one of whose open parameters holds the text, by their first leaves.
+fn with_resource(
+    db: &mut dyn Db,
+    rows: Vec<RequestSummary>,
+    resource: &str,
+) -> Result<Vec<RequestSummary>, StoreError> {
+    let mut out = Vec::new();
+    for chunk in rows.chunks(8) {
+        let indexes: Vec<u64> = chunk.iter().map(|r| r.first_index).collect();
+        let leaves = leaves_at(db, &indexes)?;
+        out.extend(
+            chunk
+                .iter()
+                .filter(|row| {
+                    let leaf = leaves.iter().find(|(index, _)| *index == row.first_index);
+                    match leaf.map(|(_, body)| Event::from_leaf(body)) {
+                        Some(Ok(Event::Requested(e))) => {
+                            e.terms.params.values().any(|value| value.text().contains(resource))
+                        }
+                        _ => false,
+                    }
+                })
+                .cloned(),
+        );
+    }
+    Ok(out)
 }
 
 /// Requests on which a person acted, by their newest leaves from `floor` on.

@@ -168,6 +168,35 @@ impl Snapshot {
     }
 }
 
+/// Copies a SQLite store, in use or at rest, as it is at one moment. The copy is one file of mode 0600, which
+/// must not exist, and durable when this returns. Blocks.
+///
+/// # Errors
+/// [`StoreError::Invalid`] for PostgreSQL, which has its own tools, [`StoreError::NotFound`], or
+/// [`StoreError::Unavailable`].
+pub fn backup(url: &str, to: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let Url::Sqlite(path) = Url::parse(url)? else {
+        return Err(StoreError::Invalid(
+            "PostgreSQL is backed up with pg_dump or pg_basebackup, in one snapshot".into(),
+        ));
+    };
+    let unavailable =
+        |e: std::io::Error| StoreError::Unavailable(format!("`{}`: {e}", to.display()));
+    let (store, copy) = open_sqlite(&path)?;
+    // Made first, so that nobody else can read it at any moment.
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+    let file = file.map_err(unavailable)?;
+    if let Err(e) = store.copy_to(to) {
+        let _ = fs::remove_file(to);
+        return Err(e);
+    }
+    drop(copy);
+    file.sync_all().map_err(unavailable)?;
+    let folder = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(unavailable)
+}
+
 fn open_sqlite(path: &Path) -> Result<(Sqlite, Option<TempDir>), StoreError> {
     if !path.is_file() {
         return Err(StoreError::NotFound(path.display().to_string()));

@@ -188,7 +188,7 @@ impl Chart {
         let step = WIDTH / columns;
         let mut out = format!(
             "<svg viewBox=\"0 0 520 {}\" role=\"img\" aria-label=\"{}\">",
-            215 + 14 * self.series.len(),
+            205 + 14 * self.series.len().max(1),
             escaped(&self.title)
         );
         for part in [0.0, 0.5, 1.0] {

@@ -19,7 +19,7 @@ figure{margin:0;border:1px solid #d5dbe1;border-radius:6px;padding:12px;break-in
 figcaption{font-weight:600;margin-bottom:4px}svg{width:100%;height:auto}\
 .grid{stroke:#d5dbe1}.tick{font-size:10px;fill:#5b6672}.legend{font-size:11px;fill:#16202c}\
 table{border-collapse:collapse;width:100%;margin:8px 0}th,td{text-align:left;vertical-align:top;padding:5px 8px;border-bottom:1px solid #e3e8ed;overflow-wrap:anywhere}\
-th{font-size:12px;color:#5b6672;font-weight:600}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}\
+th{font-size:12px;color:#5b6672;font-weight:600;overflow-wrap:normal}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}\
 tr.bad td{background:#fdf1f0}details{margin:4px 0}summary{cursor:pointer;color:#2b5a8c;font-size:12px}\
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f4f6f8;padding:8px;font-size:11px}\
 @media print{body{padding:0;font-size:11px;max-width:none}h2{break-after:avoid}tr,figure,.tile{break-inside:avoid}\

@@ -210,6 +210,7 @@ fn percent(part: usize, whole: usize) -> String {
 /// A span as people say it.
 pub(super) fn span(ms: i64) -> String {
     match ms / 1000 {
+        0 => "under 1 s".into(),
         s if s < 120 => format!("{s} s"),
         s if s < 7200 => format!("{} min", (s + 30) / 60),
         s => format!("{} h", (s + 1800) / 3600),

@@ -262,6 +262,11 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
             }),
         ),
         ("token revoked", "token_revoked", json!({"by": "root", "token_id": "t-1"})),
+        (
+            "texts erased",
+            "erased",
+            json!({"by": "root", "of": "r-1", "texts": ["param:ticket", "reason"]}),
+        ),
     ]
 }
 
@@ -306,7 +311,7 @@ fn must_have_vectors(event: &Event) {
         Event::GroupsClaimed(_) | Event::IdentitySet(_) => {}
         Event::InstanceEnrolled(_) | Event::InstanceRenewed(_) | Event::InstanceRevoked(_) => {}
         Event::JoinCreated(_) | Event::LinkCreated(_) | Event::LinkSpent(_) => {}
-        Event::ModelSet(_) | Event::Opened(_) | Event::PolicyLoaded(_) => {}
+        Event::Erased(_) | Event::ModelSet(_) | Event::Opened(_) | Event::PolicyLoaded(_) => {}
         Event::PasskeyEnrolled(_) | Event::PasskeyRevoked(_) => {}
         Event::TokenIssued(_) | Event::TokenRevoked(_) => {}
     }

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use grantwright_domain::event::{
-    AgentRevoked, AgentSet, Attributes, Cancelled, Decided, Decision, Expired, GroupSet, HumanSet,
-    InstanceEnrolled, Intended, Issued, JoinCreated, Opened, PolicyLoaded, Requested, Revoked,
-    Voted,
+    AgentRevoked, AgentSet, Attributes, Cancelled, Decided, Decision, Erased, Expired, GroupSet,
+    HumanSet, InstanceEnrolled, Intended, Issued, JoinCreated, Opened, PolicyLoaded, Requested,
+    Revoked, Voted,
 };
 use grantwright_domain::scope::{Labels, TtlLimits};
 use grantwright_domain::{
@@ -169,6 +169,13 @@ impl World {
         let body = grantwright_domain::canonical::to_bytes(&self.scope).expect("canonical");
         let blobs = vec![(self.template, body)];
         Transition { side: Side { blobs, ..Side::default() }, ..Transition::authority(events) }
+    }
+
+    /// The operator erases what lies beside request `n`.
+    pub fn erase(&self, n: u64) -> Transition {
+        let (at, texts) = (self.at(86_400_001), ["reason".to_owned()].into());
+        let event = Erased { at, by: human("alice"), of: request(n), texts };
+        Transition::authority(vec![Event::Erased(event)])
     }
 
     /// The agent's right ends.

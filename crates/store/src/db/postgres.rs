@@ -198,6 +198,7 @@ const SEALED: &str = "INSERT INTO sealed (request_id, instance, body, until_ms) 
 const TILES: &str = "INSERT INTO tiles (level, idx, hashes) \
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) \
     ON CONFLICT (level, idx) DO UPDATE SET hashes = excluded.hashes";
+const ERASE: &str = "DELETE FROM texts WHERE request_id = ANY($1::text[])";
 const UNSEAL: &str = "DELETE FROM sealed WHERE request_id = ANY($1::text[])";
 const UNSEAL_UNTIL: &str = "DELETE FROM sealed WHERE until_ms <= $1";
 const CHECKPOINT: &str = "INSERT INTO checkpoints (size, note) VALUES ($1, $2)";
@@ -391,6 +392,7 @@ impl Db for Postgres {
         let tile_level: Vec<i64> = rows.tiles.iter().map(|t| i64::from(t.level)).collect();
         let tile_index: Vec<i64> = rows.tiles.iter().map(|t| int(t.index)).collect();
         let tile_hashes: Vec<&[u8]> = rows.tiles.iter().map(|t| t.hashes.as_slice()).collect();
+        let erase: Vec<&str> = rows.erase.iter().map(|r| r.as_str()).collect();
         let unseal: Vec<&str> = rows.unseal.iter().map(|r| r.as_str()).collect();
         let until = rows.unseal_until_ms.unwrap_or(i64::MIN);
         let checkpoint = rows.checkpoint.as_ref().map(|(size, note)| (int(*size), note.as_str()));
@@ -433,6 +435,9 @@ impl Db for Postgres {
         }
         if !rows.tiles.is_empty() {
             work.push((TILES, vec![&tile_level, &tile_index, &tile_hashes]));
+        }
+        if !rows.erase.is_empty() {
+            work.push((ERASE, vec![&erase]));
         }
         if !rows.unseal.is_empty() {
             work.push((UNSEAL, vec![&unseal]));

@@ -98,6 +98,10 @@ CREATE INDEX requests_denied ON requests (last_index) WHERE phase = 'denied';
 CREATE INDEX requests_ended ON requests (lease_expires_ms)
     WHERE lease_state IN ('revoked', 'withdrawn');
 ",
+    // Searches by scope.
+    "
+CREATE INDEX requests_scope ON requests (scope, first_index);
+",
 ];
 
 /// Which database the statements are for.

@@ -63,6 +63,15 @@ impl Sqlite {
         Ok(Self { connection: connect(path, flags)?, _lock: None })
     }
 
+    /// Writes what this connection sees at this moment into an empty file.
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+        let path = path
+            .to_str()
+            .ok_or_else(|| StoreError::Invalid("the path of a copy is UTF-8".to_owned()))?;
+        let done = self.connection.execute("VACUUM INTO ?1", params![path]);
+        done.map(drop).map_err(|e| fault(e).into())
+    }
+
     fn change(&mut self, rows: &[RequestRow]) -> rusqlite::Result<bool> {
         let mut update = self.connection.prepare_cached(
             "UPDATE requests SET phase = ?1, version = ?2, last_index = ?3, \
@@ -171,6 +180,15 @@ impl Sqlite {
                  ON CONFLICT (level, idx) DO UPDATE SET hashes = excluded.hashes",
             )?
             .execute(params![i64::from(t.level), int(t.index), t.hashes])?;
+        }
+        if !rows.erase.is_empty() {
+            // What is deleted is overwritten too.
+            c.pragma_update(None, "secure_delete", "ON")?;
+            for request in &rows.erase {
+                c.prepare_cached("DELETE FROM texts WHERE request_id = ?1")?
+                    .execute(params![request.as_str()])?;
+            }
+            c.pragma_update(None, "secure_delete", "OFF")?;
         }
         for request in &rows.unseal {
             c.prepare_cached("DELETE FROM sealed WHERE request_id = ?1")?

@@ -382,6 +382,9 @@ impl<'a> Stage<'a> {
             if n == last {
                 wanted = known.map(|known| (leaf.body.clone(), index, known));
             }
+            if let Event::Erased(e) = &leaf.event {
+                self.rows.erase.push(e.of.clone());
+            }
             let (request, kind) = (request.cloned(), leaf.event.kind());
             let Encoded { body, hash, .. } = leaf;
             self.rows.leaves.push(LeafRow { index, request, kind, body, hash });

@@ -76,7 +76,11 @@ fn again(asked: &BTreeMap<String, String>, before: u64) -> String {
     query.finish()
 }
 
-fn search(terms: &Terms) -> Result<RequestSearch, Refusal> {
+/// What is searched for, from its words.
+///
+/// # Errors
+/// 400 `malformed`.
+pub(in crate::http) fn search(terms: &Terms) -> Result<RequestSearch, Refusal> {
     let wrong = |what: String| refuse(400, "malformed", what, "correct it and search again");
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let named = |e: &dyn std::fmt::Display| wrong(e.to_string());

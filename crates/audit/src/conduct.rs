@@ -245,9 +245,10 @@ impl Conduct {
         }
         for ((human, other), (all, recent)) in &self.stood_in {
             out.push(format!(
-                "{all} votes of `{human}` were cast while `{other}`, who made a token or link for them \
-                 or said which account is theirs, could have cast them ({recent} of them within 24 h \
-                 of a change by `{other}` of the agent or of a group of approvers)"
+                "{all} votes of `{human}` were cast while `{other}`, who made a token, a link or a \
+                 passkey for them or could say which account is theirs, could have cast them \
+                 ({recent} of them within 24 h of a change by `{other}` of the agent or of a group \
+                 of approvers)"
             ));
         }
         out.push(

@@ -128,6 +128,8 @@ pub struct Passkey {
     pub made_by: Option<HumanId>,
     /// It ended.
     pub revoked: bool,
+    /// When it ended: a session that it began may go on.
+    pub ended_at: Option<Timestamp>,
 }
 
 /// Whose an account at an identity provider is.
@@ -137,6 +139,16 @@ pub struct Identity {
     pub human: HumanId,
     /// The operator who linked it: who could have linked an account of their own.
     pub by: HumanId,
+}
+
+/// Who linked an account at an identity provider that is no longer linked so: a session that it began
+/// may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unlinked {
+    /// As it was.
+    pub identity: Identity,
+    /// Until when.
+    pub at: Timestamp,
 }
 
 /// What an identity provider said of a person's groups.
@@ -181,6 +193,8 @@ pub struct Authority {
     pub groups: BTreeMap<GroupName, BTreeSet<HumanId>>,
     /// Accounts at identity providers, by issuer and subject.
     pub identities: BTreeMap<(String, String), Identity>,
+    /// Links to accounts at identity providers that ended within [`SESSION_LIFE_MS`].
+    pub unlinked: Vec<Unlinked>,
     /// The identity provider's last word on each person's groups.
     pub claimed: BTreeMap<HumanId, Claimed>,
     /// Agents.
@@ -200,6 +214,9 @@ pub struct Authority {
     /// Accounts of chat services, and whose each is. A person has at most one in each tenant of a
     /// channel.
     pub accounts: BTreeMap<Account, HumanId>,
+    /// Who could act as its person when an account of a chat service was linked: who so links an
+    /// account of their own presses as that person for as long as it is linked.
+    pub account_makers: BTreeMap<Account, BTreeSet<HumanId>>,
     /// Qualified models: (model, version) to the end of qualification.
     pub models: BTreeMap<(String, String), Timestamp>,
     /// The policy set in force.
@@ -300,24 +317,40 @@ impl Authority {
         })
     }
 
-    /// People who could act as `human`: who made a token or a link to sign in for them that still works
-    /// at `now`, or whose session may go on, or who said which account is theirs.
+    /// People who could act as `human` at `now`: who made a token, a link or a passkey for them that
+    /// still works, or whose session may go on; who said which account is theirs; and who could act as
+    /// them when an account of a chat service was linked.
     pub fn stand_ins<'a>(
         &'a self,
         human: &'a HumanId,
         now: Timestamp,
     ) -> impl Iterator<Item = &'a HumanId> {
         let session = move |at: Timestamp| now.since(at) < SESSION_LIFE_MS;
+        // Links to sign in and to enrol begin a session. A link for the API gives a token, which counts
+        // by itself.
         let links = self.links.values().filter(move |l| {
-            l.purpose == "login" && l.spent_at.map_or(!l.spent && l.expires_at > now, session)
+            l.spent_at
+                .map_or(!l.spent && l.expires_at > now, |at| l.purpose != "api" && session(at))
         });
+        let passkeys = self.passkeys.values().filter(move |p| p.ended_at.is_none_or(session));
+        let unlinked = self.unlinked.iter().filter(move |u| session(u.at)).map(|u| &u.identity);
+        let accounts =
+            self.account_makers.iter().filter(|(a, _)| self.accounts.get(a) == Some(human));
         self.tokens
             .values()
             .filter(move |t| !t.spent && t.expires_at > now)
             .chain(links)
             .filter(move |t| t.subject == *human)
             .filter_map(|t| t.made_by.as_ref())
-            .chain(self.identities.values().filter(|i| i.human == *human).map(|i| &i.by))
+            .chain(passkeys.filter(move |p| p.human == *human).filter_map(|p| p.made_by.as_ref()))
+            .chain(
+                self.identities
+                    .values()
+                    .chain(unlinked)
+                    .filter(move |i| i.human == *human)
+                    .map(|i| &i.by),
+            )
+            .chain(accounts.flat_map(|(_, makers)| makers))
             .filter(move |by| *by != human)
     }
 
@@ -387,8 +420,8 @@ impl Authority {
             ));
         }
         let account = (e.issuer.clone(), e.subject.clone());
-        let known = self.identities.get(&account).map(|i| i.human.clone());
-        match (&e.human, known) {
+        let was = self.identities.get(&account).cloned();
+        match (&e.human, was.as_ref().map(|i| i.human.clone())) {
             (Some(human), known) => {
                 if !self.humans.get(human).is_some_and(|h| h.active) {
                     return Err(Violation::rule(
@@ -415,6 +448,8 @@ impl Authority {
                 return Err(Violation::rule("identity-known", "no such account is linked".into()));
             }
         }
+        self.unlinked.retain(|u| e.at.since(u.at) < SESSION_LIFE_MS);
+        self.unlinked.extend(was.map(|identity| Unlinked { identity, at: e.at }));
         Ok(())
     }
 
@@ -487,6 +522,8 @@ impl Authority {
                         format!("`{}` has the account `{other}` there already", e.human),
                     );
                 }
+                let makers: BTreeSet<_> = self.stand_ins(&e.human, e.at).cloned().collect();
+                self.account_makers.insert(e.account.clone(), makers);
                 self.accounts.insert(e.account.clone(), e.human.clone());
             }
             Event::AccountUnlinked(e) => match self.accounts.get(&e.account) {
@@ -496,6 +533,7 @@ impl Authority {
                         self.operator(&e.by)?;
                     }
                     self.accounts.remove(&e.account);
+                    self.account_makers.remove(&e.account);
                 }
             },
             Event::HumanSet(e) => {
@@ -521,9 +559,10 @@ impl Authority {
                         .for_each(|t| t.spent = true);
                     self.passkeys
                         .values_mut()
-                        .filter(|p| p.human == e.human)
-                        .for_each(|p| p.revoked = true);
+                        .filter(|p| p.human == e.human && !p.revoked)
+                        .for_each(|p| (p.revoked, p.ended_at) = (true, Some(e.at)));
                     self.accounts.retain(|_, human| *human != e.human);
+                    self.account_makers.retain(|account, _| self.accounts.contains_key(account));
                 }
             }
             Event::GroupSet(e) => {
@@ -604,6 +643,8 @@ impl Authority {
                         spent_at: None,
                     },
                 );
+                // Who has it enrols a sidecar of their own, and asks as the agent.
+                self.record(e.at, &e.by, Some(&e.agent), None);
             }
             Event::InstanceEnrolled(e) => {
                 let Some(join) = self.joins.values_mut().find(|j| j.id == e.join_id) else {
@@ -747,6 +788,7 @@ impl Authority {
                     enrolled_at: e.at,
                     made_by: link.made_by.clone(),
                     revoked: false,
+                    ended_at: None,
                 };
                 self.passkeys.insert(e.credential_id.clone(), passkey);
             }
@@ -756,7 +798,9 @@ impl Authority {
                     self.operator(&e.by)?;
                 }
                 match self.passkeys.get_mut(&e.credential_id) {
-                    Some(passkey) if !passkey.revoked => passkey.revoked = true,
+                    Some(passkey) if !passkey.revoked => {
+                        (passkey.revoked, passkey.ended_at) = (true, Some(e.at));
+                    }
                     _ => return refuse("passkey-known", "no such live passkey".into()),
                 }
             }

@@ -22,9 +22,22 @@ pub enum Ineligible {
     /// Owns an agent in the delegation chain.
     #[error("owns an agent that passed the right on")]
     Delegate,
-    /// The agent's owner made a token for this person or linked their account, and could vote as them.
-    #[error("their token or linked account was made by the agent's owner, who could vote with it")]
+    /// The agent's owner made the link by which a passkey of this person was enrolled.
+    #[error("the agent's owner made the link by which their passkey was enrolled")]
+    OwnersPasskey,
+    /// The agent's owner made a token or a link for this person or linked their account, and could
+    /// vote as them.
+    #[error(
+        "their token, link or linked account was made by the agent's owner, who could vote with it"
+    )]
     OwnersToken,
+    /// Who made this person's token, link, passkey or account is whom the task runs for, or owns an
+    /// agent in the delegation chain, and could vote as them.
+    #[error(
+        "their token, link, passkey or linked account was made by somebody whom the task runs for \
+         or whose agent passed the right on, and who could vote with it"
+    )]
+    StoodIn,
     /// Not in every group the verdict names.
     #[error("not in the group that policy names")]
     NotInGroup,
@@ -51,7 +64,9 @@ impl Ineligible {
             Self::SelfApproval => "self_approval",
             Self::OnBehalfOf => "on_behalf_of",
             Self::Delegate => "delegate_approval",
+            Self::OwnersPasskey => "owners_passkey",
             Self::OwnersToken => "owners_token",
+            Self::StoodIn => "stood_in",
             Self::NotInGroup => "not_in_group",
             Self::StaleMembership => "stale_membership",
             Self::RecentChange => "recent_change",
@@ -62,6 +77,10 @@ impl Ineligible {
 }
 
 /// Checks whether `human` may decide `request` through `channel` at `now`.
+///
+/// Who could act as `human` must not own the agent, be whom the task runs for or own a delegate either.
+/// That they changed the agent, its owner or a group lately does not count here: on the day on which an
+/// operator sets everything up, nobody could decide anything. The audit's report names such votes.
 ///
 /// # Errors
 /// The first reason why not.
@@ -84,17 +103,24 @@ pub fn check(
     if request.terms.on_behalf_of.as_ref() == Some(human) {
         return Err(Ineligible::OnBehalfOf);
     }
-    if authority.stand_ins(human, now).any(|by| agent.owned_since(by, request.requested_at)) {
+    let owns = |by: &HumanId| agent.owned_since(by, request.requested_at);
+    let enrolled_by = authority.passkeys_of(human).filter_map(|(_, p)| p.made_by.as_ref());
+    if enrolled_by.filter(|by| *by != human).any(owns) {
+        return Err(Ineligible::OwnersPasskey);
+    }
+    if authority.stand_ins(human, now).any(owns) {
         return Err(Ineligible::OwnersToken);
     }
-    for delegate in &request.terms.delegation {
-        let owned = authority
-            .agents
-            .get(delegate)
-            .is_none_or(|a| a.owned_since(human, request.requested_at));
-        if owned {
-            return Err(Ineligible::Delegate);
-        }
+    let delegated = |by: &HumanId| {
+        let mut delegates = request.terms.delegation.iter().map(|d| authority.agents.get(d));
+        delegates.any(|a| a.is_none_or(|a| a.owned_since(by, request.requested_at)))
+    };
+    if delegated(human) {
+        return Err(Ineligible::Delegate);
+    }
+    let principal = |by: &HumanId| request.terms.on_behalf_of.as_ref() == Some(by);
+    if authority.stand_ins(human, now).any(|by| principal(by) || delegated(by)) {
+        return Err(Ineligible::StoodIn);
     }
     let Some(verdict) = &request.verdict else { return Err(Ineligible::NotAsked) };
     if verdict.kind != VerdictKind::Ask {

@@ -418,27 +418,36 @@ impl RequestState {
         }
     }
 
-    /// Distinct people whose approval of the present D stands and who are eligible at `now`.
+    /// Distinct people whose approval of the present D stands and who are eligible at `now`. Of two
+    /// who voted, one of whom could act as the other, the first counts: both may be one person.
+    ///
+    /// Two as whom the same third person could act both count: in a new installation every token is
+    /// made by its one operator. The audit's report names those votes.
     #[must_use]
     pub fn standing(&self, rights: Rights<'_>, now: Timestamp) -> BTreeSet<HumanId> {
         let Some(verdict) = &self.verdict else { return BTreeSet::new() };
-        self.votes
-            .iter()
-            .filter(|v| {
-                v.live
-                    && v.decision == Decision::Approve
-                    && v.digest == self.digest
-                    && !self.excluded.contains(&v.human)
-                    && (verdict.strength == Strength::Chat || v.signs_still(rights))
-                    && match rights {
-                        Rights::Now(a) => {
-                            eligible::check(self, a, &v.human, &v.channel, now).is_ok()
-                        }
-                        Rights::Past => true,
-                    }
-            })
-            .map(|v| v.human.clone())
-            .collect()
+        let valid = self.votes.iter().filter(|v| {
+            v.live
+                && v.decision == Decision::Approve
+                && v.digest == self.digest
+                && !self.excluded.contains(&v.human)
+                && (verdict.strength == Strength::Chat || v.signs_still(rights))
+                && match rights {
+                    Rights::Now(a) => eligible::check(self, a, &v.human, &v.channel, now).is_ok(),
+                    Rights::Past => true,
+                }
+        });
+        let mut counted = BTreeSet::new();
+        for vote in valid {
+            let alone = match rights {
+                Rights::Now(a) => same_hand(a, &vote.human, &counted, now).is_none(),
+                Rights::Past => true,
+            };
+            if alone {
+                counted.insert(vote.human.clone());
+            }
+        }
+        counted
     }
 
     /// Whether the verdict in force is met at `now`.
@@ -526,9 +535,10 @@ impl RequestState {
     }
 
     /// The proof of a vote, if it has one: of its form, in time, with a nonce that was not spent on
-    /// this request before, by a live passkey of that very person that nobody else's agent rests on.
-    /// Nonces of other requests are no use here, since D is signed. The signature itself is checked
-    /// by the broker before this event is written, and by whoever verifies the log.
+    /// this request before, by a live passkey of that very person. That the agent's owner did not make
+    /// it is asked with the voter's other rights, at the vote and at the intent. Nonces of other
+    /// requests are no use here, since D is signed. The signature itself is checked by the broker
+    /// before this event is written, and by whoever verifies the log.
     fn signed(&self, e: &Voted, rights: Rights<'_>) -> Result<Option<Signed>, Violation> {
         let Some(proof) = &e.proof else { return Ok(None) };
         let refuse = |code, detail: &str| Violation::coded("passkey", code, detail.to_owned());
@@ -542,22 +552,10 @@ impl RequestState {
         }
         if let Rights::Now(authority) = rights {
             let passkey = authority.passkeys.get(&proof.credential_id);
-            let Some(passkey) = passkey.filter(|p| p.human == e.human && !p.revoked) else {
+            if !passkey.is_some_and(|p| p.human == e.human && !p.revoked) {
                 return Err(refuse(
                     "passkey_unknown",
                     "the passkey is not enrolled to this person, or has ended",
-                ));
-            };
-            let agent = authority.agents.get(&self.terms.agent);
-            let owners = passkey
-                .made_by
-                .as_ref()
-                .filter(|by| **by != e.human)
-                .is_some_and(|by| agent.is_none_or(|a| a.owned_since(by, self.requested_at)));
-            if owners {
-                return Err(refuse(
-                    "owners_passkey",
-                    "the agent's owner made the link by which the passkey was enrolled",
                 ));
             }
         }
@@ -757,6 +755,7 @@ impl RequestState {
                         self.require(!twice, "vote-once", || {
                             format!("`{}` approved already", e.human)
                         })?;
+                        self.second_hand(e, rights)?;
                         self.resume(e.at, None);
                         self.votes.push(vote);
                         self.refresh(rights, e.at);
@@ -934,6 +933,26 @@ impl RequestState {
         }
     }
 
+    /// Where more than one must approve, a vote that would count as another's is refused, with why.
+    fn second_hand(&self, e: &Voted, rights: Rights<'_>) -> Result<(), Violation> {
+        let Rights::Now(authority) = rights else { return Ok(()) };
+        if self.verdict.as_ref().is_none_or(|v| v.quorum < 2) {
+            return Ok(());
+        }
+        let standing = self.standing(rights, e.at);
+        match same_hand(authority, &e.human, &standing, e.at) {
+            None => Ok(()),
+            Some(other) => {
+                let detail = format!(
+                    "one of `{}` and `{other}`, who approved, made a token, link, passkey or \
+                     account for the other: their two votes count as one",
+                    e.human
+                );
+                Err(Violation::coded("eligible", "same_hand", detail))
+            }
+        }
+    }
+
     /// A scope may demand that an approver confirms a fact of the request.
     fn confirmed(&self, e: &Voted, rights: Rights<'_>) -> Result<(), Violation> {
         let Rights::Now(authority) = rights else { return Ok(()) };
@@ -968,4 +987,15 @@ fn agent_lives(terms: &Terms, authority: &Authority) -> bool {
             .instances
             .get(&terms.instance)
             .is_some_and(|i| i.agent == terms.agent && !i.revoked)
+}
+
+/// Who of these could act as `human`, or as whom `human` could act.
+fn same_hand<'a>(
+    authority: &Authority,
+    human: &HumanId,
+    of: &'a BTreeSet<HumanId>,
+    now: Timestamp,
+) -> Option<&'a HumanId> {
+    let could = |one: &HumanId, other: &HumanId| authority.stand_ins(other, now).any(|x| x == one);
+    of.iter().find(|other| could(human, other) || could(other, human))
 }

@@ -260,6 +260,35 @@ fn an_account_is_one_persons_and_ends_with_them() {
 }
 
 #[test]
+fn invariant_10_who_could_have_linked_a_chat_account_may_act_by_it() {
+    let account = Account { channel: "slack".into(), tenant: "T1".into(), account: "U1".into() };
+    let linked = |who: &str, ms: i64| {
+        Event::AccountLinked(AccountLinked {
+            at: at(ms),
+            human: human(who),
+            account: account.clone(),
+        })
+    };
+    let stands_in = |state: &State, ms: i64| {
+        state.authority.stand_ins(&human("bob"), at(ms)).any(|h| *h == human("erin"))
+    };
+    let Event::LinkCreated(mut made) = link("k-1", 1, "bob", 1) else { panic!("link") };
+    made.by = human("erin");
+    let later = 3 * DAY_MS;
+    let mut state = furnished();
+    taken(&mut state, &Event::LinkCreated(made));
+    taken(&mut state, &spend("k-1", 2));
+    let mut own = state.clone();
+    taken(&mut own, &linked("bob", later));
+    assert!(!stands_in(&own, later), "erin's session was over: only bob could link it");
+    taken(&mut state, &linked("bob", 3));
+    assert!(stands_in(&state, later), "it may be erin's account");
+    let ends = Event::AccountUnlinked(AccountUnlinked { at: at(4), by: human("bob"), account });
+    taken(&mut state, &ends);
+    assert!(!stands_in(&state, later));
+}
+
+#[test]
 fn owners_since() {
     let mut state = furnished();
     taken(&mut state, &set_agent("root", AGENTS[0], "bob", 1000));
@@ -294,7 +323,14 @@ fn who_changed_agent_or_group_waits_a_day() {
     assert!(changed(&state, &reviewers, DAY_MS));
     taken(&mut state, &set_agent("erin", AGENTS[0], "bob", 2 * DAY_MS));
     assert!(changed(&state, &none, 2 * DAY_MS));
-    let nobody = set_group("root", "reviewers", people(&["nobody"]), 2 * DAY_MS);
+    // With a join token one enrols a sidecar of one's own, and asks as the agent.
+    let ms = 4 * DAY_MS;
+    let Event::JoinCreated(mut e) = join("j-erin", 7, AGENTS[0], ms, 1000) else { panic!("join") };
+    e.by = human("erin");
+    assert!(!changed(&state, &none, ms));
+    taken(&mut state, &Event::JoinCreated(e));
+    assert!(changed(&state, &none, ms));
+    let nobody = set_group("root", "reviewers", people(&["nobody"]), ms);
     refused(&mut state, &nobody, "group-member");
 }
 

@@ -151,6 +151,7 @@ impl<'a> Judge<'a> {
         must(asks.iter().all(|v| v.channels.contains(channel)), "wrong channel")?;
         let changed = self.0.iter().any(|e| match e {
             Event::AgentSet(s) => &s.by == who && s.agent == terms.agent && recent(s.at, now),
+            Event::JoinCreated(j) => &j.by == who && j.agent == terms.agent && recent(j.at, now),
             Event::AgentRevoked(r) => &r.by == who && r.agent == terms.agent && recent(r.at, now),
             Event::GroupSet(g) => &g.by == who && groups.contains(&g.group) && recent(g.at, now),
             _ => false,

@@ -186,8 +186,110 @@ fn invariant_10_who_linked_an_account_could_act_as_its_person() {
     assert_eq!(may(&state), Ok(()));
     state.apply(&link("alice", "u-1", Some("bob"), 1)).expect("a link");
     assert_eq!(may(&state), Err("owners_token"));
-    state.apply(&link("root", "u-1", Some("bob"), 1)).expect("linked by another");
-    assert_eq!(may(&state), Ok(()));
+    // Linked by another or unlinked: the session that alice began may go on.
+    let session = grantwright_domain::authority::SESSION_LIFE_MS;
+    for to in [Some("bob"), None] {
+        let mut state = state.clone();
+        state.apply(&link("root", "u-1", to, 2)).expect("no longer alice's word");
+        assert_eq!(may(&state), Err("owners_token"), "{to:?}");
+        let alice =
+            |ms| state.authority.stand_ins(&human("bob"), at(ms)).any(|h| *h == human("alice"));
+        assert!(alice(1 + session) && !alice(2 + session), "{to:?}");
+    }
+}
+
+fn token(by: &str, of: &str, ms: i64) -> Event {
+    Event::TokenIssued(grantwright_domain::event::TokenIssued {
+        at: at(ms),
+        by: human(by),
+        token_id: format!("t-{by}-{of}"),
+        human: human(of),
+        token_hash: grantwright_domain::Digest::of("test", format!("{by} {of}").as_bytes()),
+        expires_at: at(ms + HOUR_MS),
+    })
+}
+
+#[test]
+fn invariant_10_who_could_act_as_a_voter_is_neither_the_tasks_person_nor_a_delegate() {
+    for (by, delegated) in [("carol", false), ("frank", true)] {
+        let mut state = furnished();
+        for event in [crate::world::set_human("root", by, true, true, 0), token(by, "bob", 0)] {
+            state.apply(&event).expect("an operator and a token");
+        }
+        let [requested, decided] = asked("r-1", 1);
+        let Event::Requested(mut asks) = requested else { panic!("a request") };
+        // frank owns the router; the task runs for carol.
+        match delegated {
+            true => asks.terms.delegation = vec![crate::world::agent(crate::world::AGENTS[2])],
+            false => asks.terms.on_behalf_of = Some(human(by)),
+        }
+        asks.digest = asks.terms.digest().expect("a digest");
+        let Event::Decided(mut verdict) = decided else { panic!("a verdict") };
+        verdict.digest = asks.digest;
+        state.apply(&Event::Requested(asks)).expect("asked");
+        state.apply(&Event::Decided(verdict)).expect("decided");
+        let ballot = vote(&state, "r-1", "bob", 2);
+        let violation = state.clone().apply(&ballot).expect_err("they could be bob");
+        assert_eq!((violation.rule, violation.code), ("eligible", "stood_in"));
+        let revoked = grantwright_domain::event::TokenRevoked {
+            at: at(2),
+            by: human("root"),
+            token_id: format!("t-{by}-bob"),
+        };
+        state.apply(&Event::TokenRevoked(revoked)).expect("revoked");
+        state.apply(&ballot).expect("nobody else could be bob");
+    }
+}
+
+#[test]
+fn invariant_10_two_votes_that_one_person_could_have_cast_count_once() {
+    let two = |state: &mut State| {
+        let [requested, decided] = asked("r-1", 1);
+        let Event::Decided(mut decided) = decided else { panic!("a verdict") };
+        decided.verdict.quorum = 2;
+        state.apply(&requested).expect("asked");
+        state.apply(&Event::Decided(decided)).expect("decided");
+    };
+    let intent = |state: &State, approvers| {
+        Event::Intended(Intended {
+            at: at(9),
+            digest: state.requests[&request("r-1")].digest,
+            request_id: request("r-1"),
+            minter: "jwt".into(),
+            approvers,
+        })
+    };
+    // erin is an operator and a reviewer; bob's token is hers.
+    for (first, second) in [("erin", "bob"), ("bob", "erin")] {
+        let mut state = furnished();
+        state.apply(&token("erin", "bob", 0)).expect("a token");
+        two(&mut state);
+        state.apply(&vote(&state, "r-1", first, 2)).expect("the first");
+        let violation = state.clone().apply(&vote(&state, "r-1", second, 3)).expect_err("one hand");
+        assert_eq!(violation.code, "same_hand", "{first}, {second}");
+        state.apply(&vote(&state, "r-1", "carol", 4)).expect("another");
+        state.apply(&intent(&state, people(&[first, "carol"]))).expect("two people");
+    }
+    // Made after the votes: asked again at the intent.
+    let mut state = furnished();
+    two(&mut state);
+    for (who, ms) in [("erin", 2), ("bob", 3)] {
+        state.apply(&vote(&state, "r-1", who, ms)).expect("a vote");
+    }
+    let both = intent(&state, people(&["bob", "erin"]));
+    state.clone().apply(&both).expect("two people");
+    state.apply(&token("erin", "bob", 4)).expect("a token");
+    refused(&mut state, &both, "quorum");
+    // A third person's tokens, as of any new installation.
+    let mut state = furnished();
+    for who in ["bob", "carol"] {
+        state.apply(&token("root", who, 0)).expect("a token");
+    }
+    two(&mut state);
+    for (who, ms) in [("bob", 2), ("carol", 3)] {
+        state.apply(&vote(&state, "r-1", who, ms)).expect("a vote");
+    }
+    state.apply(&intent(&state, people(&["bob", "carol"]))).expect("root decides nothing");
 }
 
 #[test]

@@ -258,8 +258,60 @@ fn invariant_10_who_owns_the_agent_gains_nothing_from_links_made_for_a_reviewer(
     let spent = LinkSpent { at: at(23), link_id: "k-l".into() };
     takes(&mut state, Event::LinkSpent(spent));
     assert_eq!(refuses(&state, by_bob(&state, 24)), "owners_token");
-    let stands_in = |ms| state.authority.stand_ins(&human("bob"), at(ms)).count();
-    assert_eq!((stands_in(22 + SESSION_LIFE_MS), stands_in(23 + SESSION_LIFE_MS)), (1, 0));
+    assert!(stands_in(&state, "frank", "bob", 22 + SESSION_LIFE_MS));
+    assert!(!stands_in(&state, "frank", "bob", 23 + SESSION_LIFE_MS));
+}
+
+fn stands_in(state: &State, who: &str, of: &str, ms: i64) -> bool {
+    state.authority.stand_ins(&human(of), at(ms)).any(|h| *h == human(who))
+}
+
+#[test]
+fn invariant_10_who_made_a_link_to_enrol_could_act_as_its_person_as_long_as_the_passkey_lives() {
+    let mut state = furnished();
+    takes(&mut state, crate::world::set_human("root", "frank", true, true, 0));
+    let hour = 3_600_000;
+    takes(&mut state, link("k-f", "bob", "frank", "enrol", 0));
+    assert!(stands_in(&state, "frank", "bob", 1), "the link works");
+    assert!(!stands_in(&state, "frank", "bob", hour), "its time is over");
+    takes(&mut state, Event::PasskeyEnrolled(enrolled("franksX", "bob", "k-f", 1)));
+    assert!(stands_in(&state, "frank", "bob", 9 * SESSION_LIFE_MS), "it signs in at any time");
+    let later = 5 * SESSION_LIFE_MS;
+    for end in [
+        Event::PasskeyRevoked(PasskeyRevoked {
+            at: at(later),
+            by: human("bob"),
+            credential_id: "franksX".into(),
+        }),
+        crate::world::set_human("root", "bob", false, false, later),
+    ] {
+        let mut state = state.clone();
+        takes(&mut state, end);
+        assert!(stands_in(&state, "frank", "bob", later + SESSION_LIFE_MS - 1), "its last session");
+        assert!(!stands_in(&state, "frank", "bob", later + SESSION_LIFE_MS));
+    }
+    // An unused link for the API becomes a token; a used one is that token.
+    takes(&mut state, link("k-a", "carol", "frank", "api", later));
+    assert!(stands_in(&state, "frank", "carol", later));
+    takes(&mut state, Event::LinkSpent(LinkSpent { at: at(later), link_id: "k-a".into() }));
+    assert!(!stands_in(&state, "frank", "carol", later));
+}
+
+#[test]
+fn invariant_11_a_passkeys_maker_does_not_own_the_agent_at_the_mint_either() {
+    let mut state = keyed();
+    takes(&mut state, crate::world::set_human("root", "frank", true, true, 1));
+    takes(&mut state, link("k-f", "dave", "frank", "enrol", 2));
+    takes(&mut state, Event::PasskeyEnrolled(enrolled("franksX", "dave", "k-f", 3)));
+    asked(&mut state, "r-1", 1);
+    let by_dave = vote(&state, "r-1", "dave", 20, Some(&proof("franksX", '1', 30)));
+    takes(&mut state, by_dave);
+    let met = |state: &State, ms| {
+        state.requests[&request("r-1")].is_met(Rights::Now(&state.authority), at(ms))
+    };
+    assert!(met(&state, 21));
+    takes(&mut state, crate::world::set_agent("root", "demo-agent", "frank", 22));
+    assert!(!met(&state, 23), "frank, who owns the agent now, could have signed");
 }
 
 #[test]

@@ -259,6 +259,95 @@ async fn a_passkey_that_ends_before_the_mint_takes_its_approval_along() {
     assert!(!state.is_met(now, rig.broker.now()), "nobody's approval stands");
 }
 
+/// Challenges that were spent.
+async fn spent(rig: &Rig) -> usize {
+    let rows = rig.broker.store.side_list("ceremony-spent", "", None, 99, rig.broker.now()).await;
+    rows.unwrap().len()
+}
+
+#[tokio::test]
+async fn invariant_28_an_answer_that_no_passkey_signed_writes_nothing() {
+    let rig = Rig::new().await;
+    let key = passkey(true);
+    enrol(&rig, "bob", &key).await;
+    let before = spent(&rig).await;
+    let options = post(&rig, "/signin/options", &[], &json!({})).await;
+    let challenge = options.json["publicKey"]["challenge"].as_str().unwrap();
+    let sign_in = |signed: Value| json!({ "ticket": options.json["ticket"], "assertion": signed });
+    // The credential's id is no secret; its signature over this challenge is.
+    for _ in 0..3 {
+        let forged = sign_in(key.get(&"A".repeat(43)).json());
+        assert_eq!(post(&rig, "/signin", &[], &forged).await.json["code"], "passkey_refused");
+    }
+    assert_eq!(spent(&rig).await, before);
+    let good = sign_in(key.get(challenge).json());
+    assert_eq!(post(&rig, "/signin", &[], &good).await.status, 200);
+    assert_eq!(spent(&rig).await, before + 1);
+    assert_eq!(post(&rig, "/signin", &[], &good).await.json["code"], "ceremony_over");
+}
+
+async fn lives(rig: &Rig, browser: &Browser) -> bool {
+    let headers = HeaderMap::from_iter([(header::COOKIE, browser.cookie.parse().unwrap())]);
+    session::find(&rig.broker, &headers).await.unwrap().is_some()
+}
+
+/// A call of olivia's to the API.
+async fn operate(rig: &Rig, path: &str, body: &Value) -> Answered {
+    let (olivia, at) = (human("olivia"), rig.broker.now());
+    let made = http::sign::new_token(&rig.broker, &olivia, &olivia, at, 60_000);
+    let issued = grantwright_store::Transition::authority(vec![Event::TokenIssued(made.event)]);
+    rig.broker.commit(issued).await.unwrap();
+    post(rig, path, &[("authorization", &format!("Bearer {}", made.token))], body).await
+}
+
+#[tokio::test]
+async fn invariant_24_what_signs_in_takes_its_sessions_along_when_it_ends() {
+    let rig = Rig::new().await;
+    let (key, second) = (passkey(false), passkey(false));
+    let mine = enrol(&rig, "bob", &key).await;
+    let other = enrol(&rig, "bob", &second).await;
+    let carol = Browser::new(&rig, "carol").await;
+    let path = format!("/account/passkeys/{}/remove", second.id());
+    assert_eq!(mine.post(&rig, &path, &json!({})).await.status, 303);
+    assert!(lives(&rig, &mine).await, "the session in which it was ended");
+    assert!(!lives(&rig, &other).await, "the passkey's own");
+    let path = format!("/api/v1/people/bob/passkeys/{}/revoke", key.id());
+    let done = operate(&rig, &path, &json!({})).await;
+    assert_eq!(done.status, 200, "{}", done.json);
+    assert!(!lives(&rig, &mine).await, "an operator ended it");
+    // An account at the identity provider: linked, linked again, unlinked.
+    for (n, unlink) in [false, false, true].into_iter().enumerate() {
+        let bob = Browser::new(&rig, "bob").await;
+        let account = json!({ "issuer": "https://id.example", "subject": "u-1", "unlink": unlink });
+        let done = operate(&rig, "/api/v1/people/bob/account", &account).await;
+        assert_eq!(done.status, 200, "{}", done.json);
+        assert_eq!(lives(&rig, &bob).await, n == 0, "{n}");
+    }
+    assert!(lives(&rig, &carol).await, "another person");
+}
+
+#[tokio::test]
+async fn invariant_12_who_may_not_approve_by_policy_neither_asks_nor_narrows() {
+    use crate::people::Intention;
+    let rig = Rig::new().await;
+    rig.load_policy(
+        "@id(\"no-carol\") forbid (principal == Human::\"carol\", action == Action::\"approve\", \
+         resource == Scope::\"signed\");",
+    )
+    .await;
+    let id = waits(&rig, "one").await;
+    let ask = || Intention::Ask { text: "which?".into() };
+    let narrow = || Intention::Narrow { ttl_s: Some(60), params: None, confirm: None };
+    for what in [ask(), narrow()] {
+        let refused = rig.act("carol", id.as_str(), what).await.expect_err("policy forbids it");
+        assert_eq!(refused.code, "approve_forbidden");
+        let refused = rig.act("dave", id.as_str(), ask()).await.expect_err("no reviewer");
+        assert_eq!(refused.code, "not_in_group", "the rules' reason comes first");
+    }
+    rig.act("bob", id.as_str(), ask()).await.expect("bob may ask");
+    rig.act("bob", id.as_str(), narrow()).await.expect("and narrow");
+}
+
 #[tokio::test]
 async fn a_passkey_signs_in_and_an_ended_one_does_not() {
     let rig = Rig::new().await;
@@ -309,13 +398,9 @@ async fn an_enrolment_link_works_once_and_for_its_own_page() {
     let body = |p: &Authenticator, challenge: &str| json!({ "ticket": options.json["ticket"], "credential": p.create_json(challenge) });
     let wrong = post(&rig, &path, &[], &body(&key, &"A".repeat(43))).await;
     assert_eq!(wrong.json["code"], "passkey_refused");
-    let spent = post(&rig, &path, &[], &body(&key, challenge)).await;
-    assert_eq!(spent.json["code"], "ceremony_over", "an answer is given once, right or wrong");
-    let options = post(&rig, &format!("{path}/options"), &[], &json!({})).await;
-    let challenge = options.json["publicKey"]["challenge"].as_str().unwrap();
-    let body =
-        json!({ "ticket": options.json["ticket"], "credential": key.create_json(challenge) });
-    assert_eq!(post(&rig, &path, &[], &body).await.status, 200);
+    assert_eq!(spent(&rig).await, 0, "what was not verified writes nothing");
+    assert_eq!(post(&rig, &path, &[], &body(&key, challenge)).await.status, 200);
+    assert_eq!(spent(&rig).await, 1);
     assert_eq!(post(&rig, &format!("{path}/options"), &[], &json!({})).await.status, 410);
     let login = link(&rig, "bob", "login").await;
     let foreign = post(&rig, &format!("/enrol/{login}/options"), &[], &json!({})).await;

@@ -1,5 +1,6 @@
 //! What people do to requests. One function owns each change; every door calls these.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -8,8 +9,8 @@ use grantwright_domain::event::{
 };
 use grantwright_domain::passkey::PasskeyProof;
 use grantwright_domain::{
-    Authority, Decision, Digest, Event, HumanId, ParamValue, Params, RequestId, RequestState,
-    Rights, Strength, Terms, Timestamp, VerdictKind, param,
+    Authority, Decision, Digest, Event, GroupName, HumanId, ParamValue, Params, RequestId,
+    RequestState, Rights, Strength, Terms, Timestamp, VerdictKind, param,
 };
 use grantwright_policy::Approval;
 use grantwright_proof::passkey::verify_vote;
@@ -239,6 +240,13 @@ struct Step<'a> {
     why: Option<&'a str>,
 }
 
+/// By what a person may decide.
+struct Permitted {
+    groups: BTreeSet<GroupName>,
+    policies: BTreeSet<String>,
+    policy_set: Digest,
+}
+
 type Staged = (Vec<Event>, Vec<Text>);
 /// The events of narrowing, the request after them, and the agent's attributes.
 type Narrower = (Vec<Event>, RequestState, Map<String, Value>);
@@ -364,18 +372,14 @@ impl Step<'_> {
         Ok((vec![Event::Voted(vote)], texts))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one leaf")]
-    fn voted(
+    /// Asks the rules and policy whether this person may decide these terms: a vote takes it, and a
+    /// question or a narrowing, which void others' votes, take no less.
+    fn permitted(
         &self,
         state: &RequestState,
         terms: &Terms,
-        digest: Digest,
-        decision: Decision,
-        seen: Option<u64>,
-        code: &str,
-        reason: Option<Digest>,
         attributes: &Map<String, Value>,
-    ) -> Result<Voted, Refusal> {
+    ) -> Result<Permitted, Refusal> {
         let policy = decide::in_force(self.broker, &self.authority)?;
         let groups = self.authority.groups_of(&self.actor.human, self.now);
         let scope = self.authority.catalog.get(&terms.template).ok_or_else(|| {
@@ -418,6 +422,23 @@ impl Step<'_> {
             .map_err(|e| {
                 refuse(403, e.code(), e.to_string(), "another eligible person can decide")
             })?;
+        Ok(Permitted { groups, policies, policy_set: policy.digest() })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one leaf")]
+    fn voted(
+        &self,
+        state: &RequestState,
+        terms: &Terms,
+        digest: Digest,
+        decision: Decision,
+        seen: Option<u64>,
+        code: &str,
+        reason: Option<Digest>,
+        attributes: &Map<String, Value>,
+    ) -> Result<Voted, Refusal> {
+        let Permitted { groups, policies, policy_set } =
+            self.permitted(state, terms, attributes)?;
         Ok(Voted {
             at: self.now,
             digest,
@@ -428,7 +449,7 @@ impl Step<'_> {
             seen,
             groups,
             policies,
-            policy_set: policy.digest(),
+            policy_set,
             reason_code: code.to_owned(),
             reason,
             confirmed: None,
@@ -455,6 +476,9 @@ impl Step<'_> {
     }
 
     fn question(&self, state: &RequestState, text: &str) -> Result<Staged, Refusal> {
+        if state.phase.is_open() && state.verdict.is_some() {
+            self.permitted(state, &state.terms, self.attributes)?;
+        }
         let mut texts = Vec::new();
         let text = self.commit(&mut texts, format!("question:{}", state.version), text)?;
         Ok((
@@ -497,6 +521,8 @@ impl Step<'_> {
                 self.voted(&next, terms, digest, Decision::Approve, seen, "", None, &attributes)?;
             vote.confirmed = self.confirmed(terms, confirm)?;
             events.push(Event::Voted(vote));
+        } else {
+            self.permitted(&next, terms, &attributes)?;
         }
         Ok((events, texts))
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::oidc::{MOST_PENDING, PENDING, Waiting, pending_key};
 use super::operators::{commit, malformed};
-use super::{Answer, Operator, Shared, body};
+use super::{Answer, Operator, Shared, body, session};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 
@@ -23,7 +23,8 @@ struct Account {
     unlink: bool,
 }
 
-/// Links an account to a person, or unlinks it.
+/// Links an account to a person, or unlinks it. Unlinked, or linked once more, it ends the person's
+/// sessions: whose account it was may have begun them.
 pub async fn set(
     State(broker): Shared,
     Operator(by): Operator,
@@ -37,7 +38,8 @@ pub async fn set(
         .issuer
         .or(own)
         .ok_or_else(|| malformed("`issuer` is missing, and no identity provider is configured"))?;
-    if b.unlink && broker.authority().identified(&issuer, &b.subject) != Some(&human) {
+    let was = broker.authority().identified(&issuer, &b.subject) == Some(&human);
+    if b.unlink && !was {
         let detail = "this account is not linked to that person";
         return Err(refuse(404, "not_linked", detail, "list people to see theirs").into());
     }
@@ -49,6 +51,9 @@ pub async fn set(
         human: (!b.unlink).then(|| human.clone()),
     };
     commit(&broker, Event::IdentitySet(event)).await?;
+    if was {
+        session::end_all(&broker, &human).await?;
+    }
     let key = pending_key(&issuer, &b.subject);
     broker.store.side_delete(PENDING, &key).await.map_err(of_store)?;
     Ok(Json(json!({ "id": human, "accounts": of(&broker, &human) })))

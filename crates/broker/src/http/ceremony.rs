@@ -91,30 +91,46 @@ pub fn challenge(broker: &Broker, purpose: Purpose) -> (String, String) {
     (format!("{payload}.{mac}"), challenge)
 }
 
-/// The challenge of a ticket that this broker gave for `purpose`; it is spent now.
+/// A challenge that this broker gave, not yet spent.
+#[derive(Debug)]
+pub struct Given {
+    /// What was to be signed.
+    pub bytes: Vec<u8>,
+    nonce: String,
+    until: Timestamp,
+}
+
+fn over() -> Refusal {
+    refuse(403, "ceremony_over", "this page is too old, or was used already", "load it again")
+}
+
+/// The challenge of a ticket that this broker gave for `purpose`. Nothing is written: the answer is
+/// verified first, so that strangers fill nothing, and the challenge is then spent by [`spend`].
 ///
 /// # Errors
-/// 403 `ceremony_over` when it is made up, for another purpose, too old or used.
-pub async fn redeem(broker: &Broker, ticket: &str, purpose: &Purpose) -> Result<Vec<u8>, Refusal> {
-    let over = || {
-        refuse(403, "ceremony_over", "this page is too old, or was used already", "load it again")
-    };
+/// 403 `ceremony_over` when it is made up, for another purpose or too old.
+pub fn read(broker: &Broker, ticket: &str, purpose: &Purpose) -> Result<Given, Refusal> {
     let (payload, mac) = ticket.split_once('.').ok_or_else(over)?;
     if !crate::vouch::same(mac, &broker.vouch.derive("ceremony", payload)) {
         return Err(over());
     }
     let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| over())?;
     let read: Ticket = serde_json::from_slice(&json).map_err(|_| over())?;
-    let now = broker.now();
-    if read.until <= now || read.purpose != *purpose {
+    if read.until <= broker.now() || read.purpose != *purpose {
         return Err(over());
     }
-    let (store, end) = (&broker.store, Some(read.until));
-    let first = store.side_put_if_absent(SPENT, &read.nonce, Vec::new(), end, now).await;
-    if !first.map_err(of_store)? {
-        return Err(over());
-    }
-    hex::decode(&read.nonce).map_err(|_| over())
+    let bytes = hex::decode(&read.nonce).map_err(|_| over())?;
+    Ok(Given { bytes, nonce: read.nonce, until: read.until })
+}
+
+/// Spends a challenge whose answer was verified.
+///
+/// # Errors
+/// 403 `ceremony_over` when it was used already.
+pub async fn spend(broker: &Broker, given: &Given) -> Result<(), Refusal> {
+    let (store, end) = (&broker.store, Some(given.until));
+    let first = store.side_put_if_absent(SPENT, &given.nonce, Vec::new(), end, broker.now()).await;
+    if first.map_err(of_store)? { Ok(()) } else { Err(over()) }
 }
 
 /// Hexadecimal digits as base64url of their bytes.

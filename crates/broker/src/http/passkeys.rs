@@ -80,14 +80,15 @@ pub async fn enrol(
     let authority = broker.authority();
     let link = login::usable(&authority, &code, "enrol", now)?;
     let purpose = Purpose::Enrol { link: link.id.clone() };
-    let challenge = ceremony::redeem(&broker, &given.ticket, &purpose).await?;
+    let challenge = ceremony::read(&broker, &given.ticket, &purpose)?;
     let response = &given.credential.response;
     let made = verify_registration(
-        &ceremony::expected(&broker, &challenge),
+        &ceremony::expected(&broker, &challenge.bytes),
         &ceremony::decode(&response.client_data)?,
         &ceremony::decode(&response.attestation_object)?,
     );
     let made = made.map_err(ceremony::refused)?.into_inner();
+    ceremony::spend(&broker, &challenge).await?;
     let event = Event::PasskeyEnrolled(PasskeyEnrolled {
         at: now,
         human: link.subject.clone(),
@@ -201,7 +202,7 @@ pub async fn signin(
             "use another, or ask an operator for a link",
         )
     })?;
-    let challenge = ceremony::redeem(&broker, &given.ticket, &Purpose::SignIn).await?;
+    let challenge = ceremony::read(&broker, &given.ticket, &Purpose::SignIn)?;
     let response = &given.assertion.response;
     let (data, client, signature) = (
         ceremony::decode(&response.authenticator_data)?,
@@ -210,11 +211,12 @@ pub async fn signin(
     );
     let assertion =
         Given { authenticator_data: &data, client_data: &client, signature: &signature };
-    let said =
-        verify_assertion(&ceremony::expected(&broker, &challenge), &passkey.public_key, &assertion);
+    let expected = ceremony::expected(&broker, &challenge.bytes);
+    let said = verify_assertion(&expected, &passkey.public_key, &assertion);
     if said.map_err(ceremony::refused)?.backup_eligible != passkey.backup_eligible {
         return Err(ceremony::refused(grantwright_proof::PasskeyError::Backup).into());
     }
+    ceremony::spend(&broker, &challenge).await?;
     let cookie = session::begin(&broker, &passkey.human, How::Passkey).await?;
     let next = json!({ "next": local(given.next.as_deref()) });
     Ok(([(header::SET_COOKIE, cookie)], Json(next)).into_response())
@@ -255,7 +257,8 @@ pub async fn account(State(broker): Shared, session: Session) -> Response {
     respond::html(StatusCode::OK, page(&Frame::new("Account", Here::Account, viewer), &content))
 }
 
-/// Ends one of the person's own passkeys.
+/// Ends one of the person's own passkeys, and every other session of theirs: whoever holds the passkey
+/// may have begun it.
 pub async fn remove(
     State(broker): Shared,
     Path(id): Path<String>,
@@ -263,6 +266,7 @@ pub async fn remove(
 ) -> Result<Response, Refused> {
     let human = &call.session.human;
     revoke(&broker, human, human, &id).await?;
+    session::end_others(&broker, human, &call.session.name).await?;
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, "/account")]).into_response())
 }
 
@@ -300,7 +304,7 @@ pub async fn list(State(broker): Shared, _: Operator, Path(human): Path<String>)
     Ok(Json(json!({ "passkeys": shown })))
 }
 
-/// Ends a person's passkey, by an operator.
+/// Ends a person's passkey and their sessions, by an operator.
 pub async fn revoke_by_operator(
     State(broker): Shared,
     Operator(by): Operator,
@@ -308,6 +312,7 @@ pub async fn revoke_by_operator(
 ) -> Answer {
     let human = person(&human)?;
     revoke(&broker, &by, &human, &id).await?;
+    session::end_all(&broker, &human).await?;
     Ok(Json(json!({ "credential_id": id, "revoked": true })))
 }
 

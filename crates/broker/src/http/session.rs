@@ -118,8 +118,19 @@ pub async fn begin(broker: &Broker, human: &HumanId, how: How) -> Result<HeaderV
 /// # Errors
 /// When the store cannot be read or written.
 pub async fn end_all(broker: &Broker, human: &HumanId) -> Result<(), Refusal> {
+    end_others(broker, human, "").await
+}
+
+/// Ends every session of a person save the one of this name.
+///
+/// # Errors
+/// When the store cannot be read or written.
+pub async fn end_others(broker: &Broker, human: &HumanId, kept: &str) -> Result<(), Refusal> {
+    let kept = key(human, kept);
     for (key, _) in all(broker, human).await? {
-        broker.store.side_delete(KIND, &key).await.map_err(of_store)?;
+        if key != kept {
+            broker.store.side_delete(KIND, &key).await.map_err(of_store)?;
+        }
     }
     Ok(())
 }

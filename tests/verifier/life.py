@@ -73,13 +73,16 @@ class Request:
     def ineligible(self, a, human, channel, at):
         """Why this person may not decide; None when they may."""
         agent, v = self.terms["agent"], self.verdict
-        owned = [d not in a.agents or a.owned_since(d, human, self.since) for d in self.terms["delegation"]]
+        behalf, chain, others = self.terms.get("on_behalf_of"), self.terms["delegation"], a.stand_ins(human, at)
+        def owned(by):
+            return any(d not in a.agents or a.owned_since(d, by, self.since) for d in chain)
         for wrong, why in ((lambda: not a.active(human) or agent not in a.agents, "not an active person"),
                 (lambda: a.owned_since(agent, human, self.since), "owns the agent"),
-                (lambda: self.terms.get("on_behalf_of") == human, "it is on their behalf"),
-                (lambda: any(a.owned_since(agent, by, self.since) for by in a.stand_ins(human, at)),
+                (lambda: behalf == human, "it is on their behalf"),
+                (lambda: any(a.owned_since(agent, by, self.since) for by in others),
                  "the agent's owner could act as them"),
-                (lambda: any(owned), "owns an agent that passed the right on"),
+                (lambda: owned(human), "owns an agent that passed the right on"),
+                (lambda: behalf in others or any(map(owned, others)), "the task's person could act as them"),
                 (lambda: not v or v["verdict"] != "ask", "no vote is asked for"),
                 (lambda: not v["approvers"] or not set(v["approvers"]) <= set(a.groups_of(human, at)),
                  "not in the group that the verdict names"),
@@ -95,7 +98,11 @@ class Request:
             return (v["live"] and v["digest"] == self.digest and v["human"] not in self.excluded
                     and (signed or self.verdict["strength"] == "chat")
                     and (not a or not self.ineligible(a, v["human"], v["channel"], at)))
-        return sorted({v["human"] for v in self.votes if self.verdict and counts(v)})
+        counted = []
+        for v in self.votes if self.verdict else ():
+            if counts(v) and not (a and a.same_hand(v["human"], counted, at)):
+                counted.append(v["human"])
+        return sorted(set(counted))
     def met(self, a, at):
         v = self.verdict
         if not v or v["verdict"] == "deny" or self.terms["ttl_s"] > v["max_ttl_s"]:
@@ -181,6 +188,8 @@ class Request:
         need(e.get("seen") == self.seen, "seen", "the vote has not seen the last change")
         need(not self.asked or self.asked[0] == e["human"], "question-open", "only the asker may approve")
         need(not any(v["live"] and v["human"] == e["human"] for v in self.votes), "vote-once")
+        need(self.verdict["quorum"] < 2 or not a.same_hand(e["human"], self.standing(a, at), at),
+             "eligible", "their vote and another's count as one")
         self.resume(at)
         self.votes.append({**e, "live": True, "passkey": passkey})
         self.refresh(a, at)
@@ -190,8 +199,6 @@ class Request:
         need(0 < millis(proof["expires_at"]) - at <= NONCE_MS, "passkey", "the signature is not of this time")
         key = a.passkeys.get(proof["credential_id"])
         need(key and key["human"] == e["human"] and not key["revoked"], "passkey", "unknown or ended")
-        need(key["made_by"] == e["human"] or not a.owned_since(self.terms["agent"], key["made_by"], self.since),
-             "passkey", "the agent's owner made the link by which it was enrolled")
         check_signature(e, key, a.origin)
         need(proof["nonce"] not in a.nonces, "passkey-nonce", "the nonce was spent before")
         a.nonces.add(proof["nonce"])

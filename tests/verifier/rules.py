@@ -108,7 +108,7 @@ class Authority:
         self.humans, self.groups, self.agents, self.instances, self.serials = {}, {}, {}, {}, set()
         self.joins, self.links, self.tokens, self.passkeys, self.accounts = {}, {}, {}, {}, {}
         self.identities, self.claimed, self.models, self.scopes, self.catalog = {}, {}, {}, {}, {}
-        self.changes = []
+        self.changes, self.makers, self.unlinked = [], {}, []
     def active(self, human):
         return self.humans.get(human, {}).get("active", False)
     def operator(self, human):
@@ -124,13 +124,20 @@ class Authority:
     def not_before(self, at):
         need(self.latest - at <= CLOCK_MS, "time", "its time lies before the log's")
     def stand_ins(self, human, at):
-        """Who could act as this person: by a token, a link or a session they made, or an account."""
+        """Who could act as this person: by a token, link, passkey or session they made, or an account."""
         bearers = [t for t in self.tokens.values() if not t["spent"] and t["expires_at_ms"] > at]
         for link in self.links.values():
             spent, live = link.get("spent_ms"), not link["spent"] and link["expires_at_ms"] > at
-            if link["purpose"] == "login" and (live if spent is None else at - spent < HALF_DAY):
+            if live if spent is None else link["purpose"] != "api" and at - spent < HALF_DAY:
                 bearers.append(link)
-        return {b["by"] for b in [*bearers, *self.identities.values()] if b["human"] == human} - {human}
+        bearers += [{"by": k["made_by"], "human": k["human"]} for k in self.passkeys.values()
+                    if at - k.get("ended_ms", at) < HALF_DAY]
+        bearers += [*self.identities.values(), *(i for i, ms in self.unlinked if at - ms < HALF_DAY)]
+        linked = [by for account, h in self.accounts.items() if h == human for by in self.makers[account]]
+        return {*(b["by"] for b in bearers if b["human"] == human), *linked} - {human}
+    def same_hand(self, human, others, at):
+        """Whether one of these could act as this person, or this person as one of them."""
+        return any(o in self.stand_ins(human, at) or human in self.stand_ins(o, at) for o in others)
     def change(self, e, agent=None, group=None):
         self.changes = [c for c in self.changes if e["ms"] - c[0] < DAY]
         self.changes.append((e["ms"], e["by"], agent, group))
@@ -166,7 +173,8 @@ class Authority:
         need(rules or any(h["active"] and h["operator"] for h in others), "last-operator")
         self.humans[e["human"]] = e
         for own in () if e["active"] else (*self.tokens.values(), *self.links.values(), *self.passkeys.values()):
-            own.update({"spent": True, "revoked": True} if own["human"] == e["human"] else {})
+            if own["human"] == e["human"]:
+                own.update(spent=True, revoked=True, ended_ms=own.get("ended_ms", e["ms"]))
         self.accounts = {a: h for a, h in self.accounts.items() if h != e["human"] or e["active"]}
     def _group_set(self, e, _):
         need(set(e["members"]) <= set(self.humans), "group-member")
@@ -195,6 +203,7 @@ class Authority:
         taken = {j["token_hash"] for j in self.joins.values()} | set(self.joins)
         need(not {e["join_id"], e["token_hash"]} & taken, "join-once")
         self.joins[e["join_id"]] = {**e, "spent": False}
+        self.change(e, agent=e["agent"])
     def _instance_enrolled(self, e, at):
         join = self.joins.get(e["join_id"])
         need(join and not join["spent"] and join["expires_at_ms"] > at and join["agent"] == e["agent"],
@@ -252,11 +261,12 @@ class Authority:
         if not key or key["human"] != e["by"]:
             self.operator(e["by"])
         need(key and not key["revoked"], "passkey-known")
-        key["revoked"] = True
+        key.update(revoked=True, ended_ms=e["ms"])
     def _account_linked(self, e, _):
         account = tuple(e["account"][part] for part in ("channel", "tenant", "account"))
         need(account not in self.accounts, "account-once")
         need(not any(h == e["human"] and k[:2] == account[:2] for k, h in self.accounts.items()), "account-once")
+        self.makers[account] = self.stand_ins(e["human"], e["ms"])
         self.accounts[account] = e["human"]
     def _account_unlinked(self, e, _):
         account = tuple(e["account"][part] for part in ("channel", "tenant", "account"))
@@ -274,6 +284,7 @@ class Authority:
             claim = self.claimed.get(known["human"])
             if claim and (claim["issuer"], claim["subject"]) == account:
                 del self.claimed[known["human"]]
+        self.unlinked += [(known, e["ms"])] if known else []
     def _groups_claimed(self, e, at):
         known = self.identities.get((e["issuer"], e["subject"]))
         need(known and known["human"] == e["human"], "identity-known")

@@ -102,14 +102,19 @@ pub struct Sink {
 struct Told {
     /// The next leaf it will get.
     next: AtomicU64,
-    /// Time of the oldest leaf that it has not taken; [`NONE`] when there is none.
+    /// Time of the oldest leaf that it has not taken; [`NONE`] when there is none, [`UNREAD`] before
+    /// the first look.
     oldest: AtomicI64,
+    /// When the log was last read for it.
+    looked: AtomicI64,
     delivered: AtomicU64,
     failures: AtomicU64,
 }
 
 /// No leaf waits.
 const NONE: i64 = i64::MAX;
+/// Not looked yet: a gate is closed until then.
+const UNREAD: i64 = i64::MIN;
 
 /// How far a sink is, durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,14 +159,14 @@ impl Sinks {
     pub fn gate(&self, now: Timestamp) -> Result<(), Refusal> {
         let stuck = |s: &&Arc<Sink>| s.gate_ms.is_some_and(|most| s.lag_ms(now) > most);
         let Some(sink) = self.0.iter().find(stuck) else { return Ok(()) };
+        let behind = match sink.lag_ms(now) {
+            i64::MAX => "has not been read since the start".to_owned(),
+            lag => format!("is {} s behind", lag / 1000),
+        };
         Err(refuse(
             503,
             "export_stuck",
-            format!(
-                "the export `{}` is {} s behind, and is a gate",
-                sink.name,
-                sink.lag_ms(now) / 1000
-            ),
+            format!("the export `{}` {behind}, and is a gate", sink.name),
             "an operator looks at the sink and the broker's log; issuing goes on once it has caught up",
         ))
     }
@@ -204,6 +209,7 @@ async fn run(broker: Arc<Broker>, sink: Arc<Sink>) {
         let ms = match sink.turn(&broker, &mut work).await {
             Ok(ms) => ms,
             Err(e) => {
+                sink.blind();
                 tracing::warn!(sink = sink.name, error = %e, "the export could not read or write its rows");
                 work = Work::default();
                 LOOK_MS
@@ -238,7 +244,8 @@ impl Sink {
             target,
             told: Told {
                 next: 0.into(),
-                oldest: NONE.into(),
+                oldest: UNREAD.into(),
+                looked: UNREAD.into(),
                 delivered: 0.into(),
                 failures: 0.into(),
             },
@@ -249,8 +256,17 @@ impl Sink {
     fn lag_ms(&self, now: Timestamp) -> i64 {
         match self.told.oldest.load(Ordering::Relaxed) {
             NONE => 0,
+            UNREAD if self.gate_ms.is_none() => 0,
+            UNREAD => i64::MAX,
             at => now.since(Timestamp::from_millis(at)).max(0),
         }
+    }
+
+    /// The log could not be read for it: since the last look, anything may wait.
+    fn blind(&self) {
+        let looked = self.told.looked.load(Ordering::Relaxed);
+        let (old, new) = (Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.told.oldest.compare_exchange(NONE, looked, old, new);
     }
 
     /// Delivers what may be delivered now; how many milliseconds to wait before the next turn.
@@ -263,6 +279,7 @@ impl Sink {
         let (lines, more) = self.lines(broker, work, cursor.next).await?;
         let oldest = lines.first().map_or(NONE, |l| l.at.millis());
         self.told.oldest.store(oldest, Ordering::Relaxed);
+        self.told.looked.store(broker.now().millis(), Ordering::Relaxed);
         let waited = |l: &Line| broker.now().since(l.at) >= self.patience_ms();
         if !more && !lines.first().is_some_and(waited) {
             work.cursor = Some((cursor, row));
@@ -363,16 +380,27 @@ impl Sink {
     async fn restore(&self, broker: &Broker) -> Result<(Cursor, Vec<u8>), StoreError> {
         let origin = broker.authority().origin.clone();
         let size = broker.store.head().size;
+        let mut begin = if self.whole { 0 } else { size };
         let row = broker.store.side_get(CURSORS, &self.name, broker.now()).await?;
         if let Some(row) = row {
-            let cursor = serde_json::from_slice::<Cursor>(&row.value).ok();
-            if let Some(cursor) = cursor.filter(|c| c.origin == origin && c.next <= size) {
-                return Ok((cursor, row.value));
+            let cursor: Option<Cursor> = broker.vouch.open(CURSORS, &row);
+            match cursor {
+                Some(cursor) if cursor.origin == origin && cursor.next <= size => {
+                    return Ok((cursor, row.value));
+                }
+                Some(_) => {}
+                // A cursor put forward would keep leaves from the receiver: all of them, again.
+                None => {
+                    tracing::error!(
+                        sink = self.name,
+                        "an export's cursor is not ours: it begins anew"
+                    );
+                    begin = 0;
+                }
             }
         }
-        let next = if self.whole { 0 } else { size };
-        let cursor = Cursor { origin, next };
-        let value = serde_json::to_vec(&cursor).unwrap_or_default();
+        let cursor = Cursor { origin, next: begin };
+        let value = broker.vouch.seal(CURSORS, &self.name, &cursor)?;
         broker.store.side_put(CURSORS, &self.name, value.clone(), None).await?;
         Ok((cursor, value))
     }
@@ -385,7 +413,7 @@ impl Sink {
         next: u64,
     ) -> Result<(Cursor, Vec<u8>), StoreError> {
         let cursor = Cursor { next, ..cursor };
-        let value = serde_json::to_vec(&cursor).unwrap_or_default();
+        let value = broker.vouch.seal(CURSORS, &self.name, &cursor)?;
         let (store, now) = (&broker.store, broker.now());
         if !store.side_replace(CURSORS, &self.name, old, value.clone(), None, now).await? {
             return self.restore(broker).await;

@@ -1,5 +1,6 @@
 //! Readings. Each sees one snapshot and never blocks the writer.
 
+use grantwright_domain::event::{Narrowed, Requested};
 use grantwright_domain::request::LeaseState;
 use grantwright_domain::{
     AgentId, Digest, Event, HumanId, IdempotencyKey, InstanceId, LeaseId, Phase, RequestId,
@@ -247,7 +248,38 @@ pub(crate) fn load(
     drop(tiles);
     let state = RequestState::refold(leaves.iter().map(|(index, event)| (*index, event)))
         .map_err(|e| StoreError::tampered(format!("leaves of request `{id}`: {e}")))?;
-    Ok(Some(Loaded { state, leaves, texts: texts(db, id)? }))
+    let mut texts = texts(db, id)?;
+    texts.retain(|text| {
+        let meant = is_committed(&leaves, text);
+        if !meant {
+            tracing::error!(request = %id, text = %text.name, "a text is not what its leaf commits to");
+        }
+        meant
+    });
+    Ok(Some(Loaded { state, leaves, texts }))
+}
+
+/// Whether a leaf of this request commits to the text, under the text's own name. What none commits
+/// to was put there by somebody who writes to the database: people would decide by it, so it is as
+/// if erased.
+fn is_committed(leaves: &[(u64, Event)], text: &StoredText) -> bool {
+    let commitment = Digest::commitment(&text.salt, &text.text);
+    leaves.iter().enumerate().any(|(ordinal, (_, event))| match event {
+        Event::Requested(Requested { terms, .. }) | Event::Narrowed(Narrowed { terms, .. }) => {
+            let meant = match text.name.as_str() {
+                "reason" => Some(terms.reason),
+                "task" => terms.task,
+                name => {
+                    name.strip_prefix("param:").and_then(|p| terms.sealed_params.get(p)).copied()
+                }
+            };
+            meant == Some(commitment)
+        }
+        Event::Questioned(e) => e.text == commitment && text.name == format!("question:{ordinal}"),
+        Event::Answered(e) => e.text == commitment && text.name == format!("answer:{ordinal}"),
+        Event::Voted(e) => e.reason == Some(commitment) && text.name.starts_with("vote:"),
+        _ => false,
+    })
 }
 
 /// Up to eight leaves; the list of parameters has one length, so that the statement is prepared once.

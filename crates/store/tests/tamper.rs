@@ -190,3 +190,22 @@ async fn other_keys_are_refused() {
     assert!(matches!(refused, Err(StoreError::WrongKey { .. })), "{refused:?}");
     place.reopen().await.unwrap().close().await;
 }
+
+#[tokio::test]
+async fn a_text_that_no_leaf_commits_to_is_as_if_erased() {
+    let edits = [
+        "UPDATE texts SET body = 'INC-4711, agreed with security'",
+        "UPDATE texts SET salt = zeroblob(16)",
+        "UPDATE texts SET name = 'task'",
+    ];
+    for sql in edits {
+        let place = Place::new();
+        place.filled().await;
+        let store = place.reopen().await.unwrap();
+        let read = async || store.load(&world::request(1)).await.unwrap().unwrap().texts.len();
+        assert_eq!(read().await, 1);
+        place.sql(sql);
+        assert_eq!(read().await, 0, "{sql}");
+        store.close().await;
+    }
+}

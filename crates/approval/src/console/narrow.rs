@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::request::issues;
 use super::words::{sentence, several};
 use crate::card::Card;
+use crate::parts::Whole;
 use grantwright_domain::Timestamp;
 
 /// One thing that can shrink.
@@ -58,6 +59,8 @@ pub enum Becomes {
         ttl: String,
         /// The parameters, as JSON.
         params: String,
+        /// Its long values in full: a vote for it is a vote for these.
+        whole: Vec<Whole>,
     },
 }
 
@@ -108,15 +111,20 @@ fn becomes(m: &Narrow<'_>, path: &str) -> Markup {
         @match &m.becomes {
             Becomes::Same => p.muted { "Choose less than was asked; then this shows what would be issued." },
             Becomes::Not(why) => p { "That is not narrower: " (why) },
-            Becomes::Narrower { card, ttl, params } => {
+            Becomes::Narrower { card, ttl, params, whole } => {
                 h2 { (sentence(&card.headline)) }
                 @for change in &card.state.narrowed { p { (sentence(change)) } }
                 (issues(&card.issues, m.now))
+                @for long in whole {
+                    p { (long.name) }
+                    pre.full { (long.text) }
+                }
                 form.stack method="post" action=(path) {
                     input type="hidden" name="csrf" value=(m.csrf);
                     input type="hidden" name="digest" value=(m.card.digest.hex());
                     input type="hidden" name="ttl" value=(ttl);
                     input type="hidden" name="params" value=(params);
+                    input type="hidden" name="opened" value="1";
                     @if let Some(fact) = &m.card.state.confirm {
                         label { "To approve, type the narrowed value of " code { (fact) }
                             input name="confirm" required autocomplete="off"; }

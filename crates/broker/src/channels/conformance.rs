@@ -339,6 +339,22 @@ impl<'h> Bench<'h> {
     }
 }
 
+/// A vote in chat is for what the card shows, and narrowing is a vote for what is left.
+#[tokio::test]
+async fn what_no_card_shows_whole_is_neither_approved_nor_narrowed_in_chat() {
+    let hand = super::paper::Paper::new();
+    let bench = Bench::new(&hand).await;
+    let mut ask = bench.rig.ask("export", r#"{"dataset":"a","rows":10}"#, "long");
+    ask.reason = "because of this ".repeat(100);
+    let outcome = bench.rig.issue(ask).await.unwrap();
+    let value = handle(&bench.load(&id_of(&outcome)).await.state).encode();
+    let narrow = Wish::Narrow { ttl_s: Some(60), params: None, confirm: None };
+    for wish in [APPROVE, narrow] {
+        let said = bench.refused(&bench.made("bob", &value, &wish)).await;
+        assert!(said.contains("full_view_required"), "{said}");
+    }
+}
+
 /// What is rejected has a word.
 #[test]
 fn rejections_have_words() {

@@ -102,7 +102,8 @@ async fn act(broker: &Broker, channel: &'static str, press: &Press) -> Result<Ou
         }
         Wish::Withdraw => Intention::Withdraw,
     };
-    if matches!(press.wish, Wish::Approve { .. }) {
+    // Narrowing approves what is left: what no card shows whole may be in it as well.
+    if matches!(press.wish, Wish::Approve { .. } | Wish::Narrow { .. }) {
         seen_whole(broker, channel, press).await?;
     }
     let actor = Actor { human, channel };

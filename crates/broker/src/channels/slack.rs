@@ -17,7 +17,7 @@ use grantwright_domain::event::Account;
 use grantwright_domain::{GroupName, Timestamp};
 use grantwright_wire::Refusal;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::api::Api;
 use self::config::SlackSection;
@@ -31,6 +31,8 @@ pub use socket::run;
 
 /// Most deliveries that are worked on at once; more are not acknowledged.
 const AT_ONCE: usize = 256;
+/// Most deliveries that are being read at the same time: each may hold the longest body.
+const READ_AT_ONCE: usize = 32;
 /// For how long Slack's word on an account is believed.
 const MEMBER_MS: i64 = 30_000;
 /// How long the service may take to answer one call.
@@ -44,6 +46,7 @@ pub struct SlackChannel {
     socket_mode: bool,
     members: Mutex<HashMap<String, Timestamp>>,
     room: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
 }
 
 /// What a delivery is answered with, at once: work comes after.
@@ -76,6 +79,7 @@ impl SlackChannel {
             api: Api::new(&section.api, bot, app)?,
             members: Mutex::default(),
             room: Arc::new(Semaphore::new(AT_ONCE)),
+            reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             section: section.clone(),
         })
     }
@@ -90,6 +94,12 @@ impl SlackChannel {
     #[must_use]
     pub fn pure(&self) -> &slack::Slack {
         &self.slack
+    }
+
+    /// A place to read a delivery whose signature is not known yet; none while too many are read.
+    #[must_use]
+    pub fn reading(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.reading).try_acquire_owned().ok()
     }
 
     /// Takes a delivery on: answers at once, works after. None: too much is under way.

@@ -225,18 +225,21 @@ impl WebhookChannel {
     /// Where telling goes on; a first start, and another log, begin with what comes from now on.
     async fn restore(&self, broker: &Broker) -> Result<Cursor, StoreError> {
         let row = broker.store.side_get(CURSORS, "webhook", broker.now()).await?;
-        let cursor = row.and_then(|r| serde_json::from_slice::<Cursor>(&r.value).ok());
+        let cursor: Option<Cursor> = row.as_ref().and_then(|row| broker.vouch.open(CURSORS, row));
         let (origin, size) = (broker.authority().origin.clone(), broker.store.head().size);
+        let forged = cursor.is_none();
         if let Some(cursor) = cursor.filter(|c| c.origin == origin && c.next <= size) {
             return Ok(cursor);
         }
-        let cursor = Cursor { origin, next: size, gone: None };
+        // A cursor that is not ours may have been put forward, to keep events from their receiver.
+        let next = if row.is_some() && forged { 0 } else { size };
+        let cursor = Cursor { origin, next, gone: None };
         self.save(broker, &cursor).await?;
         Ok(cursor)
     }
 
     async fn save(&self, broker: &Broker, cursor: &Cursor) -> Result<(), StoreError> {
-        let row = serde_json::to_vec(cursor).unwrap_or_default();
+        let row = broker.vouch.seal(CURSORS, "webhook", cursor)?;
         broker.store.side_put(CURSORS, "webhook", row, None).await
     }
 

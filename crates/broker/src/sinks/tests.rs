@@ -114,3 +114,31 @@ fn a_section_that_cannot_work_says_why() {
     let named = ExportSection { name: "A b".into(), ..good };
     assert!(named.faults()[0].contains("name"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_is_closed_until_the_log_was_read_and_closes_when_it_cannot_be() {
+    let rig = Rig::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let sinks = Sinks::new(&[section(&dir.path().join("events.jsonl"), true)]).unwrap();
+    let now = rig.broker.now();
+    assert_eq!(sinks.gate(now).unwrap_err().code, "export_stuck");
+    sinks.0[0].turn(&rig.broker, &mut Work::default()).await.unwrap();
+    assert!(sinks.gate(now.plus_seconds(3600)).is_ok());
+    sinks.0[0].blind();
+    assert!(sinks.gate(now).is_ok(), "patience comes first");
+    assert_eq!(sinks.gate(now.plus_seconds(3600)).unwrap_err().code, "export_stuck");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_that_was_put_forward_loses_no_leaf() {
+    let rig = Rig::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.jsonl");
+    let size = rig.broker.store.head().size;
+    let origin = rig.broker.authority().origin.clone();
+    let forged = serde_json::json!({ "origin": origin, "next": size }).to_string().into_bytes();
+    rig.broker.store.side_put(super::CURSORS, "test", forged, None).await.unwrap();
+    let sink = Sink::new(&section(&path, false)).unwrap();
+    sink.turn(&rig.broker, &mut Work::default()).await.unwrap();
+    assert_eq!(indexes(&path), (0..size).collect::<Vec<_>>());
+}

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use grantwright_broker::{Bounds, serve_http};
 use grantwright_sidecar::guard;
 use serde_json::{Map, Value};
 use subtle::ConstantTimeEq as _;
@@ -41,6 +42,12 @@ const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const MOST_SESSIONS: usize = 256;
 /// Calls that run at the end have this long.
 const GRACE: Duration = Duration::from_millis(1500);
+/// Connections at the same time.
+const MOST_CONNECTIONS: usize = 256;
+/// How long a head may take to arrive.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long one call and its stream may last.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What all connections share.
 struct Desk {
@@ -76,26 +83,30 @@ pub(super) async fn serve(
         places: Arc::new(Semaphore::new(MOST_CALLS)),
         kept: Mutex::default(),
     });
-    let (ended, has_ended) = tokio::sync::oneshot::channel::<()>();
     let routes = Router::new()
         .route("/mcp", post(message).delete(goodbye))
         .layer(DefaultBodyLimit::max(MOST_LINE))
-        .with_state(desk);
-    let serving = axum::serve(listener, routes).with_graceful_shutdown(async move {
-        end.await;
-        let _ = ended.send(());
-    });
+        .with_state(Arc::clone(&desk));
+    let bounds = Bounds { connections: MOST_CONNECTIONS, head: HEAD, call: LONGEST };
     tokio::select! {
-        served = serving => served,
-        () = async { let _ = has_ended.await; tokio::time::sleep(GRACE).await; } => Ok(()),
+        never = serve_http(listener, None, routes, bounds) => match never {},
+        () = end => {}
     }
+    // Nothing new is accepted; what is under way may end.
+    let all = u32::try_from(MOST_CALLS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(GRACE, desk.places.acquire_many(all)).await;
+    Ok(())
 }
 
 /// One message.
-async fn message(State(desk): State<Arc<Desk>>, head: Parts, body: Bytes) -> Response {
+async fn message(State(desk): State<Arc<Desk>>, head: Parts, body: Body) -> Response {
     if let Err(refused) = desk.admit(&head) {
         return *refused;
     }
+    // Read only for who may call.
+    let Ok(body) = to_bytes(body, MOST_LINE).await else {
+        return plain(StatusCode::PAYLOAD_TOO_LARGE, "the message is too large, or broke off");
+    };
     let kind = head.headers.get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
     let kind = kind.and_then(|it| it.split(';').next()).unwrap_or_default();
     if kind.trim() != "application/json" {

@@ -154,8 +154,12 @@ fn becomes(at: At<'_>, loaded: &Loaded, scope: &Scope, chosen: &Fields) -> Becom
     let mut next = loaded.state.clone();
     next.original.get_or_insert(std::mem::replace(&mut next.terms, terms));
     next.digest = digest;
-    let card = material(at, loaded, &next, scope, grantwright_approval::card);
-    Becomes::Narrower { card: Box::new(card), ttl, params: params.to_string() }
+    let (card, whole) = material(at, loaded, &next, scope, |m| {
+        let card = grantwright_approval::card(m);
+        let whole = grantwright_approval::whole(m, &card.full_view);
+        (card, whole)
+    });
+    Becomes::Narrower { card: Box::new(card), ttl, params: params.to_string(), whole }
 }
 
 /// Narrows it to what the page showed, and approves that.
@@ -167,6 +171,9 @@ pub async fn narrow(State(broker): Shared, Path(id): Path<String>, posted: Poste
             grantwright_domain::canonical::parse(field(fields, "params")?.as_bytes())
                 .map_err(|e| malformed(&e.to_string()))?;
         let confirm = fields.get("confirm").filter(|t| !t.trim().is_empty()).cloned();
+        if !fields.contains_key("opened") {
+            super::decide::all_was_shown(&broker, &id).await?;
+        }
         Ok(Intention::Narrow { ttl_s: Some(ttl_s), params: Some(params), confirm })
     };
     act(&broker, &id, &posted, "narrow", work).await

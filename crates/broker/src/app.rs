@@ -510,12 +510,7 @@ fn services(config: &Config) -> Result<Vec<Service>, StartError> {
 }
 
 /// As [`own_issuer`], of the first minter whose signatures AWS and other clouds take: not EdDSA.
-fn own_web_issuer(
-    out: &mut Backends,
-    config: &Config,
-    keys: &KeyDir,
-    issuer: &str,
-) -> OwnIssuer {
+fn own_web_issuer(out: &mut Backends, config: &Config, keys: &KeyDir, issuer: &str) -> OwnIssuer {
     let es256 = config.minters.iter().any(
         |section| matches!(section, MinterSection::Jwt { algorithm, .. } if algorithm == "ES256"),
     );

@@ -77,9 +77,7 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
     unacknowledged(broker, due.sealed, now).await?;
     resolve_unfinished(broker).await?;
     broker.ended.sweep(now);
-    if broker.ended.take_overflow() {
-        ended::restore(broker).await?;
-    }
+    ended::restore_overflow(broker).await?;
     let mut acknowledged =
         broker.acknowledged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     acknowledged.retain(|_, mine| {

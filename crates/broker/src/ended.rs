@@ -76,9 +76,9 @@ impl EndedEarly {
     }
 
     /// Some ended that did not fit: read the store again once there is room.
-    pub fn take_overflow(&self) -> bool {
-        let mut inner = self.lock();
-        inner.count < MOST / 2 && std::mem::take(&mut inner.overflowed)
+    fn has_room_again(&self) -> bool {
+        let inner = self.lock();
+        inner.overflowed && inner.count < MOST / 2
     }
 }
 
@@ -99,6 +99,21 @@ pub fn note(broker: &Broker, state: &RequestState, lease: &Lease, at: Timestamp)
         let ended = EndedLease { at, expires_at: lease.expires_at, facts: lease.facts.clone() };
         broker.ended.add(minter, lease.id.clone(), ended);
     }
+}
+
+/// Reads the store again once there is room for what did not fit.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn restore_overflow(broker: &Broker) -> Result<(), Refusal> {
+    if !broker.ended.has_room_again() {
+        return Ok(());
+    }
+    // Partial until the whole store was read without another overflow.
+    let whole = restore(broker).await;
+    let mut inner = broker.ended.lock();
+    inner.overflowed = whole.is_err() || inner.count >= MOST;
+    whole
 }
 
 /// Lists what ended early before this process began.

@@ -287,7 +287,7 @@ pub(crate) fn within(
 }
 
 /// Loopback: the one place where plain HTTP is no risk.
-fn is_here(url: &reqwest::Url) -> bool {
+pub(crate) fn is_here(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

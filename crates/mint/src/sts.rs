@@ -26,6 +26,7 @@ use grantwright_domain::request::Lease;
 use grantwright_domain::{Clock, Grant, HumanId, Params, Scope, Timestamp};
 use serde_json::{Value, json};
 
+use crate::call::is_here;
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
 use answer::{Answer, accept};
 use failure::failure;
@@ -105,9 +106,15 @@ impl StsMinter {
         if config.region.is_empty() {
             return Err(SetupError("sts: no region is set"));
         }
-        let http_url = |url: &String| url.starts_with("https://") || url.starts_with("http://");
-        if config.endpoint.as_ref().is_some_and(|url| !http_url(url)) {
-            return Err(SetupError("sts: the endpoint is not an http or https URL"));
+        // What it answers is the credential: in the clear only on this host.
+        let usable = |url: &String| {
+            reqwest::Url::parse(url)
+                .is_ok_and(|u| u.scheme() == "https" || u.scheme() == "http" && is_here(&u))
+        };
+        if config.endpoint.as_ref().is_some_and(|url| !usable(url)) {
+            return Err(SetupError(
+                "sts: the endpoint is no https URL, nor an http one of this host",
+            ));
         }
         let standing = Standing::new(config.identity, config.chain)?;
         let iam = config.revoke.map(|revoke| Iam::new(revoke, config.timeout)).transpose()?;

@@ -208,12 +208,14 @@ impl Client {
         let plain = reach.address.starts_with("http://");
         let url = reqwest::Url::parse(&reach.address)
             .map_err(|_| SetupError("vault: the address is not an http or https URL"))?;
-        let usable = (plain || reach.address.starts_with("https://"))
+        let usable = (plain && crate::call::is_here(&url) || reach.address.starts_with("https://"))
             && url.username().is_empty()
             && url.query().is_none()
             && url.fragment().is_none();
         if !usable {
-            return Err(SetupError("vault: the address is not a plain http or https URL"));
+            return Err(SetupError(
+                "vault: the address is no plain https URL, nor an http one of this host",
+            ));
         }
         let in_namespace =
             |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.');

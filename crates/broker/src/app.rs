@@ -191,6 +191,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         sealed: Mutex::default(),
         ending: end::queue::Queue::default(),
         ended: ended::EndedEarly::default(),
+        approvers_seen: Default::default(),
         inconsistent: AtomicBool::new(false),
         witnesses: crate::witness::Witnesses::new(&config.log.witness, &config.log.witnessing)?,
         counts: Counts::default(),

@@ -83,6 +83,8 @@ pub struct Broker {
     pub ending: crate::end::queue::Queue,
     /// What built-in issuers issued and what ended early.
     pub ended: crate::ended::EndedEarly,
+    /// When the approvals behind live leases were looked at last, in milliseconds.
+    pub approvers_seen: std::sync::atomic::AtomicI64,
     /// A sidecar showed a checkpoint that this log signed and does not extend: nothing is appended.
     pub inconsistent: AtomicBool,
     /// Who else sees that the log only grows.
@@ -397,6 +399,17 @@ impl Broker {
         }
         *count += 1;
         Ok(Wait { broker: Arc::clone(self), agent: agent.clone() })
+    }
+
+    /// Whether the approvals behind live leases are to be looked at again.
+    #[must_use]
+    pub fn approvers_due(&self, now: Timestamp, every_ms: i64) -> bool {
+        let seen = self.approvers_seen.load(std::sync::atomic::Ordering::Relaxed);
+        let due = now.millis().saturating_sub(seen) >= every_ms;
+        if due {
+            self.approvers_seen.store(now.millis(), std::sync::atomic::Ordering::Relaxed);
+        }
+        due
     }
 
     /// The lock under which one agent's requests are parked.

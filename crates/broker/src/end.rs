@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use grantwright_domain::event::{Cancelled, Expired, Revoked, Unknown};
 use grantwright_domain::request::{Lease, LeaseState};
-use grantwright_domain::{AgentId, Event, InstanceId, LeaseId, RequestId, RequestState, Timestamp};
+use grantwright_domain::{
+    AgentId, Event, InstanceId, LeaseId, RequestId, RequestState, Rights, ScopeName, Timestamp,
+    VerdictKind,
+};
 use grantwright_mint::Ended;
 use grantwright_store::{LeaseFilter, LeaseSummary, RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
@@ -76,6 +79,7 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
     }
     unacknowledged(broker, due.sealed, now).await?;
     resolve_unfinished(broker).await?;
+    without_approvers(broker, now).await?;
     broker.ended.sweep(now);
     ended::restore_overflow(broker).await?;
     let mut acknowledged =
@@ -88,6 +92,50 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
     let mut sealed = broker.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     sealed.retain(|_, (_, at)| now.since(*at) < 2 * deliver::REDELIVER_MS);
     Ok(())
+}
+
+/// How often the approvals behind live leases are looked at.
+const APPROVERS_MS: i64 = 5_000;
+
+/// Ends live leases whose approvals no longer count, where their scope's risk says so: the people lost
+/// their right after the credential was made.
+async fn without_approvers(broker: &Broker, now: Timestamp) -> Result<(), Refusal> {
+    let risks = &broker.config.guards.end_with_approvers;
+    if risks.is_empty() || !broker.approvers_due(now, APPROVERS_MS) {
+        return Ok(());
+    }
+    let authority = broker.authority();
+    let risky = |name: &ScopeName| {
+        authority.scope(name).is_some_and(|(s, _)| risks.contains(&s.labels.risk))
+    };
+    let mut filter = LeaseFilter { live: true, ..LeaseFilter::default() };
+    loop {
+        let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        filter.before = Some(last.first_index);
+        for lease in page {
+            if lease.state != LeaseState::Live || lease.expires_at <= now || !risky(&lease.scope) {
+                continue;
+            }
+            let Some(loaded) = broker.store.load(&lease.request).await.map_err(of_store)? else {
+                continue;
+            };
+            let state = loaded.state;
+            let quorum = match &state.verdict {
+                Some(v) if v.kind == VerdictKind::Ask => v.quorum as usize,
+                _ => continue,
+            };
+            if state.standing(Rights::Now(&authority), now).len() < quorum {
+                tracing::warn!(lease = %lease.id, "its approvals no longer count: it is ended");
+                match end_lease(broker, state, "broker").await {
+                    Err(e) if !matches!(e.code.as_str(), "not_live" | "changed_meanwhile") => {
+                        return Err(e);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 /// A sealed copy that nobody acknowledged in time is deleted, and its lease revoked where possible.

@@ -53,7 +53,18 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
         if rows.is_empty() {
             out.line(if state == Which::Live { "no live credentials" } else { "no credentials" });
         } else {
-            out.table(&["SCOPE", "AGENT", "STATE", "ENDS", "EARLY END", "LEASE", "REQUEST"], &rows);
+            let heads = [
+                "SCOPE",
+                "AGENT",
+                "OWNER",
+                "STATE",
+                "SINCE",
+                "ENDS",
+                "EARLY END",
+                "LEASE",
+                "REQUEST",
+            ];
+            out.table(&heads, &rows);
         }
     }))
 }
@@ -63,7 +74,9 @@ fn row(lease: &Value) -> Vec<String> {
     vec![
         text(lease, "scope").to_owned(),
         text(lease, "agent").to_owned(),
+        text(lease, "owner").to_owned(),
         text(lease, "state").to_owned(),
+        times::when(text(lease, "requested_at"), now()),
         times::when(text(lease, "expires_at"), now()),
         if revocable { "possible" } else { "not possible" }.to_owned(),
         text(lease, "lease_id").to_owned(),

@@ -22,7 +22,7 @@ const TELL_EVERY: usize = 100;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// One lease, from `grantwright lease list`.
-    #[arg(required_unless_present_any = ["request", "agent", "owner", "scope", "all"])]
+    #[arg(required_unless_present_any = ["request", "agent", "owner", "scope", "task", "all"])]
     lease: Option<String>,
     #[command(flatten)]
     which: Which,
@@ -47,8 +47,11 @@ struct Which {
     /// All of a scope.
     #[arg(long)]
     scope: Option<String>,
+    /// All that were asked for a task, by its words.
+    #[arg(long)]
+    task: Option<String>,
     /// All there are.
-    #[arg(long, conflicts_with_all = ["request", "agent", "owner", "scope"])]
+    #[arg(long, conflicts_with_all = ["request", "agent", "owner", "scope", "task"])]
     all: bool,
 }
 
@@ -86,13 +89,20 @@ async fn end(api: &Api, lease: &str) -> Result<Value, Failure> {
 /// Every live lease that was chosen, newest first.
 async fn chosen(api: &Api, which: &Which) -> Result<Vec<Value>, Failure> {
     let mut out = Vec::new();
-    let mut path = "/api/v1/leases?state=live".to_owned();
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.append_pair("state", "live");
+    // The broker knows a task's words; the rest is on each lease.
+    if let Some(task) = &which.task {
+        form.append_pair("task", task);
+    }
+    let base = format!("/api/v1/leases?{}", form.finish());
+    let mut path = base.clone();
     loop {
         let page = api.get(&path).await?;
         let live = |lease: &&Value| text(lease, "state") == "live" && which.takes(lease);
         out.extend(list(&page, "leases").iter().filter(live).cloned());
         match page.get("next").and_then(Value::as_u64) {
-            Some(before) => path = format!("/api/v1/leases?state=live&before={before}"),
+            Some(before) => path = format!("{base}&before={before}"),
             None => return Ok(out),
         }
     }

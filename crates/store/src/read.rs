@@ -171,6 +171,8 @@ pub struct LeaseSummary {
     pub revocable: bool,
     /// Index of its request's first leaf.
     pub first_index: u64,
+    /// When its request was recorded.
+    pub requested_at: Timestamp,
 }
 
 /// What time has ended.
@@ -575,7 +577,7 @@ pub(crate) fn open_by_agent(db: &mut dyn Db) -> Result<Vec<(AgentId, u64)>, Stor
 }
 
 const LEASE: &str = "SELECT lease_id, id, agent, instance, scope, lease_state, lease_expires_ms, \
-                     revocable, first_index FROM requests";
+                     revocable, first_index, created_ms FROM requests";
 
 fn lease_row(mut r: Row) -> Result<LeaseSummary, StoreError> {
     let state = match r.text(5)?.as_str() {
@@ -595,6 +597,7 @@ fn lease_row(mut r: Row) -> Result<LeaseSummary, StoreError> {
         expires_at: Timestamp::from_millis(r.signed(6)?),
         revocable: r.signed(7)? != 0,
         first_index: r.int(8)?,
+        requested_at: Timestamp::from_millis(r.signed(9)?),
     })
 }
 

@@ -18,6 +18,9 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 pub struct GuardsSection {
     /// Risk labels whose scopes must name a fact that an approver types; see `Scope::confirm`.
     pub two_step_risks: Vec<String>,
+    /// Risk labels whose live credentials end when an approval they rest on no longer counts: its
+    /// person was removed from the group, is no longer active, or the group's membership is stale.
+    pub end_with_approvers: Vec<String>,
     /// IANA time zone of quiet hours and shifts.
     pub zone: String,
     /// Requests of one task that come within this are one card.
@@ -42,6 +45,7 @@ impl Default for GuardsSection {
     fn default() -> Self {
         Self {
             two_step_risks: Vec::new(),
+            end_with_approvers: Vec::new(),
             zone: "UTC".into(),
             group_window: "2m".into(),
             asks_per_agent_hour: None,

@@ -2,9 +2,9 @@
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use grantwright_domain::{GroupName, HumanId, LeaseId, RequestState, Timestamp};
+use grantwright_domain::{AgentId, GroupName, HumanId, LeaseId, RequestState, Timestamp};
 use grantwright_mint::Ended;
-use grantwright_store::LeaseFilter;
+use grantwright_store::{LeaseFilter, LeaseSummary};
 use grantwright_wire::Refusal;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,12 +14,15 @@ use crate::core::Broker;
 use crate::end;
 use crate::error::{of_store, refuse};
 
-/// `?state=live|all`, and the page: `before` is the `next` of the page before.
+/// `?state=live|all`, and the page: `before` is the `next` of the page before. `agent` and `task`, as it was
+/// asked, choose; a page may then be empty and not the last.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Which {
     state: Option<String>,
     before: Option<u64>,
+    agent: Option<String>,
+    task: Option<String>,
 }
 
 /// Leases on a page.
@@ -34,21 +37,53 @@ pub async fn list(State(broker): Shared, _: Person, Query(which): Query<Which>) 
             return Err(refuse(400, "malformed", "`state` is `live` or `all`", "correct it").into());
         }
     };
-    let filter = LeaseFilter { live, before: which.before, limit: PAGE, ..LeaseFilter::default() };
-    let leases = broker.store.leases(filter).await.map_err(of_store)?;
+    let agent = which
+        .agent
+        .as_deref()
+        .map(AgentId::parse)
+        .transpose()
+        .map_err(|e| refuse(400, "malformed", e.to_string(), "name one agent"))?;
+    let filter =
+        LeaseFilter { live, agent, before: which.before, limit: PAGE, ..LeaseFilter::default() };
+    let mut leases = broker.store.leases(filter).await.map_err(of_store)?;
     let next = leases.get(PAGE as usize - 1).map(|last| last.first_index);
+    if let Some(task) = &which.task {
+        leases = of_task(&broker, leases, task).await?;
+    }
     let authority = broker.authority();
     let owner = |agent| authority.agents.get(agent).and_then(|a| a.owner());
+    let early = |scope| {
+        let (scope, _) = authority.scope(scope)?;
+        broker.minters.get(&scope.minter)?.revocable(scope)
+    };
     let now = broker.now();
     let shown: Vec<Value> = leases.iter().filter(|l| !live || l.expires_at > now).map(|l| json!({
         "lease_id": l.id, "request_id": l.request, "agent": l.agent, "owner": owner(&l.agent), "scope": l.scope,
         "state": shown_state(l.state, l.expires_at, now), "expires_at": l.expires_at, "revocable": l.revocable,
+        "requested_at": l.requested_at, "early_end": early(&l.scope).filter(|_| l.revocable),
     })).collect();
     let mut out = json!({ "leases": shown });
     if let (Some(next), Value::Object(members)) = (next, &mut out) {
         members.insert("next".into(), next.into());
     }
     Ok(Json(out))
+}
+
+/// Those that were asked for this task: its text lies beside the log.
+async fn of_task(
+    broker: &Broker,
+    leases: Vec<LeaseSummary>,
+    task: &str,
+) -> Result<Vec<LeaseSummary>, Refusal> {
+    let mut out = Vec::new();
+    for lease in leases {
+        let loaded = broker.store.load(&lease.request).await.map_err(of_store)?;
+        let texts = loaded.map(|l| l.texts).unwrap_or_default();
+        if texts.iter().any(|t| t.name == "task" && t.text == task) {
+            out.push(lease);
+        }
+    }
+    Ok(out)
 }
 
 /// A lease past its end has ended, whether or not its leaf is written yet.

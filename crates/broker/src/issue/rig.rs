@@ -178,6 +178,13 @@ minter = "backend"
 params.dataset = { type = "string", pattern = "[a-z]{1,16}" }
 
 [[scope]]
+name = "risky"
+title = "Open {dataset}"
+minter = "backend"
+labels = { risk = "high" }
+params.dataset = { type = "string", pattern = "[a-z]{1,16}" }
+
+[[scope]]
 name = "signed"
 title = "Rotate {dataset}"
 minter = "jwt"
@@ -224,6 +231,7 @@ forbid (principal, action == Action::"issue", resource == Scope::"never");
         ("export", 1, "chat"),
         ("escalate", 2, "chat"),
         ("root-account", 1, "chat"),
+        ("risky", 1, "chat"),
         ("signed", 1, "passkey"),
         ("two-step", 1, "chat"),
     ] {
@@ -276,6 +284,7 @@ impl Rig {
         let text = format!(
             "public_url = \"http://localhost:1\"\n[listen]\ngrpc = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n\
              [store]\nurl = \"sqlite://{0}/store.db\"\n[keys]\ndir = \"keys\"\n\
+             [guards]\nend_with_approvers = [\"high\"]\n\
              [limits]\nasks_per_second = 100000\nopen_requests_per_agent = 5\n",
             dir.display()
         );
@@ -332,6 +341,7 @@ impl Rig {
             sealed: Mutex::default(),
             ending: crate::end::queue::Queue::default(),
             ended: crate::ended::EndedEarly::default(),
+            approvers_seen: Default::default(),
             inconsistent: false.into(),
             witnesses: Default::default(),
             counts: Counts::default(),

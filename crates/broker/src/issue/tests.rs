@@ -314,6 +314,46 @@ async fn a_deny_of_narrowed_terms_sticks_to_the_ask_as_first_made() {
 }
 
 #[tokio::test]
+async fn invariant_11_a_lease_ends_when_the_approver_it_rests_on_loses_the_right() {
+    use grantwright_domain::event::GroupSet;
+    use grantwright_domain::request::LeaseState;
+    let rig = Rig::new().await;
+    let mut ids = Vec::new();
+    for (scope, dataset) in [("risky", "customers"), ("risky", "orders"), ("root-account", "x")] {
+        let params = format!(r#"{{"dataset":"{dataset}"}}"#);
+        let id = id_of(&rig.issue(rig.ask(scope, &params, "")).await.expect("pending"));
+        rig.approve(if dataset == "orders" { "carol" } else { "bob" }, &id)
+            .await
+            .expect("approved");
+        assert_eq!(word(&rig.collect(&id).await.expect("collected")), "granted");
+        ids.push(RequestId::parse(&id).unwrap());
+    }
+    let states = async || {
+        let mut out = Vec::new();
+        for id in &ids {
+            let state = rig.broker.store.load(id).await.unwrap().unwrap().state;
+            out.push(state.lease.expect("a lease").state);
+        }
+        out
+    };
+    rig.clock.advance(10_000);
+    end::sweep_once(&rig.broker).await.expect("swept");
+    assert_eq!(states().await, [LeaseState::Live; 3], "everybody still has the right");
+    let group = Event::GroupSet(GroupSet {
+        at: rig.broker.now(),
+        by: human("olivia"),
+        group: grantwright_domain::GroupName::parse("reviewers").unwrap(),
+        members: [human("alice"), human("carol")].into(),
+    });
+    rig.broker.commit(grantwright_store::Transition::authority(vec![group])).await.unwrap();
+    rig.clock.advance(10_000);
+    end::sweep_once(&rig.broker).await.expect("swept");
+    let want = [LeaseState::Revoked, LeaseState::Live, LeaseState::Live];
+    assert_eq!(states().await, want, "bob's of that risk, and nobody else's");
+    check(&rig).await;
+}
+
+#[tokio::test]
 async fn looking_at_an_approval_that_lost_its_voter_writes_nothing() {
     use grantwright_domain::event::GroupSet;
     let rig = Rig::new().await;

@@ -1,0 +1,234 @@
+"""Rows about built-in issuers and the life of what they issue: beside Vault, over history, all ended."""
+
+import base64
+import json
+import os
+import subprocess
+import time
+
+from gauge import (MANY_ASKS, ROUNDS, Request, Row, ask, enrolled, median, rates, ratio, served, want_wrk)
+from harness import ROOT, Demo, call, scratch
+from own import Own
+from peers import golang
+from peers.vault import Vault
+
+SECRET = "0123456789abcdef0123456789abcdef"
+MINTERS = """
+[[minter]]
+name = "ssh"
+kind = "ssh"
+
+[[minter]]
+name = "x509"
+kind = "x509"
+
+[[introspection]]
+client = "bench"
+secret_file = "bench.secret"
+audience = "https://bench.example.com"
+"""
+SCOPES = """
+[[scope]]
+name = "bench.ssh"
+title = "Run {job}"
+minter = "ssh"
+params.key = { type = "public-key", format = "ssh" }
+params.job = { type = "string", pattern = "[a-z][a-z0-9-]{0,63}" }
+template = { public_key = "key", principals = ["deploy"], force_command = "/bin/run ${job}" }
+
+[[scope]]
+name = "bench.x509"
+title = "Call as {service}"
+minter = "x509"
+params.csr = { type = "public-key", format = "csr" }
+params.service = { type = "string", pattern = "[a-z][a-z0-9-]{0,62}" }
+template = { request = "csr", dns = ["${service}.internal.example"] }
+
+[[scope]]
+name = "bench.jwt"
+title = "Read {dataset}"
+minter = "jwt"
+params.dataset = { type = "string", pattern = "[a-z][a-z0-9-]{0,63}" }
+template = { audience = "https://bench.example.com", status = true }
+"""
+POLICY = "".join(f'@id("{n}") @max_ttl("15m") permit (principal, action == Action::"issue", '
+                 f'resource == Scope::"{n}");\n' for n in ("bench.ssh", "bench.x509", "bench.jwt"))
+
+
+def stand():
+    return Own(MINTERS, SCOPES, POLICY, secrets={"bench.secret": SECRET},
+               GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS)
+
+
+def keys():
+    """A public line for SSH and a certificate request, as an agent would make them."""
+    folder = scratch("keys")
+    folder.mkdir()
+    quiet = {"check": True, "capture_output": True}
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(folder / "k")], **quiet)
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out",
+                    str(folder / "key.pem")], **quiet)
+    subprocess.run(["openssl", "req", "-new", "-key", str(folder / "key.pem"), "-subj", "/CN=x", "-outform",
+                    "DER", "-out", str(folder / "csr")], **quiet)
+    subprocess.run(["openssl", "req", "-new", "-key", str(folder / "key.pem"), "-subj", "/CN=x", "-out",
+                    str(folder / "csr.pem")], **quiet)
+    line = (folder / "k.pub").read_text().strip()
+    return line, base64.b64encode((folder / "csr").read_bytes()).decode(), (folder / "csr.pem").read_text()
+
+
+def vault_calls(vault, line, csr):
+    """What Vault issues: name to (request, whether it is a lease)."""
+    vault.call("POST", "sys/mounts/pki", {"type": "pki"})
+    vault.call("POST", "pki/root/generate/internal", {"common_name": "bench", "key_type": "ec", "key_bits": 256})
+    for name, lease in (("leased", True), ("unleased", False)):
+        vault.call("POST", f"pki/roles/{name}", {
+            "allowed_domains": "internal.example", "allow_subdomains": True, "key_type": "ec", "key_bits": 256,
+            "ttl": "15m", "generate_lease": lease, "no_store": not lease})
+    vault.call("POST", "sys/mounts/ssh", {"type": "ssh"})
+    vault.call("POST", "ssh/config/ca", {"generate_signing_key": True, "key_type": "ed25519"})
+    vault.call("POST", "ssh/roles/bench", {"key_type": "ca", "allow_user_certificates": True,
+                                           "allowed_users": "deploy", "default_user": "deploy", "ttl": "15m"})
+    token = vault.root_token
+    body = json.dumps({"csr": csr, "common_name": "a.internal.example"})
+    signed = json.dumps({"public_key": line, "valid_principals": "deploy"})
+    calls = {
+        "X.509, leased": (Request("POST", "/v1/pki/sign/leased", token, body), "x509", 10),
+        "X.509, nothing stored": (Request("POST", "/v1/pki/sign/unleased", token, body), "x509", 5),
+        "service token": (Request("POST", "/v1/auth/token/create", token, '{"ttl": "15m"}'), "jwt", 10),
+        "SSH": (Request("POST", "/v1/ssh/sign/bench", token, signed), "ssh", 5),
+    }
+    try:
+        vault.call("POST", "identity/oidc/key/bench", {"allowed_client_ids": "*", "algorithm": "EdDSA"})
+        vault.call("POST", "identity/oidc/role/bench", {"key": "bench", "ttl": "15m"})
+        vault.call("PUT", "sys/policies/acl/bench", {
+            "policy": 'path "identity/oidc/token/bench" { capabilities = ["read"] }'})
+        entity = vault.call("POST", "identity/entity", {"name": "bench", "policies": ["bench"]})["data"]["id"]
+        vault.call("POST", "sys/auth/userpass", {"type": "userpass"})
+        vault.call("POST", "auth/userpass/users/bench", {"password": "bench", "token_policies": ["bench"]})
+        mounts = vault.call("GET", "sys/auth")["data"]
+        vault.call("POST", "identity/entity-alias", {
+            "name": "bench", "canonical_id": entity, "mount_accessor": mounts["userpass/"]["accessor"]})
+        login = vault.call("POST", "auth/userpass/login/bench", {"password": "bench"})
+        bearer = login["auth"]["client_token"]
+        calls["signed JWT"] = (Request("GET", "/v1/identity/oidc/token/bench", bearer), "jwt", 5)
+    except Exception as fault:  # a build without that engine
+        print(f"   no signed JWT of Vault's: {fault}", flush=True)
+    return calls
+
+
+def issuers():
+    """Built-in issuers, durable with lease and evidence, beside what Vault (raft, file audit device) issues,
+    leased and not."""
+    want_wrk(print)
+    missing = golang.prepare(ROOT, "vault", print)
+    if missing:
+        raise RuntimeError(missing)
+    line, csr, csr_pem = keys()
+    asks = {"jwt": ("bench.jwt", '{"dataset":"b-#"}'),
+            "ssh": ("bench.ssh", json.dumps({"job": "b-#", "key": line})),
+            "x509": ("bench.x509", json.dumps({"csr": csr, "service": "b-#"}))}
+    own, vault = stand(), Vault(ROOT, scratch("vault"), durable=True)
+    rows = []
+    try:
+        home = enrolled(own.demo)
+        for kind in asks:
+            ask(home, 8, 2, 1, asks[kind])  # warm
+        for name, (request, kind, target) in vault_calls(vault, line, csr_pem).items():
+            got = {"own": [], "vault": [], "own one": [], "vault one": []}
+            for _ in range(ROUNDS):
+                got["vault"].append(request.load(vault.addr, 64))
+                got["own"].append(served(own.broker.pid, lambda: ask(home, 64, 4, *seconds(), what=asks[kind])))
+                got["vault one"].append(request.load(vault.addr, 1))
+                got["own one"].append(ask(home, 1, 1, *seconds(), what=asks[kind]))
+            found = ratio(got["own"], got["vault"])
+            p50 = {k: median([r["p50_us"] for r in got[k]]) for k in ("own one", "vault one")}
+            rows.append(Row(f"issuers: {kind}, durable with lease and evidence, 64 callers, against Vault's {name}",
+                            f"{found:.1f} ×", f"≥ {target} ×", found >= target,
+                            f"{rates(got['own'])}; Vault {rates(got['vault'])}"))
+            quotient = p50["own one"] / max(1, p50["vault one"])
+            rows.append(Row(f"issuers: {kind}, one caller, p50, against Vault's {name}", f"{quotient:.2f} ×",
+                            "≤ 0.25 ×" if target == 10 else "–", quotient <= 0.25 if target == 10 else None,
+                            f"{p50['own one']:.0f} µs; Vault {p50['vault one']:.0f} µs"))
+    finally:
+        own.end()
+        vault.stop()
+    return rows
+
+
+def seconds():
+    from gauge import SECONDS
+    return (SECONDS,)
+
+
+def history():
+    """Minting after many past leases, against minting after none, by turns at two brokers."""
+    many = int(os.environ.get("BENCH_HISTORY", "1000000"))
+    with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS) as old, \
+            Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS) as new:
+        homes = {"old": enrolled(old), "new": enrolled(new)}
+        past = 0
+        while past < many:
+            past += ask(homes["old"], 64, 4, 10)["n"]
+        got = {"old": [], "new": []}
+        for _ in range(ROUNDS):
+            for name, home in homes.items():
+                got[name].append(ask(home, 1, 1, *seconds()))
+    p50 = {k: median([r["p50_us"] for r in v]) for k, v in got.items()}
+    found = p50["old"] / p50["new"]
+    return [Row(f"history: a grant's p50 at {past:,} past leases, against none", f"{found:.2f} ×", "≤ 1.2 ×",
+                found <= 1.2, f"{p50['old']:.0f} µs; {p50['new']:.0f} µs")]
+
+
+def kill():
+    """The kill switch: an agent with many live leases is revoked."""
+    many = int(os.environ.get("BENCH_KILL", "10000"))
+    own = stand()
+    try:
+        home, live = enrolled(own.demo), 0
+        while live < many:
+            live += ask(home, 32, 2, 2, ("bench.jwt", '{"dataset":"b-#"}'))["n"]
+        sample = own.granted("bench.jwt", {"dataset": "sample"})["credential"]["token"]
+        basic = base64.b64encode(f"bench:{SECRET}".encode()).decode()
+
+        def active():
+            return call(own.console, "POST", "/introspect", raw=f"token={sample}".encode(), headers={
+                "Authorization": f"Basic {basic}"}).json["active"]
+        assert active()
+        operator = {"Authorization": f"Bearer {(own.dir / 'operator.token').read_text()}"}
+        done = []
+        begun = time.perf_counter()
+
+        def revoke():
+            try:
+                done.append(call(own.console, "POST", "/api/v1/agents/demo-agent/revoke", {}, operator, timeout=600))
+            except OSError as fault:
+                done.append(fault)
+        import threading
+        worker = threading.Thread(target=revoke)
+        worker.start()
+        refused = inactive = None
+        while refused is None or inactive is None:
+            if inactive is None and not active():
+                inactive = time.perf_counter() - begun
+            if refused is None:
+                reply = own.demo.doors.ask("bench.jwt", {"dataset": own.demo.doors.fresh()})
+                if reply.status != 200:
+                    refused = time.perf_counter() - begun
+        security = own.demo.dave
+
+        def left():
+            reply = security.call("GET", "/api/v1/leases?state=live")
+            return sum(lease["state"] == "live" for lease in reply.json["leases"])
+        while left():
+            time.sleep(0.05)
+        ended = time.perf_counter() - begun
+        worker.join()
+    finally:
+        own.end()
+    return [
+        Row(f"kill switch: new asks refused, {live:,} live leases", f"{refused:.2f} s", "≤ 1 s", refused <= 1, "–"),
+        Row("kill switch: built-in credentials inactive at introspection", f"{inactive:.2f} s", "≤ 2 s",
+            inactive <= 2, "–"),
+        Row("kill switch: every lease ended, each with its leaf", f"{ended:.2f} s", "–", None,
+            f"{live / ended:,.0f} leases/s"),
+    ]

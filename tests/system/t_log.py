@@ -266,6 +266,25 @@ class Witness(unittest.TestCase):
                 gated.term()
 
 
+class Sidecar(unittest.TestCase):
+    def test_it_shows_the_checkpoints_that_it_saw_and_they_are_evidence(self):
+        doors.ask("demo.read", {"dataset": doors.fresh()})
+        reply = doors.call("GET", "/v1/checkpoints")
+        self.assertEqual((reply.status, reply.headers["content-type"].split(";")[0]), (200, "text/plain"))
+        self.assertEqual(call(doors.tcp, "GET", "/v1/checkpoints").status, 401)
+        file = scratch("seen").parent / "seen"
+        file.write_bytes(reply.body)
+        code, report = demo.cli_json("audit", "verify", "--checkpoint", file)
+        self.assertEqual((code, report["rollback"]), (0, "none"), report)
+        # One that another history led to: the log is not the one that this sidecar saw.
+        skey = (Path(demo.dir) / "keys/log.skey").read_text()
+        name = demo.env["GRANTWRIGHT_LOG_VKEY"].split("+")[0]
+        fork = base64.b64encode(bytes(32)).decode()
+        file.write_bytes(reply.body + evidence.sign(f"{name}\n9\n{fork}\n", skey).encode())
+        code, report = demo.cli_json("audit", "verify", "--checkpoint", file)
+        self.assertEqual((code, report["rollback"]), (1, "found"), report)
+
+
 class Go(unittest.TestCase):
     """golang.org/x/mod/sumdb/{note,tlog}: code that is not ours."""
 

@@ -127,6 +127,7 @@ fn variables_of_the_wrong_form_are_refused() {
 fn every_line_of_the_contract_is_in_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     let dir = DemoDir::open(Some(&folder.path().join("d")), false).unwrap();
+    crate::witness::init(&dir.file("witness"), "demo/witness").unwrap();
     let facts = Facts {
         dir: &dir,
         ports: Ports { grpc: 1, http: 2, sidecar: 3, witness: 4 },

@@ -27,7 +27,7 @@ KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, 
     "requested": f"{OF_REQUEST} terms | renews",
     "decided": f"{OF_REQUEST} verdict attributes context | excluded again unusual past",
     "questioned": f"{OF_REQUEST} human channel text |", "answered": f"{OF_REQUEST} text |",
-    "narrowed": f"{OF_REQUEST} old_digest human channel terms |",
+    "narrowed": f"{OF_REQUEST} old_digest human channel terms | reason",
     "voted": f"{OF_REQUEST} human decision channel groups policies policy_set"
              " | seen reason_code reason confirmed proof",
     "withdrawn": f"{OF_REQUEST} human channel |", "intended": f"{OF_REQUEST} minter approvers |",

@@ -16,7 +16,7 @@ class Clouds(unittest.TestCase):
         if reason:
             self.skipTest(reason)
         done = subprocess.run(
-            ["cargo", "test", "--locked", "-p", "grantwright-testkit", "--test", "clouds",
+            ["cargo", "test", "--locked", "--release", "--workspace", "--test", "clouds",
              "--", "--ignored"], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.returncode, 0, done.stdout[-3000:])

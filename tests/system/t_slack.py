@@ -16,7 +16,7 @@ class Slack(unittest.TestCase):
         if reason:
             self.skipTest(reason)
         done = subprocess.run(
-            ["cargo", "test", "--locked", "-p", "grantwright-testkit", "--test", "slack_sdk",
+            ["cargo", "test", "--locked", "--release", "--workspace", "--test", "slack_sdk",
              "--", "--ignored"], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.returncode, 0, done.stdout[-3000:])

@@ -26,7 +26,7 @@ class Teams(unittest.TestCase):
             raise unittest.SkipTest(reason)
 
     def judged(self, suite):
-        done = cargo("-p", "grantwright-approval", "--test", suite, "--", "--ignored")
+        done = cargo("--release", "--workspace", "--test", suite, "--", "--ignored")
         self.assertEqual(done.returncode, 0, done.stdout[-3000:])
         self.assertRegex(done.stdout, re.compile(r"^test result: ok\. [1-9]", re.M))
 

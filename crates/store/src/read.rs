@@ -267,6 +267,9 @@ pub(crate) fn load(
 fn is_committed(leaves: &[(u64, Event)], text: &StoredText) -> bool {
     let commitment = Digest::commitment(&text.salt, &text.text);
     leaves.iter().enumerate().any(|(ordinal, (_, event))| match event {
+        Event::Narrowed(e) if text.name == format!("narrowed:{ordinal}") => {
+            e.reason == Some(commitment)
+        }
         Event::Requested(Requested { terms, .. }) | Event::Narrowed(Narrowed { terms, .. }) => {
             let meant = match text.name.as_str() {
                 "reason" => Some(terms.reason),

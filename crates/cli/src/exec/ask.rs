@@ -134,7 +134,9 @@ impl Asked {
         let reply = match &self.pending {
             None => self.door.call(Method::POST, "/v1/credentials", Some(&self.body), WAIT).await,
             Some(id) => {
-                let path = format!("/v1/requests/{id}?wait={}s", wait.as_secs());
+                // Whole seconds, rounded up: a wait of none would be asked again at once.
+                let seconds = wait.as_millis().div_ceil(1000);
+                let path = format!("/v1/requests/{id}?wait={seconds}s");
                 self.door.call(Method::GET, &path, None, wait).await
             }
         };

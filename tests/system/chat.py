@@ -161,7 +161,7 @@ def masked(text):
                           (r"\b[0-9a-f]{64}\b", "‹digest›"), (r"\bi-[0-9a-f]{10,}\b", "‹sidecar›"),
                           (r"\{\{(TIME|DATE)\([^)]*\)\}\}", "‹time›"), (r"localhost:\d+", "localhost"),
                           (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?Z| UTC)?", "‹time›"),
-                          (r"\b\d\d:\d\d:\d\d UTC", "‹time›"),
+                          (r"\b\d\d:\d\d:\d\d UTC", "‹time›"), (r" on \d{4}-\d\d-\d\d", " on ‹day›"),
                           (r"\(now\)|\(in [^)]*\)|\([^()]* ago\)", "(…)"), (r"\buid:\d+\b", "uid:‹n›"),
                           (r"/link/[0-9a-f]+", "/link/‹code›"), (r"ends in \d+ (s|min)", "ends in …")):
         text = re.sub(pattern, mask, text)

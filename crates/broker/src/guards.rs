@@ -8,6 +8,7 @@ pub mod route;
 #[cfg(test)]
 mod tests;
 pub mod two_step;
+pub mod unusual;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

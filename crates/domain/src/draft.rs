@@ -92,6 +92,15 @@ impl Draft {
         &self.folded.authority
     }
 
+    /// Notes in the last verdict what is unlike the agent's past, of a log of this size: the rules do
+    /// not look at it.
+    pub fn remark(&mut self, unusual: Vec<String>, past: u64) {
+        if let Some(Event::Decided(decided)) = self.events.last_mut() {
+            decided.unusual = unusual;
+            decided.past = Some(past);
+        }
+    }
+
     /// The events, for encoding, and their fold.
     #[must_use]
     pub fn into_parts(self) -> (Box<Folded>, Vec<Event>) {

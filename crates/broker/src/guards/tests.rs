@@ -182,3 +182,34 @@ async fn what_people_did_is_measured_and_measured_alike_after_a_restart() {
     rig.clock.advance(pulse::KEPT_MS);
     assert_eq!(rig.broker.guards.measures(rig.broker.now()).asked, 0);
 }
+
+#[tokio::test]
+async fn the_card_says_what_is_unlike_the_agents_past_and_the_leaf_keeps_it() {
+    let rig = rig("").await;
+    let said = async |id: &str| {
+        let loaded = load(&rig, id).await;
+        let scope = rig.broker.authority().catalog.get(&loaded.state.terms.template).cloned();
+        crate::http::view::card_of(&rig.broker, &loaded, &scope.unwrap()).unusual
+    };
+    let id = asked(&rig, 10).await;
+    assert_eq!(said(&id).await, ["first time for this scope"]);
+    rig.approve("bob", &id).await.unwrap();
+    assert_eq!(word(&rig.collect(&id).await.unwrap()), "granted");
+    let id = asked(&rig, 11).await;
+    assert_eq!(said(&id).await, Vec::<String>::new(), "nothing when nothing is");
+    rig.act("carol", &id, deny()).await.unwrap();
+    let id = asked(&rig, 40).await;
+    let want = ["denied by carol on 2027-01-15", "4 × its largest rows so far"];
+    assert_eq!(said(&id).await, want);
+    // Narrowed, it is no longer four times as much; and it is in the log, with what it rests on.
+    let narrow = serde_json::json!({ "rows": 12 });
+    let narrow = Intention::Narrow { ttl_s: None, params: Some(narrow), confirm: None };
+    rig.act("bob", &id, narrow).await.unwrap();
+    assert_eq!(said(&id).await, Vec::<String>::new());
+    let (_, events) = rig.fold().await;
+    let kept = events.iter().rev().find_map(|e| match e {
+        grantwright_domain::Event::Decided(d) if d.past.is_some() => Some(d),
+        _ => None,
+    });
+    assert_eq!(kept.unwrap().unusual, want);
+}

@@ -21,7 +21,7 @@ use super::mint::commit_staged;
 use super::record::Staged;
 use crate::core::{Broker, Caller};
 use crate::error::{no_such_request, of_store, refuse};
-use crate::guards::{limits, route};
+use crate::guards::{limits, route, unusual};
 
 /// Longest wait of one call.
 const MAX_WAIT_MS: u32 = 60_000;
@@ -65,7 +65,7 @@ pub enum Met {
 /// # Errors
 /// 429 when the agent has its bound of open requests.
 pub async fn park(broker: &Broker, asking: Asking) -> Result<Standing, Refusal> {
-    let staged = asking.into_staged();
+    let mut staged = asking.into_staged();
     let agent = staged.caller.agent.clone();
     let lock = broker.parking(&agent);
     let _one_at_a_time = lock.lock().await;
@@ -96,6 +96,11 @@ pub async fn park(broker: &Broker, asking: Asking) -> Result<Standing, Refusal> 
             Some(request) => join(broker, &caller, key, request).await,
             None => Err(too_many),
         };
+    }
+    let past = broker.store.head().size;
+    match unusual::of(broker, staged.state(), &staged.scope).await {
+        Ok(facts) => staged.draft.remark(facts, past),
+        Err(e) => tracing::warn!(error = %e, "what is unusual is not said"),
     }
     match commit_staged(broker, staged, None, false).await {
         Ok(committed) => {

@@ -39,8 +39,11 @@ pub fn material<R>(
             Some((ordinal.parse().ok()?, t.text.clone()))
         })
         .collect();
+    // Decided again, it is still as unusual; narrowed, it is something else.
     let unusual = loaded.leaves.iter().rev().find_map(|(_, e)| match e {
-        Event::Decided(d) => Some(d.unusual.as_slice()),
+        Event::Decided(d) if d.past.is_some() && d.digest == state.digest => {
+            Some(d.unusual.as_slice())
+        }
         _ => None,
     });
     let minter = at.broker.minters.get(&scope.minter);

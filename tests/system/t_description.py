@@ -174,14 +174,19 @@ class Events(unittest.TestCase):
         self.assertIn("not now", body["reason"])
 
     def test_who_hangs_up_leaves_nothing_behind(self):
-        request_id = doors.pending()
+        request_id, opened = doors.pending(), 0
         for _ in range(600):  # more than a socket's connections, and than an agent's waits
             at = urlsplit(doors.tcp)
             connection = http.client.HTTPConnection(at.hostname, at.port, timeout=20)
             connection.request("GET", f"/v1/requests/{request_id}/events",
                                headers={"Authorization": f"Bearer {doors.token}"})
-            self.assertEqual(connection.getresponse().status, 200)
+            # A fast caller meets the broker's bound of calls in a second: that is an answer too.
+            status = connection.getresponse().status
+            self.assertIn(status, (200, 429))
+            opened += status == 200
             connection.close()
+        self.assertGreater(opened, 150)
+        time.sleep(1.1)
         self.assertEqual(doors.cancel(request_id).json["state"], "cancelled")
         self.assertEqual(doors.ask("demo.read", {"dataset": doors.fresh()}).status, 200)
 

@@ -23,6 +23,11 @@ def stricter(one, two):
     return possible({**out, "max_ttl_s": min(one["max_ttl_s"], two["max_ttl_s"])})
 
 
+PUBLIC_KEYS = {
+    "csr": r"[A-Za-z0-9+/]+={0,2}", "jkt": r"[A-Za-z0-9_-]{43}",
+    "ssh": r"ssh-ed25519 (?=.{68}$)[A-Za-z0-9+/]+={0,2}|ecdsa-sha2-nistp256 (?=.{140}$)[A-Za-z0-9+/]+={0,2}"}
+
+
 def check_params(specs, terms):
     params, sealed = terms["params"], terms.get("sealed_params", {})
     for name, spec in specs.items():
@@ -40,6 +45,8 @@ def fits(spec, value):
     return {"boolean": lambda: isinstance(value, bool), "choice": lambda: value in spec["values"],
             "integer": lambda: type(value) is int and spec["min"] <= value <= spec["max"],
             "string": lambda: text and len(text.encode()) <= 1024 and re.fullmatch(spec["pattern"], text),
+            "public-key": lambda: len(text) <= 1024 and re.fullmatch(PUBLIC_KEYS[spec["format"]], text)
+            and (spec["format"] != "csr" or len(text) >= 100 and len(text) % 4 == 0),
             "s3-bucket": lambda: re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text),
             "s3-prefix": lambda: len(text) <= 200 and re.fullmatch(r"([A-Za-z0-9._-]+/)+", text)
             and not {".", ".."} & set(text.split("/"))}[kind]()

@@ -234,7 +234,7 @@ async fn nobody_listening_is_refused_since_nothing_left() {
     let url = format!("http://{}", closed.local_addr().unwrap());
     drop(closed);
     let (scope, params) = asked_for();
-    for url in [url.as_str(), "http://no-such-host.invalid"] {
+    for url in [url.as_str(), "https://no-such-host.invalid"] {
         let grant = danger_grant(&scope, &params, &[], TTL, now()).unwrap();
         let error = minter(url).mint(grant, now()).await.unwrap_err();
         assert_eq!(error.code(), "backend_away", "{error:?}");

@@ -22,7 +22,7 @@ fn an_outlook_says_whether_people_decide() {
     assert_eq!(people(ASK, "demo.export"), People::Always);
     // An ask beats an allow.
     assert_eq!(people(&format!("{ALLOW}{ASK}"), "demo.export"), People::Always);
-    let when = ASK.replace(';', " when { context.ttl_s > 60 };");
+    let when = ASK.replace(';', " when { context.ttl > 60 };");
     assert_eq!(people(&format!("{ALLOW}{when}"), "demo.export"), People::Sometimes);
     assert_eq!(people(&when, "demo.export"), People::Always);
     let forbid = r#"@id("c") forbid(principal, action, resource == Scope::"demo.export");"#;

@@ -1,6 +1,7 @@
 """How the rows measure: load programs, memory, the disk, and a stand-in for STS."""
 
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -251,11 +252,13 @@ class Sts:
                 role = given["RoleArn"].replace(":role/", ":assumed-role/").replace(":iam:", ":sts:")
                 now = datetime.datetime.now(datetime.timezone.utc)
                 ends = now + datetime.timedelta(seconds=int(given["DurationSeconds"]))
+                # Each session has a key of its own, as at AWS: calls are matched by it.
+                session = hashlib.sha256(given["RoleSessionName"].encode()).hexdigest()
                 body = (
                     '<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
                     "<AssumeRoleResult><AssumedRoleUser><AssumedRoleId>AROA:b</AssumedRoleId>"
                     f"<Arn>{role}/{given['RoleSessionName']}</Arn></AssumedRoleUser><Credentials>"
-                    "<AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId>"
+                    f"<AccessKeyId>ASIA{session[:16].upper()}</AccessKeyId>"
                     f"<SecretAccessKey>{'s' * 40}</SecretAccessKey>"
                     f"<SessionToken>{'t' * 356}</SessionToken>"
                     f"<Expiration>{ends:%Y-%m-%dT%H:%M:%SZ}</Expiration></Credentials>"

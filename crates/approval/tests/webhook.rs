@@ -14,6 +14,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEXT: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 #[test]
+// Not left out: `tests/run chat` installs what it wants and runs it with `--ignored`.
 #[ignore = "wants Node and its packages: `tests/system/run teams` brings them"]
 fn the_reference_library_agrees() {
     assert!(Path::new(NODE).join("node_modules/standardwebhooks").exists(), "not installed");

@@ -5,7 +5,6 @@ use std::fmt;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use sha2::{Digest as _, Sha256};
 
 use crate::NoteError;
 use crate::note::{self, KeyText};
@@ -26,14 +25,7 @@ impl WitnessKey {
         if !note::is_name(name) {
             return Err(NoteError::BadName(name.to_owned()));
         }
-        let digest: [u8; 32] = Sha256::new()
-            .chain_update(name)
-            .chain_update([b'\n', TYPE])
-            .chain_update(public)
-            .finalize()
-            .into();
-        let [a, b, c, d, ..] = digest;
-        Ok(Self { name: name.to_owned(), id: [a, b, c, d], public })
+        Ok(Self { name: name.to_owned(), id: note::key_id(name, TYPE, &public), public })
     }
 
     /// Reads the text form. The key id must be that of the name and key.

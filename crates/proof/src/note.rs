@@ -36,14 +36,7 @@ impl Vkey {
         if !is_name(name) {
             return Err(NoteError::BadName(name.to_owned()));
         }
-        let digest: [u8; 32] = Sha256::new()
-            .chain_update(name)
-            .chain_update([b'\n', ED25519_TYPE])
-            .chain_update(public)
-            .finalize()
-            .into();
-        let [a, b, c, d, ..] = digest;
-        Ok(Self { name: name.to_owned(), id: [a, b, c, d], public })
+        Ok(Self { name: name.to_owned(), id: key_id(name, ED25519_TYPE, &public), public })
     }
 
     /// Reads the text form. The key id must be that of the name and key.
@@ -233,6 +226,18 @@ pub fn split(notes: &str) -> Vec<&str> {
     }
     out.extend(notes.get(start..).filter(|rest| !rest.is_empty()));
     out
+}
+
+/// The key id of a signed note (C2SP signed-note): four bytes of a hash over name, type and key.
+pub(crate) fn key_id(name: &str, kind: u8, public: &[u8; 32]) -> [u8; 4] {
+    let digest: [u8; 32] = Sha256::new()
+        .chain_update(name)
+        .chain_update([b'\n', kind])
+        .chain_update(public)
+        .finalize()
+        .into();
+    let [a, b, c, d, ..] = digest;
+    [a, b, c, d]
 }
 
 /// Whether `name` may name a key or a log: not empty, no space, control character or `+`.

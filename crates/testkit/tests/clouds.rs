@@ -19,6 +19,7 @@ fn now() -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+// Not left out: `tests/run backends` installs what it wants and runs it with `--ignored`.
 #[ignore = "needs the Node packages: target/peers/node"]
 async fn the_vendors_own_clients_speak_to_the_fakes() {
     let key = KeyPair::generate(KeySize::Rsa2048).unwrap();

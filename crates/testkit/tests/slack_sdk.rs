@@ -12,6 +12,7 @@ use tokio::process::Command;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 #[tokio::test(flavor = "multi_thread")]
+// Not left out: `tests/run chat` installs what it wants and runs it with `--ignored`.
 #[ignore = "needs a Python with slack_sdk: target/peers/venv"]
 async fn slacks_own_client_speaks_to_the_fake_and_agrees_on_signatures() {
     let fake = FakeSlack::start().await;

@@ -213,9 +213,10 @@ LogLevel VERBOSE
             own.restart()
 
     def test_a_key_that_no_certificate_can_be_for_is_refused_at_the_ask(self):
+        # The last one says 28 octets where 32 follow.
         for key in ("ssh-rsa AAAA", self.key + " me@host", self.key[:-4] + "!!!!",
-                    self.key.replace("AAAAIN", "AAAAIM") if "AAAAIN" in self.key else
-                    self.key.replace(" AAAAC3NzaC1lZDI1NTE5AAAAI", " AAAAC3NzaC1lZDI1NTE5AAAAH")):
+                    self.key.replace("1lZDI1NTE5AAAAI", "1lZDI1NTE5AAAAH")):
+            self.assertNotEqual(key, self.key)
             reply = own.demo.doors.ask("own.ssh", {"key": key, "account": "deploy", "job": "x"})
             self.assertEqual((reply.status, reply.code), (400, "bad_params"), (key, reply))
 

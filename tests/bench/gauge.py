@@ -147,14 +147,18 @@ class ShippedDemo(Demo):
 
 def enrolled(demo):
     """A folder with an identity of its own, enrolled at the demo's broker as a sidecar is."""
-    home = scratch("identity")
+    home, ca, domain = joining(demo)
     operator = (demo.dir / "operator.token").read_text()
     joined = call(demo.env["GRANTWRIGHT_CONSOLE"], "POST", "/api/v1/agents/demo-agent/join", {},
                   {"Authorization": f"Bearer {operator}"}).json
-    ca = next(demo.dir.rglob("ca.pem"))
-    domain = re.search(r'(?m)^trust_domain = "(.*)"', (demo.dir / "sidecar.toml").read_text())[1]
     run_json(GRANTS, "enrol", home, demo.env["GRANTWRIGHT_BROKER"], ca, domain, joined["join_token"])
     return home
+
+
+def joining(demo):
+    """A fresh folder, and what a sidecar must know before it enrols."""
+    domain = re.search(r'(?m)^trust_domain = "(.*)"', (demo.dir / "sidecar.toml").read_text())[1]
+    return scratch("identity"), next(demo.dir.rglob("ca.pem")), domain
 
 
 def echo():

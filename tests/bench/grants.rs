@@ -3,7 +3,9 @@
 //! `bench-grants echo DIR` serves an echo until it is killed and writes an identity for its clients;
 //! `bench-grants enrol DIR BROKER CA.PEM TRUST_DOMAIN JOIN_TOKEN` gets one from a broker;
 //! `bench-grants load DIR CALLERS CONNECTIONS SECONDS [SCOPE PARAMS]` asks with it and prints one JSON line;
-//! each `#` in PARAMS is another word in each ask.
+//! each `#` in PARAMS is another word in each ask;
+//! `bench-grants fleet DIR BROKER CA.PEM TRUST_DOMAIN` enrols one sidecar for each join token in DIR/tokens and
+//! keeps all of them attending; it prints a JSON line when all are enrolled, and whenever all attend (again).
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -25,6 +27,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 #[tokio::main]
@@ -36,6 +39,7 @@ async fn main() -> anyhow::Result<()> {
         ["enrol", dir, broker, ca, domain, token] => {
             enrol(Path::new(dir), broker, ca, domain, token).await
         }
+        ["fleet", dir, broker, ca, domain] => fleet(Path::new(dir), broker, ca, domain).await,
         ["load", dir, callers, connections, seconds, what @ ..] => {
             let what = match what {
                 [] => ("demo.read", r#"{"dataset":"b-#"}"#),
@@ -45,7 +49,7 @@ async fn main() -> anyhow::Result<()> {
             load(Path::new(dir), callers.parse()?, connections.parse()?, seconds.parse()?, what)
                 .await
         }
-        _ => bail!("usage: bench-grants echo|enrol|load …, see the first lines of the source"),
+        _ => bail!("usage: bench-grants echo|enrol|fleet|load …, see the first lines of the source"),
     }
 }
 
@@ -108,8 +112,24 @@ async fn enrol(
     domain: &str,
     token: &str,
 ) -> anyhow::Result<()> {
-    let roots: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(ca)?.collect::<Result<_, _>>()?;
+    let roots = roots(ca)?;
+    let (identity, reply) = identity(broker, roots, domain, token).await?;
+    identity.save(dir)?;
+    say(&json!({"agent": reply.agent, "instance": reply.instance}));
+    Ok(())
+}
+
+fn roots(ca: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    Ok(CertificateDer::pem_file_iter(ca)?.collect::<Result<_, _>>()?)
+}
+
+/// What a join token is exchanged for.
+async fn identity(
+    broker: &str,
+    roots: Vec<CertificateDer<'static>>,
+    domain: &str,
+    token: &str,
+) -> anyhow::Result<(Identity, EnrolReply)> {
     let trust_domain = TrustDomain::parse(domain)?;
     let tls = TlsClient::new(tls::client_config(roots, &trust_domain, None)?);
     let key = KeyPair::generate()?;
@@ -122,16 +142,77 @@ async fn enrol(
     };
     let channel = channel(&[broker], tls)?;
     let reply = EnrolmentClient::new(channel).enrol(request).await?.into_inner();
+    let der = |list: &[Vec<u8>]| list.iter().cloned().map(CertificateDer::from).collect();
     let identity = Identity {
         address: broker.to_owned(),
         domain: domain.to_owned(),
-        roots: reply.trust_bundle_der.into_iter().map(CertificateDer::from).collect(),
-        chain: reply.certificate_chain_der.into_iter().map(CertificateDer::from).collect(),
+        roots: der(&reply.trust_bundle_der),
+        chain: der(&reply.certificate_chain_der),
         key: key.serialize_der(),
     };
-    identity.save(dir)?;
-    say(&json!({"agent": reply.agent, "instance": reply.instance}));
-    Ok(())
+    Ok((identity, reply))
+}
+
+// ---- a fleet: sidecars that attend, and come back --------------------------------------------------
+
+async fn fleet(dir: &Path, broker: &str, ca: &str, domain: &str) -> anyhow::Result<()> {
+    let roots = roots(ca)?;
+    let begun = Instant::now();
+    let places = Arc::new(tokio::sync::Semaphore::new(32));
+    let tokens = std::fs::read_to_string(dir.join("tokens"))?;
+    let joining: Vec<_> = tokens
+        .lines()
+        .map(|token| {
+            let (roots, places) = (roots.clone(), Arc::clone(&places));
+            let (broker, domain, token) = (broker.to_owned(), domain.to_owned(), token.to_owned());
+            tokio::spawn(async move {
+                let _place = places.acquire().await?;
+                Ok::<_, anyhow::Error>(identity(&broker, roots, &domain, &token).await?.0)
+            })
+        })
+        .collect();
+    let all = joining.len();
+    let attending = Arc::new(AtomicU64::new(0));
+    let mut identities = Vec::new();
+    for one in joining {
+        identities.push(one.await??);
+    }
+    say(&json!({"enrolled": all, "seconds": begun.elapsed().as_secs_f64()}));
+    for identity in identities {
+        let client = BrokerClient::new(channel(&[&identity.address], identity.client()?)?);
+        tokio::spawn(attend(client, Arc::clone(&attending)));
+    }
+    loop {
+        let begun = Instant::now();
+        while attending.load(Ordering::Relaxed) < all as u64 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        say(&json!({"attending": all, "seconds": begun.elapsed().as_secs_f64()}));
+        while attending.load(Ordering::Relaxed) > all as u64 / 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// As a sidecar: the stream, a proof on it, and after its end again with full jitter.
+async fn attend(mut client: BrokerClient<Channel>, attending: Arc<AtomicU64>) {
+    let mut wait_ms = 50;
+    loop {
+        let (_up, stream) = mpsc::channel(4);
+        if let Ok(down) = client.attend(ReceiverStream::new(stream)).await {
+            let mut down = down.into_inner();
+            if client.consistency(ConsistencyRequest { kept: String::new() }).await.is_ok() {
+                attending.fetch_add(1, Ordering::Relaxed);
+                while let Ok(Some(_)) = down.message().await {}
+                attending.fetch_sub(1, Ordering::Relaxed);
+                wait_ms = 50;
+            }
+        }
+        let mut random = [0u8; 8];
+        let jitter = getrandom::fill(&mut random).map_or(0, |()| u64::from_le_bytes(random));
+        tokio::time::sleep(Duration::from_millis(20 + jitter % wait_ms)).await;
+        wait_ms = (wait_ms * 2).min(2000);
+    }
 }
 
 // ---- the load: each caller asks again as soon as it was answered --------------------------------

@@ -6,8 +6,9 @@ import os
 import subprocess
 import time
 
-from gauge import (MANY_ASKS, ROUNDS, Request, Row, ask, enrolled, median, rates, ratio, served, want_wrk)
-from harness import ROOT, Demo, call, scratch
+from gauge import (GRANTS, MANY_ASKS, ROUNDS, Request, Row, ask, cpu, enrolled, joining, median, memory, rates,
+                   ratio, served, want_wrk)
+from harness import ROOT, Demo, call, clean_env, scratch
 from own import Own
 from peers import golang
 from peers.vault import Vault
@@ -231,4 +232,41 @@ def kill():
             inactive <= 2, "–"),
         Row("kill switch: every lease ended, each with its leaf", f"{ended:.2f} s", "–", None,
             f"{live / ended:,.0f} leases/s"),
+    ]
+
+
+def fleet():
+    """Sidecars attending one broker: its memory, and how soon all are back after its restart."""
+    many = int(os.environ.get("BENCH_FLEET", "10000"))
+    with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS) as demo:
+        before = memory(demo.broker_pid)
+        home, ca, domain = joining(demo)
+        operator = {"Authorization": f"Bearer {(demo.dir / 'operator.token').read_text()}"}
+        with open(home / "tokens", "w") as file:
+            for _ in range(many):
+                made = call(demo.env["GRANTWRIGHT_CONSOLE"], "POST",
+                            "/api/v1/agents/demo-agent/join", {}, operator)
+                file.write(made.json["join_token"] + "\n")
+        process = subprocess.Popen(
+            [GRANTS, "fleet", home, demo.env["GRANTWRIGHT_BROKER"], ca, domain],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=clean_env())
+        try:
+            enrolled, first = (json.loads(process.stdout.readline()) for _ in range(2))
+            rss = memory(demo.broker_pid)
+            begun, worked = time.monotonic(), cpu(process.pid)
+            demo.restart()
+            json.loads(process.stdout.readline())
+            back, again = time.monotonic() - begun, memory(demo.broker_pid)
+            worked = cpu(process.pid) - worked
+        finally:
+            process.kill()
+            process.wait()
+    return [
+        Row(f"broker: memory with {many:,} sidecars attending", f"{max(rss, again):.0f} MB",
+            "< 1,000 MB", max(rss, again) < 1000,
+            f"{before:.0f} MB before; all enrolled in {enrolled['seconds']:.0f} s, then attending in "
+            f"{first['seconds']:.1f} s"),
+        Row(f"broker: restarted, {many:,} sidecars attend again after", f"{back:.1f} s", "≤ 60 s",
+            back <= 60, f"the restart itself counted; the sidecars' own processor on the same cores: "
+            f"{worked:.0f} s; {again:.0f} MB then"),
     ]

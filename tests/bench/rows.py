@@ -23,7 +23,7 @@ from peers import golang
 from peers.minio import Minio
 from peers.postgres import Postgres, programs
 from peers.vault import BROKER_POLICY, Vault
-from lives import history, issuers, kill
+from lives import fleet, history, issuers, kill
 from pages import console, page_vote
 
 DATASET = '{"scope":"demo.read","params":{"dataset":"bench"},"reason":"a measurement"}'
@@ -558,7 +558,7 @@ def backend_vault():
         postgres.stop()
 
 
-ROWS = {"grant": grant, "cached": cached, "vote": vote, "page-vote": page_vote, "chat": chat,
+ROWS = {"grant": grant, "fleet": fleet, "cached": cached, "vote": vote, "page-vote": page_vote, "chat": chat,
         "console": console, "policy": policy, "sidecar": sidecar, "local": local, "demo": demo,
         "append": append, "verify": verify, "backend-sts": backend_sts, "backend-vault": backend_vault,
         "export": export, "reconcile": reconcile,

@@ -1,5 +1,6 @@
 """Debian packages, where we may install them."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -15,10 +16,13 @@ def install(packages, say):
         return "no apt-get here"
     say(f"   apt-get install {' '.join(packages)}")
     env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    for command in (["apt-get", "update", "-qq"],
-                    ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]):
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode != 0 and command[1] == "install":
-            return f"apt-get failed: {done.stdout.strip().splitlines()[-1:]}"
+    # apt-get does not wait for another of its kind.
+    with open("/run/lock/grantwright-tests-apt", "w", encoding="utf-8") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        for command in (["apt-get", "update", "-qq"],
+                        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]):
+            done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            if done.returncode != 0 and command[1] == "install":
+                return f"apt-get failed: {done.stdout.strip().splitlines()[-1:]}"
     return None

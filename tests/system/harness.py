@@ -322,6 +322,12 @@ class Demo:
         assert code == 0, f"the demo ended with {code} on SIGTERM:\n{self.process.said()}"
         return self.start()
 
+    def keeps(self, size):
+        """Waits until the sidecar's file has a checkpoint of so many leaves: it is written off the path
+        of answers."""
+        until(f"the sidecar keeps a checkpoint of {size} leaves", 30, lambda: int(
+            Path(self.env["GRANTWRIGHT_CHECKPOINT"]).read_text().split("\n")[1]) >= size)
+
     def __enter__(self):
         return self
 

@@ -86,7 +86,9 @@ class Quorum(unittest.TestCase):
                       "carol": enrolled(link("carol", "enrol"), edwards=True)}
         cls.granted, cls.states = cls.decide("first")
         # A second one, so that there is a signature of carol's that is good, but for something else.
+        size = len(demo.leaves())
         cls.second, _ = cls.decide("second")
+        demo.keeps(size)
         cls.copy = copy_store(demo.store, scratch("copy"))
 
     @classmethod

@@ -28,8 +28,9 @@ const CROWD: usize = 4;
 /// How long one look for more callers takes, and how many looks at most: 2 ms in all.
 const LOOK: std::time::Duration = std::time::Duration::from_micros(250);
 const LOOKS: usize = 8;
-/// Transitions with which a batch is large enough to begin at once.
-const ENOUGH: usize = 64;
+/// Transitions with which a batch is large enough to begin at once. Not all callers there are: while one
+/// part of them waits for its commit, the requests of the others are made ready.
+const ENOUGH: usize = 20;
 /// Acknowledgements that wait for a transition to ride along with; more get a transaction.
 const MAX_WAITING: usize = 4096;
 

@@ -1,269 +1,309 @@
 """Client by client and outcome by outcome: each cell of the table in docs/agents.md is a test of its own,
-`test_CLIENT_OUTCOME`. A client is one try, as its tool makes it: a credential, or words that say why not."""
+`test_CLIENT_OUTCOME`. The clients are the tools themselves (`clients.py`); the table is made from them."""
 
-import base64
-import json
 import os
-import signal
-import subprocess
+import re
+import sys
+import threading
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
-from harness import GRANTWRIGHT, Demo, Process, alive, call, clean_env, scratch, until
+import boto3  # noqa: F401  the suite `table` brings it
+from clients import CLIENTS, Around, World
+from harness import ROOT, alive, call, signal_pid, together, until
 
-demo = doors = short = None
+OUTCOMES = {"routine": "routine", "approved": "pending → approved", "denied": "denied", "question": "question",
+            "narrowed": "narrowed", "expired": "expired", "revoked": "revoked", "broker_away": "broker away"}
+PAGE = ROOT / "docs" / "agents.md"
+BEGIN, END = "<!-- made by tests/system/t_cells.py -->\n", "<!-- to here -->\n"
+# Cells wait much and work little; each world's people and logs are shared.
+AT_ONCE = 5
+assertions = unittest.TestCase()
+around = world = short = away = pool = None
+futures = {}
 
 
 def setUpModule():
-    global demo, doors, short
-    demo = Demo()
-    doors = demo.doors
-    short = Demo(GRANTWRIGHT_DEMO_PENDING_TTL="2s")
+    global around, world, short, away, pool
+    around = Around()
+    # The first one's list of revoked certificates is the one that sshd reads.
+    world = World(around)
+    short, gone = together(lambda: World(around, GRANTWRIGHT_DEMO_PENDING_TTL="6s"), lambda: World(around))
+    away = Away(gone)
+    pool = ThreadPoolExecutor(AT_ONCE)
+    if "-k" not in sys.argv:
+        for client in CLIENTS:
+            for outcome in OUTCOMES:
+                futures[client, outcome] = pool.submit(run, client, outcome)
 
 
 def tearDownModule():
-    for it in (demo, short):
-        it.__exit__()
+    if pool:
+        pool.shutdown(cancel_futures=True)
+    if away:
+        away.close()
+    for it in (world, short, away and away.world, around):
+        if it:
+            it.stop()
 
 
-class Client:
-    """One try at one demo: (credential or None, words)."""
-
-    def __init__(self, at):
-        self.demo = at
-
-    def env(self):
-        names = ("GRANTWRIGHT_SIDECAR", "GRANTWRIGHT_TOKEN_FILE")
-        return clean_env(HOME=scratch("home"), **{name: self.demo.env[name] for name in names})
-
-    def run(self, *arguments, given="", env=None):
-        done = subprocess.run([str(GRANTWRIGHT), *arguments], input=given, capture_output=True, text=True,
-                              env=env or self.env(), timeout=60)
-        return done.returncode, done.stdout, done.stdout + done.stderr
-
-    @staticmethod
-    def flags(scope, params):
-        return ["--scope", scope, *(word for k, v in params.items() for word in ("--param", f"{k}={v}"))]
-
-    def helpers_file(self, kind, host, scope, params):
-        file = scratch("helpers")
-        file.write_text(f'[[{kind}]]\nhost = "{host}"\nscope = "{scope}"\nparams = {{ '
-                        + ", ".join(f"{k} = {json.dumps(v)}" for k, v in params.items()) + " }\n")
-        return dict(self.env(), GRANTWRIGHT_HELPERS=str(file))
+def run(name, outcome):
+    kind = CLIENTS[name]
+    missing = kind.missing()
+    if missing:
+        raise unittest.SkipTest(missing)
+    if outcome == "broker_away":
+        return away.cell(name)
+    at = short if outcome == "expired" else world
+    asking = outcome not in ("routine", "revoked")
+    client = kind(at, kind.ASKING if asking else kind.ROUTINE, kind.wanted(around, asking))
+    clients = [client]
+    try:
+        globals()[outcome](client, clients)
+    finally:
+        for it in clients:
+            it.close()
 
 
-class Http(Client):
-    def base(self):
-        return self.demo.doors.tcp, {"Authorization": f"Bearer {self.demo.doors.token}"}
+def gets(client):
+    """What it is given in the end: a busy machine may say first that it is under way."""
+    if not client.repeats:
+        identity, words = client.attempt(last=True)
+        assertions.assertIsNotNone(identity, words)
+        return identity
+    said = []
 
-    def attempt(self, scope, params):
-        base, headers = self.base()
-        reply = call(base, "POST", "/v1/credentials", {"scope": scope, "params": params, "reason": "a cell"}, headers)
-        granted = reply.json if reply.status == 200 and reply.json["state"] == "granted" else None
-        return granted and granted["credential"]["token"], json.dumps(reply.json)
-
-
-class Socket(Http):
-    def base(self):
-        return self.demo.doors.socket, {}
-
-
-class Git(Client):
-    def attempt(self, scope, params):
-        code, out, words = self.run("helper", "git", *self.flags(scope, params), "--host", "git.example.org", "get",
-                                    given="protocol=https\nhost=git.example.org\n\n")
-        lines = dict(line.split("=", 1) for line in out.splitlines() if "=" in line) if code == 0 else {}
-        return lines.get("password"), words
+    def one():
+        identity, words = client.attempt()
+        said[:] = [words]
+        return identity
+    try:
+        return until("a credential", 60, one, 0.3)
+    except AssertionError as fault:
+        raise AssertionError(f"{fault}; it says: {said}") from None
 
 
-class GitByName(Client):
-    def attempt(self, scope, params):
-        env = self.helpers_file("git", "git.example.org", scope, params)
-        code, out, words = self.run("helper", "git-credential", "get", env=env,
-                                    given="protocol=https\nhost=git.example.org\n\n")
-        lines = dict(line.split("=", 1) for line in out.splitlines() if "=" in line) if code == 0 else {}
-        return lines.get("password"), words
+def says(client, *wanted):
+    """It has none, and says why."""
+    if not client.tells:
+        assertions.assertIsNone(client.attempt()[0])
+        return
+    said = []
+
+    def one():
+        identity, words = client.attempt() if client.repeats else client.attempt(last=True)
+        assertions.assertIsNone(identity)
+        said[:] = [words]
+        # Quotation in JSON and line ends of terminals aside.
+        flat = " ".join(words.split()).lower()
+        return all(it.lower() in flat for it in wanted)
+    try:
+        until(f"its words {wanted}", 60, one, 0.3)
+    except AssertionError as fault:
+        raise AssertionError(f"{fault}; it says: {said}") from None
 
 
-class Docker(Client):
-    def attempt(self, scope, params):
-        env = self.helpers_file("docker", "registry.example.org", scope, params)
-        code, out, words = self.run("helper", "docker", "get", env=env, given="registry.example.org\n")
-        return json.loads(out)["Secret"] if code == 0 else None, words
-
-
-class Kubectl(Client):
-    def attempt(self, scope, params):
-        code, out, words = self.run("helper", "kubectl", *self.flags(scope, params))
-        return json.loads(out)["status"]["token"] if code == 0 else None, words
-
-
-class McpStdio(Client):
-    def attempt(self, scope, params):
-        meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                "io.modelcontextprotocol/clientCapabilities": {}}
-        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
-            "_meta": meta, "name": "request_credential",
-            "arguments": {"scope": scope, "params": params, "reason": "a cell"}}}
-        _, out, _ = self.run("mcp", given=json.dumps(message) + "\n")
-        result = json.loads(out)["result"]
-        body = result["structuredContent"]
-        return body.get("credential", {}).get("token"), result["content"][0]["text"] + json.dumps(body)
-
-
-class McpHttp(Client):
-    def attempt(self, scope, params):
-        folder = scratch("mcp")
-        folder.mkdir()
-        server = Process([GRANTWRIGHT, "mcp", "--listen", "127.0.0.1:0", "--token-file", folder / "token",
-                          "--ready-file", folder / "ready"], env=self.env())
-        try:
-            until("the server", 20, (folder / "ready").exists)
-            base = json.loads((folder / "ready").read_text())["url"].removesuffix("/mcp")
-            message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
-                "name": "request_credential", "arguments": {"scope": scope, "params": params, "reason": "a cell"}}}
-            reply = call(base, "POST", "/mcp", message,
-                         {"Authorization": f"Bearer {(folder / 'token').read_text()}", "Accept": "application/json"})
-        finally:
-            server.term()
-        result = reply.json["result"]
-        body = result["structuredContent"]
-        return body.get("credential", {}).get("token"), result["content"][0]["text"] + json.dumps(body)
-
-
-CLIENTS = {"http": Http, "socket": Socket, "git": Git, "git_by_name": GitByName, "docker": Docker,
-           "kubectl": Kubectl, "mcp_stdio": McpStdio, "mcp_http": McpHttp}
-
-
-def claims(token):
-    body = token.split(".")[1]
-    return json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-
-
-def export():
-    return {"dataset": doors.fresh(), "rows": 100}
-
-
-def open_request(at, params):
-    """The one that waits for these parameters; there is never a second."""
-    found = [r["request_id"] for r in at.bob.pending() if r["params"] == params]
-    assert len(found) == 1, found
+def waits(client):
+    """A try that meets people: it has none, says which request waits, and there is one such request."""
+    def one():
+        identity, words = client.attempt()
+        assertions.assertIsNone(identity)
+        found = client.world.requests(client.params)
+        return (found, words) if found else None
+    found, words = until("a request", 60, one, 0.3)
+    assertions.assertEqual(len(found), 1, found)
+    if client.tells and found[0] not in words:
+        says(client, found[0])
     return found[0]
 
 
-class Outcomes:
-    """What is done to a client's tries, and what they must show."""
+def vote(client, word, request_id, **fields):
+    reply = client.world.bob.vote(word, request_id, **fields)
+    assertions.assertEqual(reply.status, 200, reply)
 
-    def waits(self, client, params):
-        token, words = client.attempt("demo.export", params)
-        self.assertIsNone(token)
-        request_id = open_request(client.demo, params)
-        self.assertIn(request_id, words)
-        return request_id
 
-    def routine(self, client):
-        params = {"dataset": doors.fresh()}
-        token, words = client.attempt("demo.read", params)
-        self.assertIsNotNone(token, words)
-        self.assertEqual(client.attempt("demo.read", params)[0], token, "not from memory")
+def routine(client, clients):
+    identity = gets(client)
+    clients.append(client.again())
+    if client.shared:
+        assertions.assertEqual(gets(clients[1]), identity, "not from memory")
+    else:
+        assertions.assertNotEqual(gets(clients[1]), identity, "not its own")
 
-    def approved(self, client):
-        params = export()
-        request_id = self.waits(client, params)
-        self.assertEqual(self.waits(client, params), request_id)
-        self.assertEqual(demo.bob.approve(request_id).status, 200)
-        token, words = client.attempt("demo.export", params)
-        self.assertIsNotNone(token, words)
-        self.assertEqual(claims(token)["jti"][1:], request_id[1:])
 
-    def denied(self, client):
-        params = export()
-        request_id = self.waits(client, params)
-        self.assertEqual(demo.bob.deny(request_id, reason="not today").status, 200)
-        token, words = client.attempt("demo.export", params)
-        self.assertIsNone(token)
-        self.assertIn("denied", words.lower())
+def approved(client, _):
+    request_id = waits(client)
+    if client.repeats:
+        assertions.assertEqual(waits(client), request_id)
+    vote(client, "approve", request_id)
+    identity = gets(client)
+    assertions.assertTrue(client.is_of(identity, request_id), (identity, request_id))
 
-    def question(self, client):
-        params = export()
-        request_id = self.waits(client, params)
-        self.assertEqual(demo.bob.vote("ask", request_id, text="which quarter?").status, 200)
-        token, words = client.attempt("demo.export", params)
-        self.assertIsNone(token)
-        self.assertIn("which quarter?", words)
-        answered = doors.call("POST", f"/v1/requests/{request_id}/answer", {"text": "the second"})
-        self.assertEqual(answered.status, 202, answered)
-        self.assertEqual(demo.bob.approve(request_id).status, 200)
-        self.assertIsNotNone(client.attempt("demo.export", params)[0])
 
-    def narrowed(self, client):
-        params = export()
-        request_id = self.waits(client, params)
-        self.assertEqual(demo.bob.vote("narrow", request_id, params={"rows": 5}).status, 200)
-        token, words = client.attempt("demo.export", params)
-        self.assertIsNotNone(token, words)
-        self.assertIn('"rows":5', json.dumps(claims(token), separators=(",", ":")))
+def denied(client, clients):
+    request_id = waits(client)
+    vote(client, "deny", request_id, reason="not today")
+    says(client, "denied")
+    # A person's deny holds for the same ask.
+    clients.append(client.again())
+    assertions.assertIsNone(clients[1].attempt()[0])
+    if client.repeats:
+        assertions.assertEqual(client.world.requests(client.params, "pending"), [])
 
-    def expired(self, client):
-        client = type(client)(short)
-        params = export()
-        first = self.waits(client, params)
-        until("its end", 20, lambda: short.bob.request(first)["state"] == "expired", 0.1)
-        # The first to meet it is told of its end; whoever asks then asks anew.
-        _, words = client.attempt("demo.export", params)
-        if first in words:
-            self.assertIn("nobody decided in time", words)
-            self.assertNotEqual(self.waits(client, params), first, "an ended request was met again")
 
-    def revoked(self, client):
-        params = {"dataset": doors.fresh()}
-        token, words = client.attempt("demo.read", params)
-        self.assertIsNotNone(token, words)
-        code, _, said = demo.cli("revoke", claims(token)["jti"], person=demo.alice)
-        self.assertIn(code, (0, 1), said)
-        until("another credential", 10, lambda: client.attempt("demo.read", params)[0] != token, 0.2)
+def question(client, _):
+    request_id = waits(client)
+    vote(client, "ask", request_id, text="which quarter?")
+    if client.repeats:
+        says(client, "which quarter?")
+    else:
+        identity, words = client.attempt()
+        assertions.assertIsNone(identity)
+        assertions.assertIn("which quarter?", words)
+    answered = client.answer(request_id, "the second")
+    assertions.assertIn(answered.status, (200, 202), answered)
+    vote(client, "approve", request_id)
+    assertions.assertTrue(client.is_of(gets(client), request_id))
 
-    def broker_away(self, client):
-        params = {"dataset": doors.fresh()}
-        token, _ = client.attempt("demo.read", params)
-        pid = demo.broker_pid
-        os.kill(pid, signal.SIGSTOP)
+
+def narrowed(client, _):
+    request_id = waits(client)
+    vote(client, "narrow", request_id, **client.narrower)
+    assertions.assertTrue(client.is_narrow(gets(client)))
+
+
+def expired(client, clients):
+    request_id = waits(client)
+    until("its end", 60, lambda: short.bob.request(request_id)["state"] == "expired", 0.2)
+    if not client.repeats:
+        says(client, "nobody decided in time")
+        clients.append(client.again())
+        client = clients[1]
+
+    # The first to meet it is told of its end; whoever asks then asks anew.
+    def anew():
+        identity, words = client.attempt()
+        assertions.assertIsNone(identity)
+        if client.tells and request_id in words:
+            assertions.assertIn("nobody decided in time", words.lower())
+        return len(short.requests(client.params)) > 1
+    until("a new request", 60, anew, 0.3)
+
+
+def revoked(client, clients):
+    identity = gets(client)
+    request_id, = world.requests(client.params)
+    _, said = world.stand.revoke(world.lease(request_id))
+    if not client.shared:
+        until("the end of what it holds", 60, lambda: client.ended(request_id, identity), 0.2)
+
+    # An SDK keeps what it has: who asks next is not given it.
+    def another():
+        clients.append(client.again())
+        return gets(clients[-1]) != identity
+    until(f"another credential ({said.strip()})", 60, another, 0.3)
+
+
+class Away:
+    """Everybody was given a credential; then the broker dies."""
+
+    def __init__(self, world):
+        self.world, self.lock, self.had = world, threading.Lock(), None
+
+    def prepare(self):
+        with self.lock:
+            if self.had is not None:
+                return
+            had = {}
+
+            def one(name):
+                kind = CLIENTS[name]
+                if not kind.missing():
+                    client = kind(self.world, kind.ROUTINE, kind.wanted(around, False))
+                    try:
+                        had[name] = (client, gets(client))
+                    except Exception as fault:  # its own cell says so
+                        had[name] = (client, fault)
+            with ThreadPoolExecutor(AT_ONCE) as own:
+                for done in [own.submit(one, name) for name in CLIENTS]:
+                    done.result()
+            pid = self.world.stand.broker.pid
+            signal_pid(pid)
+            until("the broker is gone", 20, lambda: not alive(pid))
+            self.had = had
+
+    def cell(self, name):
+        self.prepare()
+        client, identity = self.had[name]
+        if isinstance(identity, Exception):
+            raise identity
+        # From memory, or what it holds: it serves on.
+        again = client.again() if client.shared else client
+        kind = CLIENTS[name]
+        other = kind(self.world, kind.ROUTINE, kind.wanted(around, False))
         try:
-            self.assertEqual(client.attempt("demo.read", params)[0], token, "memory does not serve")
+            assertions.assertEqual(gets(again), identity)
+            if name != "imds":
+                says(other, "broker cannot be reached")
         finally:
-            os.kill(pid, signal.SIGCONT)
+            again.close()
+            other.close()
+
+    def close(self):
+        for client, _ in (self.had or {}).values():
+            client.close()
 
 
-class Cells(Outcomes, unittest.TestCase):
+class Cells(unittest.TestCase):
     pass
 
 
 def cell(client, outcome):
     def test(self):
-        getattr(self, outcome)(CLIENTS[client](demo))
+        future = futures.get((client, outcome))
+        return future.result(600) if future else run(client, outcome)
     return test
 
 
 for _client in CLIENTS:
-    for _outcome in ("routine", "approved", "denied", "question", "narrowed", "expired", "revoked", "broker_away"):
+    for _outcome in OUTCOMES:
         setattr(Cells, f"test_{_client}_{_outcome}", cell(_client, _outcome))
 
 
-class Away(unittest.TestCase):
-    """The broker is gone, and what was never asked for says so in every tool's words."""
+def table():
+    notes = list(dict.fromkeys(kind.note for kind in CLIENTS.values() if kind.note))
+    lines = ["| client × door | " + " | ".join(OUTCOMES.values()) + " |", "| --- |" + " --- |" * len(OUTCOMES)]
+    for name, kind in CLIENTS.items():
+        mark = f" <sup>{notes.index(kind.note) + 1}</sup>" if kind.note else ""
+        lines.append(f"| {kind.label}{mark} | " + " | ".join(f"`{name}_{it}`" for it in OUTCOMES) + " |")
+    return "\n".join(lines) + "\n\n" + "\n".join(f"{n}. {note}" for n, note in enumerate(notes, 1)) + "\n"
 
-    def test_every_client_says_so(self):
-        with Demo() as alone:
-            pid = alone.broker_pid
-            os.kill(pid, signal.SIGKILL)
-            until("the broker is gone", 10, lambda: not alive(pid))
-            for name, kind in CLIENTS.items():
-                with self.subTest(client=name):
-                    token, words = kind(alone).attempt("demo.read", {"dataset": doors.fresh()})
-                    self.assertIsNone(token)
-                    self.assertIn("broker cannot be reached", words.lower())
-            # After so many nobody waits for it: calls fail at once, and the metric says why.
-            text = call(alone.doors.tcp, "GET", "/metrics").body.decode()
-            self.assertIn("grantwright_sidecar_circuit_open 1", text)
+
+class Page(unittest.TestCase):
+    def test_the_table_is_the_one_of_the_tests(self):
+        text = PAGE.read_text()
+        head, _, rest = text.partition(BEGIN)
+        shown, _, tail = rest.partition(END)
+        if os.environ.get("GRANTWRIGHT_BLESS"):
+            PAGE.write_text(head + BEGIN + table() + END + tail)
+        else:
+            self.assertEqual(shown, table(), "GRANTWRIGHT_BLESS=1 writes it")
+
+    def test_every_cell_is_a_test(self):
+        named = set(re.findall(r"\| `(\w+)`", PAGE.read_text().partition(BEGIN)[2].partition(END)[0]))
+        for name in named:
+            self.assertTrue(hasattr(Cells, f"test_{name}"), name)
+        self.assertEqual(len(CLIENTS) * len(OUTCOMES), sum(it.startswith("test_") for it in dir(Cells)))
+
+
+class Circuit(unittest.TestCase):
+    def test_after_so_many_nobody_waits_for_a_broker_that_is_gone(self):
+        away.prepare()
+        for _ in range(20):
+            self.assertEqual(away.world.doors.ask("demo.read", {"dataset": away.world.doors.fresh()}).status, 503)
+        # Calls fail at once, and the metric says why.
+        text = call(away.world.doors.tcp, "GET", "/metrics").body.decode()
+        self.assertIn("grantwright_sidecar_circuit_open 1", text)
 
 
 if __name__ == "__main__":

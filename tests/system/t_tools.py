@@ -1,24 +1,20 @@
 """The tools agents have, as they are: git against a real `git http-backend`, the docker client against a
 registry, ssh against a real sshd, and programs that know only files."""
 
-import base64
 import json
 import os
 import shutil
-import ssl
 import stat
 import subprocess
-import threading
 import time
 import unittest
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from ends import SSHD, GitHost, Quiet, Registry, claims, serve
 from harness import GRANTWRIGHT, ROOT, Demo, Process, clean_env, free_port, scratch, until
 from peers import node
 
 demo = doors = None
-SSHD = shutil.which("sshd") or next((p for p in ("/usr/sbin/sshd",) if Path(p).exists()), None)
 
 
 def setUpModule():
@@ -52,84 +48,13 @@ def helpers(env, text):
     return env
 
 
-def claims(token):
-    body = token.split(".")[1]
-    return json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-
-
-def serve(handler, tls=None):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    if tls:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-class Quiet(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def login(self):
-        """User and token of HTTP Basic, if the token is the demo's."""
-        scheme, _, given = self.headers.get("Authorization", "").partition(" ")
-        if scheme != "Basic":
-            return None
-        user, _, token = base64.b64decode(given).decode().partition(":")
-        return (user, token) if token.count(".") == 2 and claims(token)["scope"] else None
-
-    def answer(self, status, body=b"", kind="text/plain", **headers):
-        self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
 class Git(unittest.TestCase):
     """A clone and a push through `git http-backend`, which an access check stands before."""
 
     def setUp(self):
-        root = scratch("git")
-        root.mkdir()
-        bare = root / "app.git"
-        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", bare], check=True)
-        subprocess.run(["git", "-C", bare, "config", "http.receivepack", "true"], check=True)
-        shown = self.shown = []
-
-        class Handler(Quiet):
-            def do_GET(self):
-                login = self.login()
-                if not login:
-                    return self.answer(401, WWW_Authenticate='Basic realm="git"')
-                shown.append(login)
-                path, _, query = self.path.partition("?")
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                if self.headers.get("Transfer-Encoding") == "chunked":
-                    body = b""
-                    while size := int(self.rfile.readline(), 16):
-                        body += self.rfile.read(size)
-                        self.rfile.readline()
-                    self.rfile.readline()
-                env = {"GIT_PROJECT_ROOT": str(root), "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path,
-                       "QUERY_STRING": query, "REQUEST_METHOD": self.command, "REMOTE_USER": login[0],
-                       "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-                       "CONTENT_LENGTH": str(len(body)), "PATH": os.environ["PATH"],
-                       "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", "")}
-                done = subprocess.run(["git", "http-backend"], input=body, capture_output=True, env=env)
-                head, _, text = done.stdout.partition(b"\r\n\r\n")
-                fields = dict(line.decode().split(": ", 1) for line in head.split(b"\r\n"))
-                status = int(fields.pop("Status", "200").split()[0])
-                self.answer(status, text, fields.pop("Content-Type", "text/plain"))
-
-            do_POST = do_GET
-
-        self.server = serve(Handler)
-        self.addCleanup(self.server.server_close)
-        self.addCleanup(self.server.shutdown)
-        self.host = f"127.0.0.1:{self.server.server_port}"
+        self.server = GitHost()
+        self.addCleanup(self.server.stop)
+        self.host, self.shown = self.server.host, self.server.shown
 
     def git(self, env, *arguments, cwd=None):
         return subprocess.run(["git", *arguments], env=env, cwd=cwd, capture_output=True, text=True,
@@ -180,41 +105,10 @@ class Git(unittest.TestCase):
 class Docker(unittest.TestCase):
     """docker's own client runs `docker-credential-grantwright`; the protocol itself, word by word."""
 
-    MANIFEST = json.dumps({
-        "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-        "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "size": 2,
-                   "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},
-        "layers": []}).encode()
-
     def setUp(self):
-        shown = self.shown = []
-        manifest = self.MANIFEST
-
-        class Registry(Quiet):
-            def do_GET(self):
-                login = self.login()
-                if not login:
-                    return self.answer(401, WWW_Authenticate='Basic realm="registry"')
-                shown.append(login)
-                if "/manifests/" in self.path:
-                    return self.answer(200, manifest, json.loads(manifest)["mediaType"])
-                if "/blobs/" in self.path:
-                    return self.answer(200, b"{}", "application/octet-stream")
-                self.answer(200, b"{}", "application/json")
-
-            do_HEAD = do_GET
-
-        # The client takes any certificate from a registry that is said to be insecure.
-        pem = scratch("pem")
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-                        "-nodes", "-days", "1", "-subj", "/CN=localhost", "-keyout", pem, "-out", f"{pem}.crt"],
-                       check=True, capture_output=True)
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(f"{pem}.crt", pem)
-        self.server = serve(Registry, tls)
-        self.addCleanup(self.server.server_close)
-        self.addCleanup(self.server.shutdown)
-        self.host = f"127.0.0.1:{self.server.server_port}"
+        self.server = Registry()
+        self.addCleanup(self.server.stop)
+        self.host, self.shown = self.server.host, self.server.shown
 
     def env(self, scope="demo.read", params="", **more):
         return helpers(agent(**more), f'[[docker]]\nhost = "{self.host}"\nscope = "{scope}"\n'

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from . import apt
+from . import apt, lock
 
 HERE = Path(__file__).parent / "awsjava"
 TOOLS = {"javac": "default-jdk-headless", "mvn": "maven"}
@@ -36,8 +36,11 @@ def prepare(root, say):
     missing = apt.install([package for tool, package in TOOLS.items() if not shutil.which(tool)], say)
     if missing:
         return missing
-    if ready(root):
-        return None
+    with lock.held(root, "java"):
+        return None if ready(root) else _make(root, say)
+
+
+def _make(root, say):
     place = folder(root)
     say(f"   making {place}: the AWS SDK for Java v2")
     shutil.rmtree(place, ignore_errors=True)

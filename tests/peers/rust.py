@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from . import lock
+
 HERE = Path(__file__).parent / "awsrust"
 
 
@@ -28,8 +30,11 @@ def ready(root):
 
 def prepare(root, say):
     """Builds it where it is not there yet (a minute); returns None or the reason why not."""
-    if ready(root):
-        return None
+    with lock.held(root, "rust"):
+        return None if ready(root) else _make(root, say)
+
+
+def _make(root, say):
     place = binary(root)
     place.parent.mkdir(parents=True, exist_ok=True)
     made = Path(root).resolve() / "target" / "awsrust"

@@ -48,7 +48,7 @@ KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, 
     "passkey_revoked": "by credential_id |", "policy_loaded": "by policy_set scopes |",
     "token_issued": "by token_id human token_hash expires_at |", "token_revoked": "by token_id |",}.items()}
 TERMS = (set("version origin request_id agent instance workload delegation scope template params ttl_s reason"
-             " decide_by".split()), {"on_behalf_of", "sealed_params", "task"})
+             " decide_by".split()), {"on_behalf_of", "process", "sealed_params", "task"})
 VERDICT = (set("verdict reason policies policy_set quorum strength channels approvers max_ttl_s".split()), {"code"})
 
 

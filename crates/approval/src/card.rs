@@ -105,11 +105,24 @@ pub struct Who {
     pub instance: String,
     /// Which local workload; for code style.
     pub workload: String,
+    /// What the sidecar saw of the process that asks, each for code style; empty where a token names
+    /// the workload.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub process: Vec<ProcessFact>,
     /// Agents that passed the right on, first the outermost.
     pub delegation: Vec<String>,
     /// The proven person on whose behalf the task runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
+}
+
+/// One fact about the process that asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProcessFact {
+    /// `uid`, `gid`, `pid`, `program`, `sha-256`, `cgroup` or `container`.
+    pub name: &'static str,
+    /// For code style.
+    pub value: String,
 }
 
 /// Part 5: why people are asked.

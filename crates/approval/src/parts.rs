@@ -4,11 +4,12 @@ use grantwright_domain::event::Decision;
 use grantwright_domain::request::{LeaseState, Terms};
 use grantwright_domain::scope::{Labels, grouped};
 use grantwright_domain::time::ttl_words;
-use grantwright_domain::{Digest, ParamValue, Phase, Rights, VerdictKind, canonical};
+use grantwright_domain::{Digest, LocalProcess, ParamValue, Phase, Rights, VerdictKind, canonical};
 use serde_json::Value;
 
 use crate::card::{
-    Answer, Because, FullView, Issues, Material, Param, Progress, Question, Vote, Who, Words,
+    Answer, Because, FullView, Issues, Material, Param, ProcessFact, Progress, Question, Vote, Who,
+    Words,
 };
 use crate::show::{code, plain, prose};
 
@@ -154,9 +155,28 @@ pub(crate) fn who(m: &Material<'_>) -> Who {
         revoked: agent.is_some_and(|a| a.revoked) || instance.is_some_and(|i| i.revoked),
         instance: terms.instance.to_string(),
         workload: code(&terms.workload, IN_HEADLINE).text,
+        process: terms.process.as_ref().map(process).unwrap_or_default(),
         delegation: terms.delegation.iter().map(ToString::to_string).collect(),
         on_behalf_of: terms.on_behalf_of.as_ref().map(ToString::to_string),
     }
+}
+
+/// The program first, since that is what people know; numbers and digests after it.
+fn process(seen: &LocalProcess) -> Vec<ProcessFact> {
+    let digest = seen.exe_digest.map(|it| it.hex());
+    let facts = [
+        ("program", seen.exe.clone()),
+        ("uid", Some(seen.uid.to_string())),
+        ("gid", Some(seen.gid.to_string())),
+        ("pid", seen.pid.map(|it| it.to_string())),
+        ("container", seen.container.clone()),
+        ("cgroup", seen.cgroup.clone()),
+        ("sha-256", digest),
+    ];
+    facts
+        .into_iter()
+        .filter_map(|(name, value)| Some(ProcessFact { name, value: code(&value?, IN_LIST).text }))
+        .collect()
 }
 
 pub(crate) fn because(m: &Material<'_>) -> Because {

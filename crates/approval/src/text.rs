@@ -79,8 +79,8 @@ fn who(out: &mut Lines, who: &Who, now: Timestamp) {
     }
 }
 
-/// Part 4 in two lines.
-pub(crate) fn who_words(who: &Who, when: impl Fn(Timestamp) -> String) -> [String; 2] {
+/// Part 4 in two lines, and a third where the sidecar saw the process that asks.
+pub(crate) fn who_words(who: &Who, when: impl Fn(Timestamp) -> String) -> Vec<String> {
     let owner = match (who.owner.as_str(), who.team.as_str()) {
         ("", _) => "not registered".to_owned(),
         (owner, "") => owner.to_owned(),
@@ -102,7 +102,14 @@ pub(crate) fn who_words(who: &Who, when: impl Fn(Timestamp) -> String) -> [Strin
     if let Some(human) = &who.on_behalf_of {
         parts.push(format!("on behalf of {human}"));
     }
-    [parts.join(" · "), format!("sidecar `{}` · workload `{}`", who.instance, who.workload)]
+    let through = format!("sidecar `{}` · workload `{}`", who.instance, who.workload);
+    let mut lines = vec![parts.join(" · "), through];
+    if !who.process.is_empty() {
+        let facts: Vec<String> =
+            who.process.iter().map(|it| format!("{} `{}`", it.name, it.value)).collect();
+        lines.push(facts.join(" · "));
+    }
+    lines
 }
 
 fn words(out: &mut Lines, words: &Words) {

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use grantwright_domain::event::{Decided, Decision, Intended, Issued, Requested, Voted};
 use grantwright_domain::text::{shorten, visible};
 use grantwright_domain::time::ttl_words;
-use grantwright_domain::{Digest, Event, Params, Strength, VerdictKind};
+use grantwright_domain::{Digest, Event, LocalProcess, Params, Strength, VerdictKind};
 
 use crate::texts::Said;
 
@@ -82,6 +82,9 @@ fn requested(e: &Requested, said: &Said) -> String {
         params(&t.params),
         ttl_words(t.ttl_s)
     );
+    if let Some(seen) = &t.process {
+        out.push_str(&process(seen));
+    }
     if !t.sealed_params.is_empty() {
         out.push_str(&format!(" and, not shown, {}", ticks(t.sealed_params.keys())));
     }
@@ -99,6 +102,17 @@ fn requested(e: &Requested, said: &Said) -> String {
         out.push_str(&format!("; its task: {}", quote(said.get(task))));
     }
     out
+}
+
+/// What the sidecar saw of the process that asked.
+fn process(seen: &LocalProcess) -> String {
+    let mut parts = vec![format!("uid {}, gid {}", seen.uid, seen.gid)];
+    parts.extend(seen.pid.map(|pid| format!("pid {pid}")));
+    parts.extend(seen.exe.as_ref().map(|exe| format!("program {}", tick(exe))));
+    parts.extend(seen.exe_digest.map(|digest| format!("its SHA-256 {digest}")));
+    parts.extend(seen.cgroup.as_ref().map(|it| format!("cgroup {}", tick(it))));
+    parts.extend(seen.container.as_ref().map(|it| format!("container {}", tick(it))));
+    format!(" from a process that its sidecar saw ({})", parts.join(", "))
 }
 
 fn decided(e: &Decided) -> String {

@@ -14,6 +14,7 @@ pub mod grant;
 pub mod id;
 pub mod param;
 pub mod passkey;
+pub mod process;
 pub mod request;
 pub mod scope;
 pub mod state;
@@ -32,6 +33,7 @@ pub use id::{
     AgentId, GroupName, HumanId, IdempotencyKey, InstanceId, LeaseId, RequestId, ScopeName,
 };
 pub use param::{ParamError, ParamValue, Params};
+pub use process::LocalProcess;
 pub use request::{Phase, RequestState, Rights, Terms};
 pub use scope::Scope;
 pub use state::{State, Violation};

@@ -12,6 +12,7 @@ use crate::event::{Decision, Event, Requested, Voted};
 use crate::id::{AgentId, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
 use crate::param::Params;
 use crate::passkey::{NONCE_LIFE_MS, PasskeyProof};
+use crate::process::LocalProcess;
 use crate::scope::Scope;
 use crate::state::Violation;
 use crate::time::Timestamp;
@@ -38,6 +39,9 @@ pub struct Terms {
     pub instance: InstanceId,
     /// Which local workload.
     pub workload: String,
+    /// The process that asked, as the sidecar saw it; absent where a token names the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<LocalProcess>,
     /// Agents that passed the right on, first the outermost.
     pub delegation: Vec<AgentId>,
     /// The human on whose behalf the task runs, when proven.
@@ -77,21 +81,22 @@ impl Terms {
     /// # Errors
     /// As [`Terms::digest`].
     pub fn identity(&self) -> Result<Digest, CanonicalError> {
-        canonical::digest(
-            "identical",
-            &(
-                &self.agent,
-                &self.instance,
-                &self.workload,
-                &self.delegation,
-                self.on_behalf_of.as_ref().map_or("", HumanId::as_str),
-                &self.scope,
-                &self.template,
-                &self.params,
-                &self.sealed_params,
-                self.ttl_s,
-            ),
-        )
+        let asked = (
+            &self.agent,
+            &self.instance,
+            &self.workload,
+            &self.delegation,
+            self.on_behalf_of.as_ref().map_or("", HumanId::as_str),
+            &self.scope,
+            &self.template,
+            &self.params,
+            &self.sealed_params,
+            self.ttl_s,
+        );
+        match &self.process {
+            None => canonical::digest("identical", &asked),
+            Some(process) => canonical::digest("identical", &(asked, process.identity())),
+        }
     }
 
     /// What a deny sticks to: agent, scope and parameters only.

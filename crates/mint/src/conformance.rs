@@ -193,6 +193,7 @@ pub fn intended(
         agent,
         instance: parsed(InstanceId::parse("i-1"))?,
         workload: "tests".into(),
+        process: None,
         delegation: Vec::new(),
         on_behalf_of: None,
         scope: scope.name.clone(),

@@ -9,7 +9,8 @@ use cedar_policy_core::ast::{self, Entity, PartialValue, Value as Cedar};
 use cedar_policy_core::entities::{Entities as CoreEntities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use grantwright_domain::{
-    AgentId, Authority, GroupName, HumanId, ParamValue, Params, Scope, Timestamp,
+    AgentId, Authority, Digest, GroupName, HumanId, LocalProcess, ParamValue, Params, Scope,
+    Timestamp,
 };
 use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
@@ -63,6 +64,23 @@ pub(crate) fn context(
         out.insert("time".into(), time.record());
     }
     out
+}
+
+/// What policies see of the process that asks: everything but its number.
+pub(crate) fn workload(process: &LocalProcess) -> Value {
+    let mut out = Map::new();
+    out.insert("uid".into(), json!(process.uid));
+    out.insert("gid".into(), json!(process.gid));
+    let digest = process.exe_digest.map(|it| it.hex());
+    for (name, value) in [
+        ("exe", process.exe.as_ref()),
+        ("exe_digest", digest.as_ref()),
+        ("cgroup", process.cgroup.as_ref()),
+        ("container", process.container.as_ref()),
+    ] {
+        out.extend(value.map(|value| (name.to_owned(), json!(value))));
+    }
+    Value::Object(out)
 }
 
 /// A moment as policies see it.
@@ -167,12 +185,44 @@ pub(crate) struct Facts<'a> {
     peer: &'a str,
     delegation: Vec<&'a str>,
     on_behalf_of: bool,
+    workload: Option<Workload<'a>>,
+}
+
+/// The recorded process that asks, typed.
+#[derive(Debug)]
+struct Workload<'a> {
+    uid: i64,
+    gid: i64,
+    texts: Vec<(&'static str, &'a str)>,
+}
+
+impl<'a> Workload<'a> {
+    fn read(map: &'a Map<String, Value>) -> Result<Self, Mismatch> {
+        let mut texts = Vec::with_capacity(4);
+        for name in ["exe", "exe_digest", "cgroup", "container"] {
+            if map.contains_key(name) {
+                texts.push((name, string(map, name)?));
+            }
+        }
+        exactly(map, 2 + texts.len(), "the workload")?;
+        Ok(Self { uid: long(map, "uid")?, gid: long(map, "gid")?, texts })
+    }
+
+    fn cedar(&self) -> Cedar {
+        let numbers = [("uid", Cedar::from(self.uid)), ("gid", Cedar::from(self.gid))];
+        let texts = self.texts.iter().map(|(name, text)| (*name, Cedar::from(*text)));
+        Cedar::record(numbers.into_iter().chain(texts), None)
+    }
 }
 
 impl<'a> Facts<'a> {
     pub(crate) fn read(map: &'a Map<String, Value>) -> Result<Self, Mismatch> {
         let what = "the context";
-        exactly(map, 5, what)?;
+        let workload = match map.get("workload") {
+            None => None,
+            Some(seen) => Some(Workload::read(seen.as_object().ok_or_else(|| mismatch(what))?)?),
+        };
+        exactly(map, 5 + usize::from(workload.is_some()), what)?;
         let time = map.get("time").and_then(Value::as_object).ok_or_else(|| mismatch(what))?;
         let delegation: Vec<&str> = map
             .get("delegation")
@@ -187,6 +237,7 @@ impl<'a> Facts<'a> {
             peer: string(map, "peer")?,
             delegation,
             on_behalf_of: boolean(map, "on_behalf_of")?,
+            workload,
         })
     }
 
@@ -195,7 +246,7 @@ impl<'a> Facts<'a> {
         let delegation = Cedar::set(self.delegation.iter().map(|a| Cedar::from(*a)), None);
         // A chain is bounded far below the range of the integer.
         let depth = i64::try_from(self.delegation.len()).unwrap_or(i64::MAX);
-        record([
+        let fields = [
             ("params", params),
             ("ttl", i64::from(ttl_s).into()),
             ("time", self.time.cedar()),
@@ -203,7 +254,9 @@ impl<'a> Facts<'a> {
             ("delegation", delegation),
             ("delegation_depth", depth.into()),
             ("on_behalf_of", self.on_behalf_of.into()),
-        ])
+        ];
+        let workload = self.workload.as_ref().map(|it| ("workload", it.cedar()));
+        record(fields.into_iter().chain(workload))
     }
 }
 
@@ -226,7 +279,7 @@ pub(crate) fn approve_context(
 
 /// A context of values that are values already: going through Cedar's expressions and their
 /// evaluation costs more than the decision.
-fn record<const N: usize>(fields: [(&str, Cedar); N]) -> Context {
+fn record<'a>(fields: impl IntoIterator<Item = (&'a str, Cedar)>) -> Context {
     let fields: BTreeMap<_, _> = fields.into_iter().map(|(k, v)| (k.into(), v)).collect();
     ast::Context::Value(Arc::new(fields)).into()
 }
@@ -374,6 +427,38 @@ fn boolean(map: &Map<String, Value>, key: &str) -> Result<bool, Mismatch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As above, with the process that asks.
+    #[test]
+    fn a_workload_is_what_cedar_reads_and_nothing_else() {
+        let process = LocalProcess {
+            uid: 1000,
+            gid: 100,
+            pid: Some(7),
+            exe: Some("/usr/bin/python3".into()),
+            exe_digest: Some(Digest([7; 32])),
+            cgroup: None,
+            container: None,
+        };
+        let at = Timestamp::from_millis(1_795_225_490_123);
+        let mut json = context(&TimeZone::UTC, at, "peer", &[], false);
+        json.insert("workload".into(), workload(&process));
+        assert!(json.get("workload").unwrap().get("pid").is_none());
+        let built =
+            Facts::read(&json).unwrap().cedar(Cedar::record([] as [(&str, Cedar); 0], None), 1);
+        let mut whole = json.clone();
+        whole.insert("params".into(), json!({}));
+        whole.insert("ttl".into(), json!(1));
+        assert_eq!(Context::from_json_value(Value::Object(whole), None).unwrap(), built);
+        for (key, value) in [("pid", json!(7)), ("uid", json!("0")), ("exe", json!(1))] {
+            let mut odd = json.clone();
+            let seen = odd.get_mut("workload").and_then(Value::as_object_mut).unwrap();
+            seen.insert(key.into(), value);
+            assert!(Facts::read(&odd).is_err(), "{key}");
+        }
+        json.insert("workload".into(), json!("root"));
+        assert!(Facts::read(&json).is_err());
+    }
 
     /// Values built directly are what Cedar's own reader makes of the same JSON.
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::approve::Approval;
 use crate::decide::Asked;
-use crate::facts::Time;
+use crate::facts::{Time, workload};
 use crate::set::PolicySet;
 
 /// Most questions whose answers are remembered.
@@ -82,6 +82,7 @@ impl PolicySet {
             terms.ttl_s,
             &terms.delegation,
             terms.on_behalf_of.is_some(),
+            terms.process.as_ref().map_or_else(|| Value::from(""), workload),
         ))
         .ok()
     }
@@ -102,8 +103,7 @@ impl PolicySet {
             return Err(format!("the declaration is of `{}`, not `{}`", scope.name, terms.scope));
         }
         let peer = decided.context.get("peer").and_then(Value::as_str).unwrap_or_default();
-        let on_behalf_of = terms.on_behalf_of.is_some();
-        let context = self.context(decided.at, peer, &terms.delegation, on_behalf_of);
+        let context = self.context_of(decided.at, peer, terms);
         if let Some(key) = differing(&context, &decided.context) {
             return Err(format!("the recorded context is not that of the leaf: `{key}` differs"));
         }

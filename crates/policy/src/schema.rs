@@ -127,6 +127,15 @@ entity Scope = {{
     undo: String,
     minter: String,
 }};
+// What the sidecar saw of the process at its unix socket; test each `?` with `has`.
+type Workload = {{
+    uid: Long,
+    gid: Long,
+    exe?: String, // path of the executable
+    exe_digest?: String, // its SHA-256, 64 hexadecimal digits
+    cgroup?: String,
+    container?: String, // 64 hexadecimal digits
+}};
 action issue, issueAfterApproval appliesTo {{
     principal: [Agent],
     resource: [Scope],
@@ -138,6 +147,7 @@ action issue, issueAfterApproval appliesTo {{
         delegation: Set<String>, // agents that passed the right on
         delegation_depth: Long,
         on_behalf_of: Bool,
+        workload?: Workload, // absent where a token names the workload
     }},
 }};
 action approve appliesTo {{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Authorizer, PolicyId};
 use cedar_policy_core::ast::Entity;
-use grantwright_domain::{AgentId, Digest, Scope, ScopeName, Timestamp};
+use grantwright_domain::{AgentId, Digest, Scope, ScopeName, Terms, Timestamp};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
@@ -119,5 +119,17 @@ impl PolicySet {
         on_behalf_of: bool,
     ) -> Map<String, Value> {
         facts::context(&self.zone, now, peer, delegation, on_behalf_of)
+    }
+
+    /// As [`PolicySet::context`], of a request's terms: with what the sidecar saw of the process that
+    /// asks, where it did.
+    #[must_use]
+    pub fn context_of(&self, now: Timestamp, peer: &str, terms: &Terms) -> Map<String, Value> {
+        let behalf = terms.on_behalf_of.is_some();
+        let mut out = facts::context(&self.zone, now, peer, &terms.delegation, behalf);
+        if let Some(process) = &terms.process {
+            out.insert("workload".into(), facts::workload(process));
+        }
+        out
     }
 }

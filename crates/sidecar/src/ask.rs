@@ -1,11 +1,15 @@
 //! What a client asks for, parsed strictly: unknown fields, duplicate keys and wrong types are
 //! refused here, so that sidecar and broker can never read a body differently.
 
+use std::sync::Arc;
+
 use grantwright_credential::Secret;
-use grantwright_domain::{Digest, IdempotencyKey, ScopeName, canonical, time};
+use grantwright_domain::{Digest, IdempotencyKey, LocalProcess, ScopeName, canonical, time};
 use grantwright_wire::Refusal;
-use grantwright_wire::v1::AskRequest;
+use grantwright_wire::v1::{self as wire, AskRequest};
 use serde_json::{Map, Value, json};
+
+use crate::process::Caller;
 
 /// Longest `reason`, in characters.
 pub const MAX_REASON: usize = 2000;
@@ -30,9 +34,11 @@ pub struct Ask {
     pub task: String,
     /// ID token of the human for whom the task runs.
     pub on_behalf_of: Option<Secret<String>>,
+    /// The process that asked first; none on TCP.
+    pub process: Option<Arc<LocalProcess>>,
     /// The body in canonical form without its key.
     pub body_digest: Digest,
-    /// What makes two asks identical: workload, on-behalf-of, scope, parameters and lifetime; never
+    /// What makes two asks identical: workload and its process, on-behalf-of, scope, parameters and lifetime; never
     /// reason or task. (There is no delegation in the contract yet.)
     pub identity: Digest,
 }
@@ -46,6 +52,7 @@ impl Ask {
         body: &[u8],
         header_key: Option<&str>,
         workload: &str,
+        caller: &Caller,
     ) -> Result<Self, Box<Refusal>> {
         let mut fields = object(body)?;
         let body_key = text(&mut fields, "idempotency_key")?;
@@ -97,6 +104,7 @@ impl Ask {
             reason,
             task,
             on_behalf_of: on_behalf_of.map(Secret::new),
+            process: caller.process.clone(),
             body_digest,
             identity: body_digest,
         }
@@ -111,6 +119,7 @@ impl Ask {
         scope: ScopeName,
         params: &Map<String, Value>,
         workload: &str,
+        caller: &Caller,
     ) -> Result<Self, Box<Refusal>> {
         let body_digest = canonical::digest("body", params).map_err(|e| malformed(e.0))?;
         Self {
@@ -121,6 +130,7 @@ impl Ask {
             reason: format!("AWS SDK on {workload}"),
             task: String::new(),
             on_behalf_of: None,
+            process: caller.process.clone(),
             body_digest,
             identity: body_digest,
         }
@@ -135,8 +145,12 @@ impl Ask {
             None => String::new(),
         };
         let params = Digest::of("params", &self.params_jcs);
+        let process = match &self.process {
+            Some(process) => json!(process.identity()),
+            None => "".into(),
+        };
         let inputs = json!({
-            "workload": workload, "delegation": [], "on_behalf_of": on_behalf_of,
+            "workload": workload, "process": process, "delegation": [], "on_behalf_of": on_behalf_of,
             "scope": self.scope, "params": params, "ttl_s": self.ttl_s,
         });
         self.identity = canonical::digest("ask", &inputs).map_err(|e| malformed(e.0))?;
@@ -163,6 +177,15 @@ impl Ask {
             renews: renews.unwrap_or_default().to_owned(),
             body_digest: self.body_digest.0.to_vec(),
             known_size,
+            process: self.process.as_deref().map(|seen| wire::LocalProcess {
+                uid: seen.uid,
+                gid: seen.gid,
+                pid: seen.pid.unwrap_or(0),
+                exe: seen.exe.clone().unwrap_or_default(),
+                exe_sha256: seen.exe_digest.map_or_else(Vec::new, |it| it.0.to_vec()),
+                cgroup: seen.cgroup.clone().unwrap_or_default(),
+                container: seen.container.clone().unwrap_or_default(),
+            }),
         }
     }
 }
@@ -240,7 +263,7 @@ mod tests {
     const BODY: &str = r#"{"scope":"demo.read","params":{"dataset":"a"},"reason":"r"}"#;
 
     fn read(body: &str) -> Result<Ask, Box<Refusal>> {
-        Ask::from_body(body.as_bytes(), None, "uid:1")
+        Ask::from_body(body.as_bytes(), None, "uid:1", &Caller::tcp())
     }
 
     fn identity(body: &str) -> Digest {
@@ -260,7 +283,8 @@ mod tests {
         ] {
             assert_ne!(identity(BODY), identity(other), "{other}");
         }
-        let elsewhere = Ask::from_body(BODY.as_bytes(), None, "uid:2").ok().unwrap().identity;
+        let elsewhere =
+            Ask::from_body(BODY.as_bytes(), None, "uid:2", &Caller::tcp()).ok().unwrap().identity;
         assert_ne!(identity(BODY), elsewhere);
     }
 
@@ -311,12 +335,13 @@ mod tests {
             r#"{"dataset""#,
             1,
         );
-        let with =
-            |header| Ask::from_body(keyed.as_bytes(), header, "w").map(|a| a.idempotency_key);
+        let with = |header| {
+            Ask::from_body(keyed.as_bytes(), header, "w", &Caller::tcp()).map(|a| a.idempotency_key)
+        };
         assert_eq!(with(None).ok().unwrap().unwrap().as_str(), "k");
         assert_eq!(with(Some("k")).ok().unwrap().unwrap().as_str(), "k");
         assert_eq!(with(Some("l")).err().unwrap().code, "malformed");
-        let header = Ask::from_body(BODY.as_bytes(), Some("h"), "w").ok().unwrap();
+        let header = Ask::from_body(BODY.as_bytes(), Some("h"), "w", &Caller::tcp()).ok().unwrap();
         assert_eq!(header.idempotency_key.unwrap().as_str(), "h");
     }
 }

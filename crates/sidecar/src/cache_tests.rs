@@ -3,12 +3,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::lease::Delivered;
+use crate::process::Caller;
 
 const AT: Timestamp = Timestamp::from_millis(1_000_000);
 
 fn ask(dataset: &str) -> Arc<Ask> {
     let body = json!({"scope": "demo.read", "params": {"dataset": dataset}, "reason": "r"});
-    Arc::new(Ask::from_body(body.to_string().as_bytes(), None, "w").ok().unwrap())
+    let body = body.to_string();
+    Arc::new(Ask::from_body(body.as_bytes(), None, "w", &Caller::tcp()).ok().unwrap())
 }
 
 fn lease(id: &str, people: bool, ask: &Arc<Ask>) -> Arc<Lease> {

@@ -15,8 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
-use crate::guard::Peer;
 use crate::linger::Lingering;
+use crate::process::Caller;
 use crate::repeat::{Exchange, Repeats, Step};
 use crate::{Sidecar, doors};
 
@@ -30,7 +30,7 @@ pub(crate) const LAST_CALLS: Duration = Duration::from_secs(1);
 /// Serves until the client leaves or `closed` says so.
 pub(crate) async fn connection<S>(
     stream: S,
-    peer: Peer,
+    caller: Caller,
     sidecar: Arc<Sidecar>,
     mut closed: watch::Receiver<bool>,
 ) where
@@ -64,7 +64,7 @@ pub(crate) async fn connection<S>(
             return;
         }
         let exchange = Exchange::begin(repeats.take());
-        if !Box::pin(through_hyper(&mut stream, &exchange, peer, &sidecar, &mut closed)).await {
+        if !Box::pin(through_hyper(&mut stream, &exchange, &caller, &sidecar, &mut closed)).await {
             return;
         }
         repeats.learn(exchange);
@@ -76,7 +76,7 @@ pub(crate) async fn connection<S>(
 async fn through_hyper<S>(
     stream: &mut Lingering<S>,
     exchange: &Exchange,
-    peer: Peer,
+    caller: &Caller,
     sidecar: &Arc<Sidecar>,
     closed: &mut watch::Receiver<bool>,
 ) -> bool
@@ -85,7 +85,7 @@ where
 {
     let service = service_fn(|call| async move {
         exchange.called(&call);
-        let reply = doors::answer(sidecar, peer, call).await;
+        let reply = doors::answer(sidecar, caller, call).await;
         exchange.answered(&reply);
         Ok::<_, Infallible>(reply)
     });

@@ -20,7 +20,8 @@ use hyper::body::{Body as _, Incoming};
 
 use crate::Sidecar;
 use crate::cache::Raw;
-use crate::guard::{Door, Peer};
+use crate::guard::Door;
+use crate::process::Caller;
 use crate::remember::log_inconsistent;
 
 pub(crate) use reply::Reply;
@@ -32,20 +33,25 @@ const MOST_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Answers one call.
-pub(crate) async fn answer(sidecar: &Arc<Sidecar>, peer: Peer, call: Request<Incoming>) -> Reply {
+pub(crate) async fn answer(
+    sidecar: &Arc<Sidecar>,
+    caller: &Caller,
+    call: Request<Incoming>,
+) -> Reply {
     let (head, body) = call.into_parts();
     let path = head.uri.path();
     let door = Door::of(path);
-    if let Err(refusal) = sidecar.tokens.admit(peer, door, &head) {
+    if let Err(refusal) = sidecar.tokens.admit(caller.peer, door, &head) {
         sidecar.metrics.guarded.add(1);
         return refused(sidecar, door, &refusal);
     }
     match door {
         Door::Aws if head.method == Method::GET => {
             let raw = head.uri.path_and_query().map_or("", |it| it.as_str());
-            match from_memory(sidecar, raw.as_bytes()) {
+            let raw = caller.marked(raw.as_bytes());
+            match from_memory(sidecar, &raw) {
                 Some(reply) => reply,
-                None => Box::pin(aws::get(sidecar, &head.uri)).await,
+                None => Box::pin(aws::get(sidecar, caller, &head.uri, &raw)).await,
             }
         }
         Door::Agent if path == "/v1/credentials" && head.method == Method::POST => {
@@ -53,10 +59,10 @@ pub(crate) async fn answer(sidecar: &Arc<Sidecar>, peer: Peer, call: Request<Inc
                 Ok(body) => body,
                 Err(refusal) => return problem(sidecar, &refusal),
             };
-            let raw = credentials::raw(&head, &body);
+            let raw = credentials::raw(caller, &head, &body);
             match from_memory(sidecar, &raw) {
                 Some(reply) => reply,
-                None => Box::pin(credentials::post(sidecar, &head, &body, &raw)).await,
+                None => Box::pin(credentials::post(sidecar, caller, &head, &body, &raw)).await,
             }
         }
         _ => Box::pin(route(sidecar, door, &head, body)).await,

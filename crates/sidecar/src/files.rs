@@ -2,13 +2,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown};
 use std::path::Path;
 
 use crate::SidecarError;
 
 /// Replaces the file with these bytes, mode 0600, durable when this returns.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), SidecarError> {
+    write_for(path, bytes, None)
+}
+
+/// As [`write_private`], and the file is this user's; this process's own for none.
+pub(crate) fn write_for(path: &Path, bytes: &[u8], user: Option<u32>) -> Result<(), SidecarError> {
     let fail = |source| SidecarError::File { what: "write", path: path.into(), source };
     let name = path.file_name().ok_or_else(|| fail(ErrorKind::InvalidFilename.into()))?;
     let folder = match path.parent() {
@@ -27,6 +32,9 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), SidecarErro
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
         file.write_all(bytes)?;
+        if user.is_some() {
+            fchown(&file, user, None)?;
+        }
         file.sync_all()?;
         fs::rename(&aside, path)?;
         File::open(folder)?.sync_all()

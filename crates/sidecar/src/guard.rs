@@ -13,7 +13,7 @@ use crate::{Config, SidecarError, chance, files};
 pub enum Peer {
     /// Loopback TCP: anyone on this host, so a token is wanted.
     Tcp,
-    /// The unix socket, from a process of this user.
+    /// The unix socket, from a process of the user whom it is for.
     SameUser,
     /// The unix socket, from another user's process.
     OtherUser,
@@ -56,13 +56,13 @@ impl Tokens {
     pub fn fresh(config: &Config) -> Result<Self, SidecarError> {
         let agent = chance::token()?;
         if let Some(path) = &config.token_file {
-            files::write_private(path, agent.as_bytes())?;
+            files::write_for(path, agent.as_bytes(), config.user)?;
         }
         let aws = match &config.aws_token_file {
             None => None,
             Some(path) => {
                 let token = chance::token()?;
-                files::write_private(path, token.as_bytes())?;
+                files::write_for(path, token.as_bytes(), config.user)?;
                 Some(token)
             }
         };

@@ -25,6 +25,7 @@ mod linger;
 mod listen;
 mod metrics;
 mod params;
+mod process;
 mod reload;
 mod remember;
 mod renew;
@@ -52,11 +53,12 @@ pub(crate) use sidecar::Sidecar;
 /// # Errors
 /// Whatever keeps it from starting.
 pub fn run(config_path: &Path) -> anyhow::Result<()> {
-    let config = Config::load(config_path)?;
+    let agents = Config::load_all(config_path)?;
+    let log = agents.first().map_or(tracing::Level::INFO, |it| it.log);
     // Whoever runs us as a part may have a subscriber already: then that one is used.
     let _ = tracing::subscriber::set_global_default(
         tracing_subscriber::fmt()
-            .with_max_level(config.log)
+            .with_max_level(log)
             .with_writer(std::io::stderr)
             .with_ansi(false)
             .finish(),
@@ -71,6 +73,6 @@ pub fn run(config_path: &Path) -> anyhow::Result<()> {
         let end = async {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         };
-        serve::serve(config, Arc::new(SteadyClock::new()), end).await.map_err(Into::into)
+        serve::serve_all(agents, Arc::new(SteadyClock::new()), end).await.map_err(Into::into)
     })
 }

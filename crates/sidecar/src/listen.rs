@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::connection::{LAST_CALLS, connection};
-use crate::guard::Peer;
+use crate::process::{Caller, identify};
 use crate::{Config, Sidecar, SidecarError, files};
 
 /// Connections at the same time, on each socket: strangers on TCP cannot crowd out the unix socket.
@@ -23,6 +23,7 @@ pub(crate) struct Listeners {
     tcp: Option<(TcpListener, SocketAddr)>,
     unix: Option<(UnixListener, PathBuf)>,
     ready_file: Option<PathBuf>,
+    agent: Option<String>,
 }
 
 impl Listeners {
@@ -40,17 +41,18 @@ impl Listeners {
             None => None,
             Some(path) => {
                 let shown = || path.display().to_string();
-                Some((bind_unix(path).map_err(fail(shown()))?, path.clone()))
+                Some((bind_unix(path, config).map_err(fail(shown()))?, path.clone()))
             }
         };
-        Ok(Self { tcp, unix, ready_file: config.ready_file.clone() })
+        let (ready_file, agent) = (config.ready_file.clone(), config.name.clone());
+        Ok(Self { tcp, unix, ready_file, agent })
     }
 
     /// Tells where we listen, for whoever let the system choose the port.
     pub(crate) fn announce(&self) -> Result<(), SidecarError> {
         let tcp = self.tcp.as_ref().map(|it| it.1.to_string());
         let socket = self.unix.as_ref().map(|it| it.1.display().to_string());
-        tracing::info!(tcp, socket, "listening");
+        tracing::info!(agent = self.agent, tcp, socket, "listening");
         let Some(path) = &self.ready_file else { return Ok(()) };
         let told = json!({"tcp": tcp, "socket": socket, "pid": std::process::id()});
         files::write_private(path, told.to_string().as_bytes())
@@ -100,7 +102,8 @@ async fn accept_tcp(
         match listener.accept().await {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                let serving = connection(stream, Peer::Tcp, Arc::clone(sidecar), closed.clone());
+                let serving =
+                    connection(stream, Caller::tcp(), Arc::clone(sidecar), closed.clone());
                 tokio::spawn(async move {
                     serving.await;
                     drop(place);
@@ -118,17 +121,15 @@ async fn accept_unix(
 ) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let own = rustix::process::geteuid().as_raw();
+    let user = sidecar.config.user.unwrap_or(own);
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let peer = match stream.peer_cred() {
-                    Ok(cred) if cred.uid() == own => Peer::SameUser,
-                    _ => Peer::OtherUser,
-                };
-                let serving = connection(stream, peer, Arc::clone(sidecar), closed.clone());
+                let (sidecar, closed) = (Arc::clone(sidecar), closed.clone());
                 tokio::spawn(async move {
-                    serving.await;
+                    let caller = Box::pin(identify(&stream, user, &sidecar.programs)).await;
+                    connection(stream, caller, sidecar, closed).await;
                     drop(place);
                 });
             }
@@ -143,8 +144,9 @@ async fn pause(error: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-/// Replaces a socket that nobody listens on any more; for this user only.
-fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
+/// Replaces a socket that nobody listens on any more. It is for one user only, whom each connection is
+/// asked for as well.
+fn bind_unix(path: &Path, config: &Config) -> std::io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
             if std::os::unix::net::UnixStream::connect(path).is_ok() {
@@ -157,6 +159,9 @@ fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
         Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode))?;
+    if config.user.is_some() {
+        chown(path, config.user, None)?;
+    }
     Ok(listener)
 }

@@ -27,7 +27,12 @@ impl Sidecar {
 
     fn reload(&self) -> Result<Vec<&'static str>, SidecarError> {
         let Some(source) = &self.config.source else { return Ok(Vec::new()) };
-        let fresh = Config::load(source)?;
+        let mut agents = Config::load_all(source)?.into_iter();
+        let fresh = agents.find(|it| it.name == self.config.name).ok_or_else(|| {
+            let name = self.config.name.as_deref().unwrap_or("(the only one)");
+            let faults = vec![format!("the agent `{name}` is gone from it: restart the sidecar")];
+            SidecarError::Config { path: source.clone(), faults }
+        })?;
         self.upstream.replace_brokers(&fresh.brokers, &self.identity())?;
         self.identity_changed.notify_one();
         self.set_console(fresh.console.clone());
@@ -46,10 +51,12 @@ fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
         ("log", old.log == new.log),
         ("ready_file", old.ready_file == new.ready_file),
         ("socket", old.socket == new.socket),
+        ("socket_mode", old.socket_mode == new.socket_mode),
         ("state_dir", old.state_dir == new.state_dir),
         ("token_file", old.token_file == new.token_file),
         ("trust_bundle", old.trust_bundle == new.trust_bundle),
         ("trust_domain", old.trust_domain == new.trust_domain),
+        ("user", old.user == new.user),
         ("workload", old.workload == new.workload),
     ]
     .into_iter()

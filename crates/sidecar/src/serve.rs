@@ -5,12 +5,56 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use grantwright_domain::Clock;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::guard::Tokens;
 use crate::identity::StateDir;
 use crate::listen::Listeners;
 use crate::{Config, Sidecar, SidecarError, enrol};
+
+/// Serves each agent with a sidecar of its own, beside the others: they share this process and
+/// nothing else. One that cannot start does not keep the others from serving.
+///
+/// # Errors
+/// What kept the first one that could not start from it, once all have ended.
+pub async fn serve_all(
+    agents: Vec<Config>,
+    clock: Arc<dyn Clock>,
+    end: impl Future<Output = ()>,
+) -> Result<(), SidecarError> {
+    let (ending, ended) = watch::channel(false);
+    let mut serving = JoinSet::new();
+    for config in agents {
+        let (name, mut ended) = (config.name.clone(), ended.clone());
+        let end = async move {
+            let _ = ended.wait_for(|it| *it).await;
+        };
+        let one = Box::pin(serve(config, Arc::clone(&clock), end));
+        serving.spawn(async move { (name, one.await) });
+    }
+    let mut end = pin!(end);
+    let mut first = Ok(());
+    loop {
+        let done = tokio::select! {
+            done = serving.join_next() => done,
+            () = end.as_mut(), if !*ending.borrow() => {
+                let _ = ending.send(true);
+                continue;
+            }
+        };
+        match done {
+            None => return first,
+            Some(Ok((name, Err(error)))) => {
+                if let Some(agent) = name {
+                    tracing::error!(agent, %error, "this agent is not served");
+                }
+                first = first.and(Err(error));
+            }
+            Some(_) => {}
+        }
+    }
+}
 
 /// Serves until `end` completes.
 ///

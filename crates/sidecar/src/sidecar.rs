@@ -12,6 +12,7 @@ use crate::fetch::Flights;
 use crate::guard::Tokens;
 use crate::identity::{Identity, StateDir};
 use crate::metrics::Metrics;
+use crate::process::Programs;
 use crate::remember::Remember;
 use crate::scopes::Scopes;
 use crate::upstream::Upstream;
@@ -34,6 +35,7 @@ pub struct Sidecar {
     pub(crate) attendance: Attendance,
     pub(crate) flights: Flights,
     pub(crate) scopes: Scopes,
+    pub(crate) programs: Programs,
     pub(crate) metrics: Metrics,
     pub(crate) state: StateDir,
     /// Told when `identity` was replaced: streams move to a new connection.
@@ -53,7 +55,7 @@ impl Sidecar {
         state: StateDir,
         identity: Identity,
     ) -> Result<Self, crate::SidecarError> {
-        let uid = rustix::process::geteuid().as_raw();
+        let uid = config.user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         Ok(Self {
             workload: config.workload.clone().unwrap_or_else(|| format!("uid:{uid}")),
             upstream: Upstream::new(&config.brokers, &config.trust_domain, &identity)?,
@@ -61,6 +63,7 @@ impl Sidecar {
             attendance: Attendance::new(clock.now()),
             flights: Flights::default(),
             scopes: Scopes::default(),
+            programs: Programs::default(),
             metrics: Metrics::default(),
             identity_changed: Notify::new(),
             identity: Mutex::new(Arc::new(identity)),

@@ -355,6 +355,98 @@ async fn the_guard_stands_before_every_listener() {
     }
 }
 
+/// DESIGN §5: the cache's key is every input of the verdict. Another program of this very user is
+/// asked for anew, and another process of the same program is not.
+#[tokio::test]
+async fn another_program_is_not_given_what_this_one_was() {
+    begin!(broker, sidecar, _dir);
+    let body = r#"{"scope":"demo.read","params":{},"reason":"test"}"#;
+    let call = format!(
+        "POST /v1/credentials HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let own = sidecar.raw_unix(&call).await;
+    assert_eq!((own.status, sidecar.raw_unix(&call).await.text == own.text), (200, true));
+    assert_eq!(broker.asks_for("demo.read"), 1);
+    let seen = broker.script().asks[0].process.clone().unwrap();
+    assert_eq!((seen.uid, seen.pid), (rustix_uid(), std::process::id()));
+    if seen.exe_sha256.is_empty() {
+        // A kernel before 6.5 gives no handle of the process: programs are not told apart.
+        return;
+    }
+    assert_eq!(seen.exe_sha256.len(), 32);
+    assert_eq!(Some(seen.exe.as_str()), std::env::current_exe().unwrap().to_str());
+    let text = format!(
+        "import socket,sys\ns = socket.socket(socket.AF_UNIX)\ns.connect({:?})\n\
+         s.sendall({call:?}.encode())\nwhile (b := s.recv(65536)): sys.stdout.buffer.write(b)",
+        sidecar.dir.join("sidecar.sock")
+    );
+    let python = || {
+        let text = text.clone();
+        tokio::task::spawn_blocking(move || {
+            let run = std::process::Command::new("python3").args(["-c", text.as_str()]).output();
+            String::from_utf8(run.unwrap().stdout).unwrap()
+        })
+    };
+    let other = python().await.unwrap();
+    assert!(other.starts_with("HTTP/1.1 200"), "{other}");
+    assert!(!other.contains(own.body["lease_id"].as_str().unwrap()), "{other}");
+    assert_eq!(broker.asks_for("demo.read"), 2);
+    let seen = broker.script().asks[1].process.clone().unwrap();
+    assert!(seen.exe.contains("python"), "{}", seen.exe);
+    let (_, given) = other.split_once("\r\n\r\n").unwrap();
+    assert!(python().await.unwrap().ends_with(given));
+    assert_eq!(broker.asks_for("demo.read"), 2);
+    // A token names the workload on TCP: no process, and an ask of its own.
+    assert_eq!(sidecar.ask("demo.read").await.status, 200);
+    assert_eq!(broker.script().asks[2].process, None);
+}
+
+fn rustix_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// SECURITY 25, on one host: neither agent's tokens open the other's door, and neither is answered
+/// from the other's cache.
+#[tokio::test]
+async fn agents_of_one_sidecar_share_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Scripted::start();
+    let (a, b) = Running::start_two(&broker, dir.path()).await;
+    let first = a.ask("demo.read").await;
+    let second = b.ask("demo.read").await;
+    assert_eq!((first.status, second.status, broker.asks_for("demo.read")), (200, 200, 2));
+    assert_ne!(first.body["lease_id"], second.body["lease_id"]);
+    assert_eq!((a.ask("demo.read").await.text, broker.asks_for("demo.read")), (first.text, 2));
+    for (door, token) in [
+        (&b, a.token("agent.token")),
+        (&a, b.token("agent.token")),
+        (&b, a.token("aws.token")),
+        (&a, b.token("aws.token")),
+    ] {
+        for path in ["/v1/scopes", "/aws/demo.read"] {
+            let call = format!(
+                "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: {token}\r\n\
+                 Connection: close\r\n\r\n",
+                door.tcp
+            );
+            assert_eq!(door.raw(&call).await.status, 401, "{path}");
+        }
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    for one in [&a, &b] {
+        for file in ["sidecar.sock", "agent.token", "aws.token", "state/seal.key"] {
+            let mode = std::fs::metadata(one.dir.join(file)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+    }
+    let keys = [&a, &b].map(|it| std::fs::read(it.dir.join("state/seal.key")).unwrap());
+    assert_ne!(keys[0], keys[1]);
+    a.stop().await;
+    assert!(!b.dir.join("sidecar.sock").exists());
+}
+
 #[tokio::test]
 async fn heads_and_bodies_are_bounded() {
     begin!(_broker, sidecar, _dir);

@@ -168,6 +168,13 @@ fn who(who: &Who, now: Timestamp) -> Markup {
             }
             " · sidecar " code { (who.instance) } " · workload " code { (who.workload) }
         }
+        @if !who.process.is_empty() {
+            p.small.muted {
+                @for (n, fact) in who.process.iter().enumerate() {
+                    @if n > 0 { " · " } (fact.name) " " code { (fact.value) }
+                }
+            }
+        }
         @if !who.delegation.is_empty() {
             p { "via " @for (n, agent) in who.delegation.iter().enumerate() {
                 @if n > 0 { " → " } code { (agent) }

@@ -170,6 +170,10 @@ fn who(who: &Who) -> Vec<Value> {
     }
     out.extend([plain(" · sidecar "), code(&who.instance), plain(" · workload ")]);
     out.push(code(&who.workload));
+    for fact in &who.process {
+        out.push(plain(&format!(" · {} ", fact.name)));
+        out.push(code(&fact.value));
+    }
     out
 }
 

@@ -76,6 +76,7 @@ impl Ask {
             agent: AgentId::parse("sales-etl").unwrap(),
             instance: InstanceId::parse("i-1").unwrap(),
             workload: "etl".into(),
+            process: None,
             delegation: vec![AgentId::parse("planner").unwrap()],
             on_behalf_of: None,
             scope: scope.name.clone(),

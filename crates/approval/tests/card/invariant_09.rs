@@ -1,6 +1,8 @@
 //! Different D renders differently.
 
-use grantwright_domain::{AgentId, Digest, HumanId, InstanceId, ParamValue, RequestId};
+use grantwright_domain::{
+    AgentId, Digest, HumanId, InstanceId, LocalProcess, ParamValue, RequestId,
+};
 use proptest::prelude::*;
 
 use crate::fixture::Ask;
@@ -105,4 +107,45 @@ proptest! {
             }
         }
     }
+}
+
+/// What the sidecar saw of the process that asks is on the card, each part of it.
+#[test]
+fn a_process_is_shown_and_another_one_differs_to_the_eye() {
+    let seen = LocalProcess {
+        uid: 1000,
+        gid: 100,
+        pid: Some(4242),
+        exe: Some("/usr/bin/python3".into()),
+        exe_digest: Some(Digest([0xab; 32])),
+        cgroup: Some("/user.slice".into()),
+        container: None,
+    };
+    let with = |process: LocalProcess| {
+        let mut ask = Ask::new();
+        ask.terms.process = Some(process);
+        ask
+    };
+    let whole: String = readable(&with(seen.clone())).split_whitespace().collect();
+    for said in
+        ["program`/usr/bin/python3`", "uid`1000`", "gid`100`", "pid`4242`", "cgroup`/user.slice`"]
+    {
+        assert!(whole.contains(said), "{said}: {whole}");
+    }
+    assert!(whole.contains(&"ab".repeat(32)), "{whole}");
+    let others: [fn(&mut LocalProcess); 7] = [
+        |it| it.uid = 1001,
+        |it| it.gid = 101,
+        |it| it.pid = None,
+        |it| it.exe = Some("/usr/bin/python4".into()),
+        |it| it.exe_digest = Some(Digest([0xac; 32])),
+        |it| it.cgroup = None,
+        |it| it.container = Some("cd".repeat(32)),
+    ];
+    for (n, change) in others.iter().enumerate() {
+        let mut other = seen.clone();
+        change(&mut other);
+        assert_ne!(readable(&with(seen.clone())), readable(&with(other)), "field {n}");
+    }
+    assert_ne!(readable(&with(seen)), readable(&Ask::new()));
 }

@@ -272,6 +272,7 @@ impl Writer {
             agent: agent(),
             instance: InstanceId::parse("i-1").unwrap(),
             workload: "uid 1000".into(),
+            process: None,
             delegation: Vec::new(),
             on_behalf_of: None,
             template: self.state.authority.scopes[&name],

@@ -4,12 +4,12 @@ use std::sync::{Arc, PoisonError};
 
 use grantwright_domain::id::IdempotencyKey;
 use grantwright_domain::{
-    Authority, Digest, HumanId, LeaseId, ParamValue, Params, RequestId, Scope, ScopeName, Terms,
-    Timestamp, canonical, param, text,
+    Authority, Digest, HumanId, LeaseId, LocalProcess, ParamValue, Params, RequestId, Scope,
+    ScopeName, Terms, Timestamp, canonical, param, text,
 };
 use grantwright_store::KeyClaim;
 use grantwright_wire::Refusal;
-use grantwright_wire::v1::AskRequest;
+use grantwright_wire::v1::{self as wire, AskRequest};
 
 use crate::core::{Broker, Caller};
 use crate::error::{of_store, refuse};
@@ -47,6 +47,7 @@ pub(super) struct Checked {
     pub(super) reason: String,
     pub(super) task: String,
     pub(super) workload: String,
+    pub(super) process: Option<LocalProcess>,
     pub(super) renews: Option<LeaseId>,
     pub(super) key: Option<KeyClaim>,
     pub(super) known_size: u64,
@@ -92,6 +93,7 @@ pub async fn admit(
     bounded("reason", &ask.reason, MAX_REASON)?;
     bounded("task", &ask.task, MAX_TASK)?;
     bounded("workload", &ask.workload, 128)?;
+    let process = ask.process.map(local_process).transpose()?;
     if ask.reason.trim().is_empty() {
         return Err(refuse(
             400,
@@ -142,11 +144,37 @@ pub async fn admit(
             reason: ask.reason,
             task: ask.task,
             workload: ask.workload,
+            process,
             renews,
             key: claim,
             known_size: ask.known_size,
         }),
     }))
+}
+
+/// What the sidecar says of the process that asks: its statement, of the right form.
+fn local_process(said: wire::LocalProcess) -> Result<LocalProcess, Refusal> {
+    let malformed = |what: &str| refuse(400, "malformed", what.to_owned(), "update the sidecar");
+    let text = |text: String| (!text.is_empty()).then_some(text);
+    let exe_digest = match said.exe_sha256.as_slice() {
+        [] => None,
+        bytes => Some(<[u8; 32]>::try_from(bytes).map(Digest).map_err(|_| {
+            malformed("the digest of the local process's executable is not 32 bytes")
+        })?),
+    };
+    let process = LocalProcess {
+        uid: said.uid,
+        gid: said.gid,
+        pid: (said.pid != 0).then_some(said.pid),
+        exe: text(said.exe),
+        exe_digest,
+        cgroup: text(said.cgroup),
+        container: text(said.container),
+    };
+    match process.fault() {
+        Some(fault) => Err(malformed(fault)),
+        None => Ok(process),
+    }
 }
 
 /// Nobody is asked to approve what cannot be minted: parameters that no credential can be made of are

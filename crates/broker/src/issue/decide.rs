@@ -172,7 +172,7 @@ pub(crate) fn evaluate(
 ) -> (Verdict, Map<String, Value>, Map<String, Value>) {
     let terms = &state.terms;
     let attributes = grantwright_policy::attributes(authority, &terms.agent, at);
-    let context = policy.context(at, peer, &terms.delegation, terms.on_behalf_of.is_some());
+    let context = policy.context_of(at, peer, terms);
     let verdict = policy.decide(&Asked {
         agent: &terms.agent,
         attributes: &attributes,

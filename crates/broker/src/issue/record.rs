@@ -113,6 +113,7 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         agent: ask.caller.agent.clone(),
         instance: ask.caller.instance.clone(),
         workload: ask.workload,
+        process: ask.process,
         delegation: Vec::new(),
         on_behalf_of: ask.on_behalf_of,
         scope: ask.scope.name.clone(),

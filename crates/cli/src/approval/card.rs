@@ -105,6 +105,9 @@ fn who(request: &Value, card: &Value) -> String {
             parts.push(format!("{words} {value}"));
         }
     }
+    for fact in list(who, "process") {
+        parts.push(format!("{} {}", at(fact, "name"), at(fact, "value")));
+    }
     parts.join(" · ")
 }
 

@@ -62,7 +62,7 @@ impl Findings {
 /// None: what cannot be looked at is a finding.
 pub fn run(out: &Out, settings: &Settings, path: &Path) -> Outcome {
     let mut found = Findings::default();
-    match Config::load(path) {
+    match Config::load_all(path) {
         Err(error) => {
             found.bad(
                 "configuration",
@@ -70,19 +70,30 @@ pub fn run(out: &Out, settings: &Settings, path: &Path) -> Outcome {
                 "correct the file; deploy/config/sidecar.toml names every key",
             );
         }
-        Ok(config) => {
+        Ok(agents) => {
             found.good("configuration", path.display().to_string());
-            trust_bundle(&config, &mut found);
-            state(&config, &mut found);
-            tokens(&config, &mut found);
-            let running = listening(&config, &mut found);
-            readiness(&config, running, &mut found);
-            brokers(&config, &mut found);
-            clock(&config, &mut found);
-            variables(settings, &config, &mut found);
+            for config in &agents {
+                let before = found.0.len();
+                look(settings, config, &mut found);
+                let Some(name) = &config.name else { continue };
+                for it in found.0.iter_mut().skip(before) {
+                    it.detail = format!("agent {name}: {}", it.detail);
+                }
+            }
         }
     }
     Ok(show(out, &found.0))
+}
+
+fn look(settings: &Settings, config: &Config, found: &mut Findings) {
+    trust_bundle(config, found);
+    state(config, found);
+    tokens(config, found);
+    let running = listening(config, found);
+    readiness(config, running, found);
+    brokers(config, found);
+    clock(config, found);
+    variables(settings, config, found);
 }
 
 fn show(out: &Out, found: &[Finding]) -> Exit {

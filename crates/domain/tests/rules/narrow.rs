@@ -151,6 +151,17 @@ fn nothing_else_may_change() {
     other(|t| t.agent = AgentId::parse("other").expect("id"));
     other(|t| t.instance = grantwright_domain::InstanceId::parse("i-9").expect("id"));
     other(|t| t.workload.push('x'));
+    other(|t| {
+        t.process = Some(grantwright_domain::LocalProcess {
+            uid: 0,
+            gid: 0,
+            pid: None,
+            exe: None,
+            exe_digest: None,
+            cgroup: None,
+            container: None,
+        });
+    });
     other(|t| t.delegation.push(AgentId::parse("other").expect("id")));
     other(|t| t.on_behalf_of = Some(HumanId::parse("bob").expect("id")));
     other(|t| t.scope = grantwright_domain::ScopeName::parse("x").expect("id"));

@@ -79,6 +79,7 @@ pub fn terms(id: &str, made: Timestamp, ttl_s: u32) -> Terms {
         agent: agent(AGENTS[0]),
         instance: instance("i-1"),
         workload: "uid:1000".into(),
+        process: None,
         delegation: Vec::new(),
         on_behalf_of: None,
         scope: ScopeName::parse("demo.export").expect("a scope"),

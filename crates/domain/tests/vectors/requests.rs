@@ -53,6 +53,18 @@ fn digests() {
         ("a set", with("params", json!({"tables": ["a", "b"]}))),
         ("sealed parameter", with("sealed_params", json!({"key": "33".repeat(32)}))),
         ("another lifetime", with("ttl_s", json!(901))),
+        ("a process, least", with("process", json!({"uid": 1000, "gid": 1000}))),
+        (
+            "a process, whole",
+            with(
+                "process",
+                json!({
+                    "uid": 1000, "gid": 1000, "pid": 4242, "exe": "/usr/bin/python3",
+                    "exe_digest": "55".repeat(32), "cgroup": "/user.slice",
+                    "container": "66".repeat(32),
+                }),
+            ),
+        ),
         ("with a task", with("task", json!("44".repeat(32)))),
         ("another reason", with("reason", json!("23".repeat(32)))),
         ("another end, in milliseconds", with("decide_by", json!("2026-11-21T01:44:50.001Z"))),

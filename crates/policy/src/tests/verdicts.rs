@@ -85,6 +85,38 @@ fn expired_permits_no_longer_count() {
     assert_eq!(v.kind, VerdictKind::Allow);
 }
 
+/// The program that asks, as the sidecar saw it, is an input of policy; where a token named the
+/// workload there is none, and such a permit does not apply.
+#[test]
+fn the_program_that_asks_is_seen() {
+    let set = load(&format!(
+        r#"@id("by-program") permit(principal, action == Action::"issue", resource)
+        when {{ context has workload && context.workload has exe_digest
+            && context.workload.exe_digest == "{}" && context.workload.uid == 1000 }};"#,
+        "55".repeat(32)
+    ));
+    let kind = |workload: Option<Value>| {
+        let (attributes, mut context) = facts(&set, NOW);
+        context.extend(workload.map(|it| ("workload".to_owned(), it)));
+        set.decide(&Asked {
+            agent: &agent(),
+            attributes: &attributes,
+            context: &context,
+            scope: scope(&set, "demo.read"),
+            params: &dataset("crm"),
+            ttl_s: 900,
+        })
+        .kind
+    };
+    let seen = |digest: &str, uid: u32| {
+        Some(json!({"uid": uid, "gid": 1, "exe_digest": digest.repeat(32)}))
+    };
+    assert_eq!(kind(seen("55", 1000)), VerdictKind::Allow);
+    assert_eq!(kind(seen("56", 1000)), VerdictKind::Deny);
+    assert_eq!(kind(seen("55", 1001)), VerdictKind::Deny);
+    assert_eq!(kind(None), VerdictKind::Deny);
+}
+
 #[test]
 fn parameters_attributes_and_labels_are_seen() {
     let set = load(

@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::ask::{Ask, scope_name};
 use crate::fetch::Answer;
 use crate::lease::Lease;
+use crate::process::Caller;
 use crate::scopes::not_an_aws_scope;
 use crate::{Sidecar, params};
 
@@ -24,8 +25,8 @@ use super::{status, while_consistent};
 /// A call is answered within about this time.
 const PATIENCE: Duration = Duration::from_millis(1000);
 
-pub(super) async fn get(sidecar: &Arc<Sidecar>, uri: &Uri) -> Reply {
-    let answered = tokio::time::timeout(PATIENCE, ask(sidecar, uri)).await;
+pub(super) async fn get(sidecar: &Arc<Sidecar>, caller: &Caller, uri: &Uri, raw: &[u8]) -> Reply {
+    let answered = tokio::time::timeout(PATIENCE, ask(sidecar, caller, uri, raw)).await;
     match answered {
         Ok(Ok(reply)) => reply,
         Ok(Err(refusal)) => error(sidecar, &refusal),
@@ -38,7 +39,12 @@ pub(super) async fn get(sidecar: &Arc<Sidecar>, uri: &Uri) -> Reply {
     }
 }
 
-async fn ask(sidecar: &Arc<Sidecar>, uri: &Uri) -> Result<Reply, Box<Refusal>> {
+async fn ask(
+    sidecar: &Arc<Sidecar>,
+    caller: &Caller,
+    uri: &Uri,
+    raw: &[u8],
+) -> Result<Reply, Box<Refusal>> {
     while_consistent(sidecar)?;
     let scope = scope_name(uri.path().strip_prefix("/aws/").unwrap_or_default())?;
     // Before memory, too: a use there leads to renewals. What a list does not know may be new.
@@ -46,8 +52,7 @@ async fn ask(sidecar: &Arc<Sidecar>, uri: &Uri) -> Result<Reply, Box<Refusal>> {
         sidecar.gives_aws(&scope, true).await?;
     }
     let params = sidecar.typed(scope.as_str(), params::query(uri.query())?).await;
-    let ask = Arc::new(Ask::from_aws(scope, &params, &sidecar.workload)?);
-    let raw = uri.path_and_query().map_or("", |it| it.as_str());
+    let ask = Arc::new(Ask::from_aws(scope, &params, &sidecar.workload, caller)?);
     if let Some(lease) = sidecar.lease_for(&ask) {
         sidecar.metrics.from_memory.add(1);
         return granted(sidecar, &lease, raw);
@@ -70,12 +75,12 @@ async fn ask(sidecar: &Arc<Sidecar>, uri: &Uri) -> Result<Reply, Box<Refusal>> {
     }
 }
 
-fn granted(sidecar: &Sidecar, lease: &Arc<Lease>, raw: &str) -> Result<Reply, Box<Refusal>> {
+fn granted(sidecar: &Sidecar, lease: &Arc<Lease>, raw: &[u8]) -> Result<Reply, Box<Refusal>> {
     let body = lease.aws_body().ok_or_else(|| {
         let scope = lease.ask.as_ref().map_or("", |ask| ask.scope.as_str());
         Box::new(not_an_aws_scope(scope))
     })?;
-    sidecar.cache().remember_raw(raw.as_bytes(), lease, &body, false, sidecar.now());
+    sidecar.cache().remember_raw(raw, lease, &body, false, sidecar.now());
     Ok(secret(body))
 }
 

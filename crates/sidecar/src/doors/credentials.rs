@@ -8,14 +8,16 @@ use crate::Sidecar;
 use crate::ask::{Ask, malformed};
 use crate::fetch::Answer;
 use crate::lease::Lease;
+use crate::process::Caller;
 
 use super::reply::{Reply, ended, pending, problem, secret};
 use super::while_consistent;
 
-/// The bytes that decide the answer: query, keys in the head, and body. They begin with a letter, so
+/// The bytes that decide the answer: the mark of who asks, query, keys in the head, and body. They begin with a letter, so
 /// that none is mistaken for an address; no part but the last can hold a zero byte.
-pub(super) fn raw(head: &Parts, body: &[u8]) -> Vec<u8> {
-    let mut raw = Vec::with_capacity(68 + body.len());
+pub(super) fn raw(caller: &Caller, head: &Parts, body: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(caller.mark.len() + 68 + body.len());
+    raw.extend_from_slice(&caller.mark);
     raw.push(b'P');
     if let Some(query) = head.uri.query() {
         raw.push(b'?');
@@ -30,11 +32,17 @@ pub(super) fn raw(head: &Parts, body: &[u8]) -> Vec<u8> {
     raw
 }
 
-pub(super) async fn post(sidecar: &Arc<Sidecar>, head: &Parts, body: &[u8], raw: &[u8]) -> Reply {
+pub(super) async fn post(
+    sidecar: &Arc<Sidecar>,
+    caller: &Caller,
+    head: &Parts,
+    body: &[u8],
+    raw: &[u8],
+) -> Reply {
     if let Err(refusal) = while_consistent(sidecar) {
         return problem(sidecar, &refusal);
     }
-    let ask = match read(sidecar, head, body) {
+    let ask = match read(sidecar, caller, head, body) {
         Ok(ask) => Arc::new(ask),
         Err(refusal) => return problem(sidecar, &refusal),
     };
@@ -57,6 +65,7 @@ pub(super) async fn post(sidecar: &Arc<Sidecar>, head: &Parts, body: &[u8], raw:
 
 fn read(
     sidecar: &Sidecar,
+    caller: &Caller,
     head: &Parts,
     body: &[u8],
 ) -> Result<Ask, Box<grantwright_wire::Refusal>> {
@@ -71,7 +80,7 @@ fn read(
         }
         _ => return Err(malformed("`Idempotency-Key` is there twice")),
     };
-    Ask::from_body(body, header_key, &sidecar.workload)
+    Ask::from_body(body, header_key, &sidecar.workload, caller)
 }
 
 fn granted(sidecar: &Arc<Sidecar>, ask: &Ask, lease: &Arc<Lease>, raw: &[u8]) -> Reply {

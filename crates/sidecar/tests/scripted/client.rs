@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grantwright_sidecar::{Config, SidecarError, serve::serve};
+use grantwright_sidecar::serve::{serve, serve_all};
+use grantwright_sidecar::{Config, SidecarError};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -26,6 +27,29 @@ pub struct Answer {
     pub head: String,
     pub body: Value,
     pub text: String,
+}
+
+/// Two agents of one sidecar, with the door of each in a folder of its own.
+pub fn two_agents(broker: &Scripted, dir: &std::path::Path) -> Vec<Config> {
+    std::fs::write(dir.join("ca.pem"), &broker.ca_pem).unwrap();
+    std::fs::write(dir.join("a.join"), "join-1\n").unwrap();
+    std::fs::write(dir.join("b.join"), "join-1\n").unwrap();
+    let mut text = format!(
+        "brokers = [\"https://{}\"]\ntrust_bundle = \"ca.pem\"\ntrust_domain = \"{TRUST_DOMAIN}\"\n",
+        broker.addr
+    );
+    for name in ["aa", "bb"] {
+        let door = dir.join(name);
+        std::fs::create_dir(&door).unwrap();
+        let letter = &name[..1];
+        text += &format!(
+            "[[agent]]\nname = \"{name}\"\njoin_token_file = \"{letter}.join\"\n\
+             state_dir = \"{name}/state\"\nlisten = \"127.0.0.1:0\"\nsocket = \"{name}/sidecar.sock\"\n\
+             token_file = \"{name}/agent.token\"\naws_token_file = \"{name}/aws.token\"\n\
+             ready_file = \"{name}/ready.json\"\nworkload = \"test\"\n"
+        );
+    }
+    Config::parse_all(&text, dir).unwrap()
 }
 
 pub fn config(broker: &Scripted, dir: &std::path::Path) -> Config {
@@ -58,17 +82,28 @@ impl Running {
         let task = tokio::spawn(serve(config, clock, async {
             let _ = ended.await;
         }));
-        let ready = dir.join("ready.json");
-        let told = loop {
-            assert!(!task.is_finished(), "{:?}", task.await);
-            if let Ok(text) = std::fs::read_to_string(&ready) {
-                break text;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
-        let told: Value = serde_json::from_str(&told).unwrap();
-        let tcp = told["tcp"].as_str().unwrap().to_owned();
+        let tcp = told(dir, &task).await;
         Self { dir: dir.into(), tcp, end, task }
+    }
+
+    /// Starts two agents of one sidecar, and waits until the broker attends to both. Only the first
+    /// ends the sidecar.
+    pub async fn start_two(broker: &Scripted, dir: &std::path::Path) -> (Self, Self) {
+        let agents = two_agents(broker, dir);
+        let (end, ended) = oneshot::channel();
+        let clock = Arc::clone(&broker.clock);
+        let task = tokio::spawn(serve_all(agents, clock, async {
+            let _ = ended.await;
+        }));
+        let (a, b) = (dir.join("aa"), dir.join("bb"));
+        let at = (told(&a, &task).await, told(&b, &task).await);
+        let (unused, _) = oneshot::channel();
+        let a = Self { dir: a, tcp: at.0, end, task };
+        let b = Self { dir: b, tcp: at.1, end: unused, task: tokio::spawn(async { Ok(()) }) };
+        for one in [&a, &b] {
+            one.until("attended", || async { one.get("/readyz").await.status == 200 }).await;
+        }
+        (a, b)
     }
 
     pub async fn stop(self) {
@@ -134,6 +169,20 @@ impl Running {
     pub async fn ask(&self, scope: &str) -> Answer {
         self.post(&format!(r#"{{"scope":"{scope}","params":{{}},"reason":"test"}}"#)).await
     }
+}
+
+/// Where it listens on TCP, once it says so.
+async fn told(dir: &std::path::Path, task: &JoinHandle<Result<(), SidecarError>>) -> String {
+    let ready = dir.join("ready.json");
+    let told = loop {
+        assert!(!task.is_finished(), "it ended");
+        if let Ok(text) = std::fs::read_to_string(&ready) {
+            break text;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let told: Value = serde_json::from_str(&told).unwrap();
+    told["tcp"].as_str().unwrap().to_owned()
 }
 
 async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Answer {

@@ -194,6 +194,7 @@ impl World {
             agent: agent("bot"),
             instance: instance(),
             workload: "uid:1000".into(),
+            process: None,
             delegation: Vec::new(),
             on_behalf_of: None,
             scope: self.scope.name.clone(),

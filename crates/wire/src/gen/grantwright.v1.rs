@@ -74,6 +74,29 @@ pub struct AskRequest {
     /// Largest tree size this sidecar has verified; the reply proves that it extends it.
     #[prost(uint64, tag = "11")]
     pub known_size: u64,
+    /// The process at the other end of the sidecar's unix socket, as the sidecar saw it; absent on TCP.
+    #[prost(message, optional, tag = "12")]
+    pub process: ::core::option::Option<LocalProcess>,
+}
+/// What could not be read for certain is 0 or empty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LocalProcess {
+    #[prost(uint32, tag = "1")]
+    pub uid: u32,
+    #[prost(uint32, tag = "2")]
+    pub gid: u32,
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
+    #[prost(string, tag = "4")]
+    pub exe: ::prost::alloc::string::String,
+    /// SHA-256 of the executable's bytes.
+    #[prost(bytes = "vec", tag = "5")]
+    pub exe_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "6")]
+    pub cgroup: ::prost::alloc::string::String,
+    /// 64 hexadecimal digits.
+    #[prost(string, tag = "7")]
+    pub container: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CollectRequest {

@@ -503,6 +503,14 @@ async fn searches(store: &Store, all: &[crate::RequestSummary]) -> Outcome {
         let none = found(text(pattern)).await?.rows;
         ensure(none.is_empty() || reason.contains(pattern), || format!("{pattern}: {none:?}"))?;
     }
+    for (reason, fine) in [("looks_wrong", true), ("%", false), ("\"", false)] {
+        let denied = store.denied_because(reason, 0).await;
+        let as_wanted = match &denied {
+            Ok(none) => fine && none.is_empty(),
+            Err(e) => !fine && matches!(e, StoreError::Invalid(_)),
+        };
+        ensure(as_wanted, || format!("{reason}: {denied:?}"))?;
+    }
     let who = |who: &str| HumanId::parse(who).map_err(|e| e.to_string());
     let nobody = RequestSearch { human: Some(who("nobody")?), ..RequestSearch::default() };
     ensure(found(nobody).await?.rows.is_empty(), || "nobody's".into())?;

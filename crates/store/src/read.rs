@@ -445,18 +445,19 @@ pub(crate) fn search(db: &mut dyn Db, s: &RequestSearch) -> Result<Found, StoreE
         window.push(Value::from(value));
         only = format!("AND {column} = $3");
     }
-    window.push(Value::from(LOOKED_AT));
-    let limit = window.len();
+    // Only the oldest row that is looked at is read: the others are stepped over in the index.
+    window.push(Value::from(LOOKED_AT - 1));
+    let offset = window.len();
     let sql = format!(
-        "SELECT min(first_index), min(created_ms), count(*) FROM (SELECT first_index, \
-         created_ms FROM requests WHERE first_index >= $1 AND first_index < $2 {only} \
-         ORDER BY first_index DESC LIMIT ${limit}) AS looked_at"
+        "SELECT first_index, created_ms FROM requests WHERE first_index >= $1 AND first_index < $2 \
+         {only} ORDER BY first_index DESC LIMIT 1 OFFSET ${offset}"
     );
-    let mut looked = db.query(&sql, &window)?;
-    let Some(row) = looked.first_mut().filter(|r| !r.is_null(0)) else {
-        return Ok(Found::default());
+    let mut oldest = db.query(&sql, &window)?;
+    let oldest = match oldest.first_mut() {
+        Some(row) => Some((row.int(0)?, Timestamp::from_millis(row.signed(1)?))),
+        None => None,
     };
-    let (floor, oldest, count) = (row.int(0)?, row.signed(1)?, row.int(2)?);
+    let floor = oldest.map_or(least, |(index, _)| index);
     let mut select = Select::new(&format!("SELECT {REQUEST} FROM requests"));
     select.and_value("first_index >=", Value::from(floor));
     select.and_value("first_index <", Value::from(before));
@@ -506,11 +507,8 @@ pub(crate) fn search(db: &mut dyn Db, s: &RequestSearch) -> Result<Found, StoreE
         select.newest_first(db, limit)?.into_iter().map(request_row).collect();
     let mut rows = rows?;
     let last = |rows: &[RequestSummary]| rows.last().map(|r| (r.first_index, r.created_at));
-    let mut next = if rows.len() as u64 >= u64::from(rows_of(limit)) {
-        last(&rows)
-    } else {
-        (count == LOOKED_AT).then(|| (floor, Timestamp::from_millis(oldest)))
-    };
+    let mut next =
+        if rows.len() as u64 >= u64::from(rows_of(limit)) { last(&rows) } else { oldest };
     if let Some(resource) = &s.resource {
         let most = usize::try_from(rows_of(s.limit)).unwrap_or(usize::MAX);
         rows = with_resource(db, rows, resource)?;
@@ -552,16 +550,36 @@ fn with_resource(
 
 /// Requests on which a person acted, by their newest leaves from `floor` on.
 fn of_person(db: &mut dyn Db, human: &HumanId, floor: u64) -> Result<Vec<String>, StoreError> {
+    // An id holds no character that JSON escapes.
+    acted(db, &format!("\"human\":\"{human}\""), floor, 500)
+}
+
+/// Requests whose denial gave this reason, those denied last first.
+pub(crate) fn denied_because(
+    db: &mut dyn Db,
+    reason_code: &str,
+    floor: u64,
+) -> Result<Vec<RequestId>, StoreError> {
+    let plain = reason_code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    if !plain {
+        return Err(StoreError::Invalid("a reason's code is of `[a-z_]`".into()));
+    }
+    let found = acted(db, &format!("\"reason_code\":\"{reason_code}\""), floor, 64)?;
+    let parse =
+        |id: &String| RequestId::parse(id).map_err(|_| StoreError::tampered("a leaf's request"));
+    found.iter().map(parse).collect()
+}
+
+/// Requests on which people acted with this field in their leaf, by the newest from `floor` on.
+fn acted(db: &mut dyn Db, field: &str, floor: u64, most: usize) -> Result<Vec<String>, StoreError> {
     let sql = "SELECT request_id, body FROM leaves WHERE kind IN ('voted', 'questioned', \
                'narrowed', 'withdrawn') AND idx >= $1 ORDER BY idx DESC LIMIT $2";
     let rows = db.query(sql, &[Value::from(floor), Value::from(LEAVES_OF_PEOPLE)])?;
-    // An id holds no character that JSON escapes.
-    let field = format!("\"human\":\"{human}\"");
     let mut out = Vec::new();
     for mut row in rows {
         let (Some(request), body) = (row.opt(0, Row::text)?, row.blob(1)?) else { continue };
-        let is_theirs = body.windows(field.len()).any(|w| w == field.as_bytes());
-        if is_theirs && !out.contains(&request) && out.len() < 500 {
+        let is_meant = body.windows(field.len()).any(|w| w == field.as_bytes());
+        if is_meant && !out.contains(&request) && out.len() < most {
             out.push(request);
         }
     }
@@ -625,7 +643,9 @@ pub(crate) fn leases(
         select.and_value("lease_expires_ms >", Value::Int(now.millis()));
     }
     if let Some(agent) = &filter.agent {
-        select.and_value("agent =", Value::from(agent.as_str()));
+        // An expression is not indexed: what is due is walked, not all that the agent ever asked.
+        let column = if filter.soonest_after.is_some() { "agent || '' =" } else { "agent =" };
+        select.and_value(column, Value::from(agent.as_str()));
     }
     if let Some(before) = filter.before {
         select.and_value("first_index <", Value::from(before));
@@ -788,3 +808,6 @@ fn id<T, E>(
 ) -> Result<T, StoreError> {
     parse(&row.text(column)?).map_err(|_| StoreError::tampered("an identifier in a row"))
 }
+
+#[cfg(test)]
+mod plans;

@@ -266,6 +266,19 @@ impl Store {
         self.read(move |db| read::denied_by_people(db, before)).await
     }
 
+    /// Requests that a person denied with this reason (`[a-z_]+`) in leaf `from` or later, those
+    /// denied last first; at most 64, of the last 2,000 things that people did.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a reason that is none; else see [`Store::key`].
+    pub async fn denied_because(
+        &self,
+        reason_code: &'static str,
+        from: u64,
+    ) -> Result<Vec<RequestId>, StoreError> {
+        self.read(move |db| read::denied_because(db, reason_code, from)).await
+    }
+
     /// How many of an agent's requests are open.
     ///
     /// # Errors

@@ -1,0 +1,83 @@
+//! How SQLite walks the tables for lists: what is open and what lives costs as much as is shown, not
+//! as much as ever was.
+
+use grantwright_domain::{AgentId, Timestamp};
+
+use super::{LeaseFilter, RequestFilter, count_open, leases, list, open_by_agent};
+use crate::db::sqlite::Sqlite;
+use crate::db::{Db, DbError, Found, Mode, Needs, Row, Rows, Value};
+use crate::head::HeadRow;
+
+/// A database that tells how it would read, and reads nothing.
+struct Told {
+    db: Sqlite,
+    plans: Vec<String>,
+}
+
+impl Db for Told {
+    fn begin(&mut self, mode: Mode) -> Result<(), DbError> {
+        self.db.begin(mode)
+    }
+    fn head(&mut self) -> Result<Option<HeadRow>, DbError> {
+        self.db.head()
+    }
+    fn lookup(&mut self, needs: &Needs<'_>) -> Result<Found, DbError> {
+        self.db.lookup(needs)
+    }
+    fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, DbError> {
+        let mut steps = self.db.query(&format!("EXPLAIN QUERY PLAN {sql}"), params)?;
+        let steps: Result<Vec<String>, DbError> = steps.iter_mut().map(|r| r.text(3)).collect();
+        self.plans.push(steps?.join("; "));
+        Ok(Vec::new())
+    }
+    fn write(&mut self, rows: &Rows) -> Result<(), DbError> {
+        self.db.write(rows)
+    }
+    fn commit(&mut self) -> Result<(), DbError> {
+        self.db.commit()
+    }
+    fn rollback(&mut self) {
+        self.db.rollback();
+    }
+    fn is_shared(&self) -> bool {
+        false
+    }
+    fn reconnects(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn what_is_open_or_lives_is_found_by_its_own_index_and_in_its_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Sqlite::open_writer(&dir.path().join("store.db")).unwrap();
+    let mut told = Told { db, plans: Vec::new() };
+    let agent = AgentId::parse("bot").unwrap();
+    let mine = || Some(agent.clone());
+    let open = RequestFilter { open: true, limit: 10, ..RequestFilter::default() };
+    let live = LeaseFilter {
+        live: true,
+        soonest_after: Some(Timestamp::default()),
+        limit: 10,
+        ..LeaseFilter::default()
+    };
+    list(&mut told, &RequestFilter { soonest: true, ..open.clone() }).unwrap();
+    list(&mut told, &RequestFilter { agent: mine(), ..open }).unwrap();
+    count_open(&mut told, &agent).unwrap();
+    open_by_agent(&mut told).unwrap();
+    leases(&mut told, &live).unwrap();
+    leases(&mut told, &LeaseFilter { agent: mine(), ..live }).unwrap();
+    let indexes = [
+        "requests_open_due",
+        "requests_open_agent",
+        "requests_open_agent",
+        "requests_open_agent",
+        "requests_due",
+        "requests_due",
+    ];
+    assert_eq!(told.plans.len(), indexes.len());
+    for (plan, index) in told.plans.iter().zip(indexes) {
+        assert!(plan.contains(&format!("INDEX {index}")), "{index}: {plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "sorted: {plan}");
+    }
+}

@@ -1,6 +1,7 @@
 // Drives the console as bob would, in Debian's Chromium, against a running demo.
 import { execFileSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
+import { crowd } from "./crowd.mjs";
 import { api, ask, authenticator, console_, decide, ensure, env, launch, link, operate, sidecar, state } from "./desk.mjs";
 
 let passed = 0, failed = 0;
@@ -433,6 +434,8 @@ await test("a form of another origin, or without its token, changes nothing", as
   ensure((await api(`/api/v1/requests/${id}`)).votes.length === 0, "a vote");
   await sidecar("DELETE", `/v1/requests/${id}`);
 });
+
+await crowd(test, someone);
 
 await test("a passkey scope is approved with the passkey", async () => {
   await authenticator(context, page);

@@ -8,19 +8,29 @@ from pathlib import Path
 from . import apt
 
 WANTED = "package.json"
+DRAWERS = "slack_screens.json"
 
 
 def folder(root):
     return Path(root) / "target" / "peers" / "node"
 
 
-def _wanted():
-    return (Path(__file__).parent / WANTED).read_text()
+def drawers(root):
+    """Where the packages are that draw Slack's messages."""
+    return Path(root) / "target" / "peers" / "slack-screens"
+
+
+def _wanted(name=WANTED):
+    return (Path(__file__).parent / name).read_text()
+
+
+def _made(place, name):
+    stamp = place / "made-from.json"
+    return stamp.exists() and stamp.read_text() == _wanted(name)
 
 
 def ready(root):
-    stamp = folder(root) / "made-from.json"
-    return stamp.exists() and stamp.read_text() == _wanted()
+    return _made(folder(root), WANTED)
 
 
 def prepare(root, say):
@@ -30,16 +40,24 @@ def prepare(root, say):
             missing = apt.install([package], say)
             if missing:
                 return missing
-    if ready(root):
+    return _make(folder(root), WANTED, say)
+
+
+def prepare_drawers(root, say):
+    """As `prepare`, and what draws Slack's messages."""
+    return prepare(root, say) or _make(drawers(root), DRAWERS, say)
+
+
+def _make(place, name, say):
+    if _made(place, name):
         return None
-    place = folder(root)
     say(f"   making {place}: npm install")
     place.mkdir(parents=True, exist_ok=True)
-    (place / WANTED).write_text(_wanted())
+    (place / WANTED).write_text(_wanted(name))
     done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"],
                           cwd=place, stdin=subprocess.DEVNULL, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode != 0:
         return f"npm install failed: {done.stdout.strip()[-400:]}"
-    (place / "made-from.json").write_text(_wanted())
+    (place / "made-from.json").write_text(_wanted(name))
     return None

@@ -1,11 +1,12 @@
-"""The fake Slack judged by Slack's own client: Web API, Socket Mode, signatures."""
+"""The fake Slack judged by Slack's own client: Web API, Socket Mode, signatures; our messages drawn."""
 
 import re
 import subprocess
+import tempfile
 import unittest
 from pathlib import Path
 
-from peers import venv
+from peers import node, venv
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -21,3 +22,15 @@ class Slack(unittest.TestCase):
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.returncode, 0, done.stdout[-3000:])
         self.assertRegex(done.stdout, re.compile(r"^test result: ok\. [1-9]", re.M))
+
+    def test_the_messages_are_drawn_and_hold_no_markup(self):
+        reason = node.prepare_drawers(ROOT, print)
+        if reason:
+            self.skipTest(reason)
+        with tempfile.TemporaryDirectory() as out:
+            done = subprocess.run(
+                ["node", str(ROOT / "tests/peers/slack_screens.mjs"), str(node.folder(ROOT)),
+                 str(node.drawers(ROOT)), out],
+                text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            self.assertEqual(done.returncode, 0, done.stdout[-3000:])
+            self.assertEqual(len(list(Path(out).glob("slack-*.png"))), 3)

@@ -13,7 +13,7 @@ use grantwright_domain::text::is_deceptive;
 use grantwright_domain::{Digest, Event, HumanId, ParamValue, Strength};
 use serde_json::Value;
 
-use crate::fixture::{Ask, now};
+use crate::fixture::{Ask, golden, now, of_one_task};
 use crate::pretenders::PRETENDERS;
 
 fn ask() -> Ask {
@@ -346,35 +346,13 @@ fn examples() -> Vec<(&'static str, Value)> {
         ("answered", card(&granted)),
         ("denied", card(&denied)),
         ("preview", preview),
+        ("grouped", group_card(&of_one_task("teams"))),
     ]
 }
 
 #[test]
 fn the_cards_are_those_of_the_golden_file() {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/card/teams.json");
-    let all: serde_json::Map<String, Value> =
-        examples().into_iter().map(|(name, card)| (name.to_owned(), card)).collect();
-    // Sorted, whatever order the map keeps.
-    let sorted: std::collections::BTreeMap<_, _> =
-        all.into_iter().map(|(k, v)| (k, sort(v))).collect();
-    let text = serde_json::to_string_pretty(&sorted).unwrap() + "\n";
-    if std::env::var_os("GRANTWRIGHT_BLESS").is_some() {
-        std::fs::write(golden, &text).unwrap();
-    }
-    let want = std::fs::read_to_string(golden).unwrap_or_default();
-    assert!(want == text, "the cards changed: look at them, then run with GRANTWRIGHT_BLESS=1");
-}
-
-fn sort(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let sorted: std::collections::BTreeMap<String, Value> =
-                map.into_iter().map(|(k, v)| (k, sort(v))).collect();
-            sorted.into_iter().collect()
-        }
-        Value::Array(items) => items.into_iter().map(sort).collect(),
-        other => other,
-    }
+    golden("teams.json", examples());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use grantwright_domain::{
     AgentId, Authority, Digest, Event, GroupName, HumanId, InstanceId, ParamValue, Params,
     RequestId, RequestState, Scope, ScopeName, Strength, Terms, Timestamp, Verdict, VerdictKind,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub fn now() -> Timestamp {
     Timestamp::parse("2026-11-21T13:38:00Z").unwrap()
@@ -238,4 +238,47 @@ fn authority(terms: &Terms) -> Authority {
     };
     out.instances.insert(terms.instance.clone(), instance);
     out
+}
+
+/// Three requests of one task, of which one was denied meanwhile.
+pub fn of_one_task(channel: &str) -> Vec<Sheet> {
+    let one = |dataset: &str, rows, reason: &str| {
+        let mut ask = Ask::new().with("dataset", ParamValue::Text(dataset.into()));
+        ask = ask.with("rows", ParamValue::Integer(rows));
+        ask.terms.request_id = RequestId::parse(&format!("r-{dataset}")).unwrap();
+        ask.verdict.channels.insert(channel.into());
+        (ask.reason, ask.task) = (reason.into(), Some("close the third quarter".into()));
+        ask
+    };
+    let mut payroll = one("payroll", 400, "salaries of the quarter");
+    payroll.later = vec![payroll.voted("carol", Decision::Deny)];
+    let asks =
+        [one("customers", 12_000, "who bought"), one("invoices", 9_400, "what they paid"), payroll];
+    asks.iter().map(|ask| ask.sheet(channel)).collect()
+}
+
+/// Compares with a golden file, whose cards are also drawn for the documentation.
+pub fn golden(file: &str, cards: Vec<(&str, Value)>) {
+    let golden = format!("{}/tests/card/{file}", env!("CARGO_MANIFEST_DIR"));
+    // Sorted, whatever order the map keeps.
+    let sorted: BTreeMap<_, _> =
+        cards.into_iter().map(|(name, card)| (name.to_owned(), sort(card))).collect();
+    let text = serde_json::to_string_pretty(&sorted).unwrap() + "\n";
+    if std::env::var_os("GRANTWRIGHT_BLESS").is_some() {
+        std::fs::write(&golden, &text).unwrap();
+    }
+    let want = std::fs::read_to_string(golden).unwrap_or_default();
+    assert!(want == text, "the cards changed: look at them, then run with GRANTWRIGHT_BLESS=1");
+}
+
+fn sort(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<String, Value> =
+                map.into_iter().map(|(k, v)| (k, sort(v))).collect();
+            sorted.into_iter().collect()
+        }
+        Value::Array(items) => items.into_iter().map(sort).collect(),
+        other => other,
+    }
 }

@@ -8,7 +8,7 @@ use grantwright_domain::ParamValue;
 use grantwright_domain::text::is_deceptive;
 use serde_json::Value;
 
-use crate::fixture::Ask;
+use crate::fixture::{Ask, golden, of_one_task};
 use crate::pretenders::PRETENDERS;
 
 fn sheet(ask: &Ask) -> Sheet {
@@ -214,4 +214,12 @@ fn buttons_are_in_the_same_places_and_have_no_colour() {
             assert!(node["value"].as_str().unwrap().len() <= 2000);
         }
     });
+}
+
+#[test]
+fn the_messages_are_those_of_the_golden_file() {
+    let slack = Slack::new("T1", None, None);
+    let sheets = of_one_task("slack");
+    let one = sheets.first().map(|sheet| slack.card(sheet).body).unwrap_or_default();
+    golden("slack.json", vec![("open", one), ("grouped", slack.group(&sheets).body)]);
 }

@@ -218,6 +218,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     crate::guards::pulse::restore(&broker)
         .await
         .map_err(|e| StartError::new(format!("reading what people did lately: {e}")))?;
+    crate::guards::route::restore(&broker)
+        .await
+        .map_err(|e| StartError::new(format!("reading who is asked first: {e}")))?;
     ended::restore(&broker).await.map_err(|r| told("reading what ended early", r))?;
     write_ready(&broker.config, grpc_addr, http_addr)?;
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");

@@ -2,8 +2,12 @@
 //! eligibility and the rules are `domain`'s.
 
 pub mod config;
+pub mod group;
 pub mod limits;
+#[cfg(test)]
+mod page_tests;
 pub mod pulse;
+pub mod remind;
 pub mod route;
 #[cfg(test)]
 mod tests;
@@ -11,7 +15,7 @@ pub mod two_step;
 pub mod unusual;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use grantwright_domain::{Event, HumanId, RequestId, Timestamp};
 
@@ -47,7 +51,7 @@ impl Guards {
 
     /// What people did since.
     #[must_use]
-    pub fn measures(&self, start: Timestamp) -> Measures {
+    pub fn measures(&self, start: Timestamp) -> Arc<Measures> {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner).measures(start)
     }
 }

@@ -70,19 +70,19 @@ pub fn attention(m: &Attention) -> Markup {
         section {
             h2 { "Everybody" }
             div.scroll { table.cards {
-                thead { tr { th { "Time" } th { "Asked" } th { "Votes" } th { "Denied" } th { "Questions" }
-                    th { "Quick" } th { "Half within" } th { "9 of 10 within" } th { "Ended undecided" } } }
+                thead { tr { th scope="col" { "Time" } th scope="col" { "Asked" } th scope="col" { "Votes" } th scope="col" { "Denied" } th scope="col" { "Questions" }
+                    th scope="col" { "Quick" } th scope="col" { "Half within" } th scope="col" { "9 of 10 within" } th scope="col" { "Ended undecided" } } }
                 tbody {
                     @for (name, span) in [("24 hours", &m.day), ("7 days", &m.week)] { tr {
                         td { strong { (name) } }
-                        td { (number(span.asked)) }
-                        td { (number(span.approvals + span.denials)) }
-                        td { (share(span.denials, span.approvals + span.denials)) }
-                        td { (share(span.questions, span.asked)) }
-                        td { (share(span.quick, span.approvals + span.denials)) }
-                        td { (span.median_ms.map_or_else(|| "–".to_owned(), time)) }
-                        td { (span.slowest_ms.map_or_else(|| "–".to_owned(), time)) }
-                        td { (number(span.undecided)) }
+                        td data-name="Asked" { (number(span.asked)) }
+                        td data-name="Votes" { (number(span.approvals + span.denials)) }
+                        td data-name="Denied" { (share(span.denials, span.approvals + span.denials)) }
+                        td data-name="Questions" { (share(span.questions, span.asked)) }
+                        td data-name="Quick" { (share(span.quick, span.approvals + span.denials)) }
+                        td data-name="Half within" { (span.median_ms.map_or_else(|| "–".to_owned(), time)) }
+                        td data-name="9 of 10 within" { (span.slowest_ms.map_or_else(|| "–".to_owned(), time)) }
+                        td data-name="Ended undecided" { (number(span.undecided)) }
                     } }
                 }
             } }
@@ -92,20 +92,20 @@ pub fn attention(m: &Attention) -> Markup {
             @if m.people.is_empty() {
                 p.empty { @if m.all { "Nobody decided anything." } @else { "You decided nothing." } }
             } @else { div.scroll { table.cards {
-                thead { tr { th { "Person" } th { "Votes" } th { "Denied" } th { "Questions" } th { "Quick" }
-                    th { "Half within" } th { "Busiest day" } } }
+                thead { tr { th scope="col" { "Person" } th scope="col" { "Votes" } th scope="col" { "Denied" } th scope="col" { "Questions" } th scope="col" { "Quick" }
+                    th scope="col" { "Half within" } th scope="col" { "Busiest day" } } }
                 tbody { @for p in &m.people {
                     @let votes = p.approvals + p.denials;
                     tr {
                         td { strong { (p.human) } }
-                        td { (number(votes)) }
-                        td { (share(p.denials, votes)) }
-                        td { (number(p.questions)) }
-                        td { @if votes >= 5 && p.quick * 100 >= votes * MANY_QUICK {
+                        td data-name="Votes" { (number(votes)) }
+                        td data-name="Denied" { (share(p.denials, votes)) }
+                        td data-name="Questions" { (number(p.questions)) }
+                        td data-name="Quick" { @if votes >= 5 && p.quick * 100 >= votes * MANY_QUICK {
                             span.grave { (share(p.quick, votes)) " – hardly read" }
                         } @else { (share(p.quick, votes)) } }
-                        td { @if votes > 0 { (time(p.looked_ms)) } @else { "–" } }
-                        td { (number(p.busiest_day)) }
+                        td data-name="Half within" { @if votes > 0 { (time(p.looked_ms)) } @else { "–" } }
+                        td data-name="Busiest day" { (number(p.busiest_day)) }
                     }
                 } }
             } } }

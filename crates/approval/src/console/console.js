@@ -66,7 +66,7 @@ async function load(url) {
 
 let loading = false, again = false;
 async function look(force = false) {
-  if (loading) { again = true; return; }
+  if (loading && !force) { again = true; return; }
   loading = true;
   try {
     const url = new URL(location.href);
@@ -74,10 +74,12 @@ async function look(force = false) {
     show(await load(url), force);
   } catch {
     // The next change, or the next stream, looks again.
-  } finally {
+  }
+  // However fast things change, a page loads itself about once a second.
+  setTimeout(() => {
     loading = false;
     if (again) { again = false; look(); }
-  }
+  }, 1000);
 }
 
 function show(fresh, force) {
@@ -111,7 +113,7 @@ function show(fresh, force) {
 }
 
 function hold(region) {
-  const buttons = all(".actions button:enabled", region);
+  const buttons = all(".actions button:enabled, .choose button:enabled", region);
   for (const button of buttons) button.disabled = true;
   setTimeout(() => { for (const button of buttons) button.disabled = false; }, 1200);
 }
@@ -318,6 +320,9 @@ document.addEventListener("submit", (event) => {
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();
 });
+
+// A finger that bounces must not press what took the button's place.
+if (new URLSearchParams(location.search).has("done")) for (const region of regions()) hold(region);
 
 remember();
 tellTimes();

@@ -1,10 +1,12 @@
 //! The inbox: what waits for me, most urgent first, then the rest. Each row is parts 1, 2, 3 and 8 of
-//! the card.
+//! the card. What one agent asks for one task is one block, with parts 6 and 7 and a decision for each
+//! of its digests.
 
-use grantwright_domain::Timestamp;
+use grantwright_domain::{Digest, Timestamp};
 use maud::{Markup, html};
+use serde_json::Value;
 
-use super::words::{count, phase_word, quote, sentence, several, time};
+use super::words::{count, ident, phase_word, quote, sentence, several, time};
 use crate::Card;
 
 /// One request that can still be decided.
@@ -18,6 +20,23 @@ pub struct Row {
     pub asked_at: Timestamp,
     /// I approved it already.
     pub approved: bool,
+    /// Who is asked first; empty: everybody who may decide.
+    pub first: Vec<String>,
+    /// So little time is left that everybody is asked.
+    pub everybody: bool,
+    /// The last change that the row shows.
+    pub seen: u64,
+    /// How many leaves it has.
+    pub version: u64,
+    /// I may approve it within its block: everything that I must see is there, and a press is enough.
+    pub approve_here: bool,
+}
+
+/// What came for one task; mostly one request alone.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// By age.
+    pub rows: Vec<Row>,
 }
 
 /// One request in a table.
@@ -54,11 +73,11 @@ pub struct Alarm {
 
 /// The whole page.
 #[derive(Debug)]
-pub struct Inbox {
+pub struct Inbox<'a> {
     /// What waits for me.
-    pub mine: Vec<Row>,
+    pub mine: Vec<Block>,
     /// What waits for others.
-    pub others: Vec<Row>,
+    pub others: Vec<Block>,
     /// Open requests that are not listed.
     pub more: usize,
     /// What reviewers say looks wrong; for members of `security` only.
@@ -67,27 +86,29 @@ pub struct Inbox {
     pub owned: Vec<Ended>,
     /// What else ended lately.
     pub ended: Vec<Ended>,
+    /// Who reads it.
+    pub reader: &'a str,
+    /// Goes into every form.
+    pub csrf: &'a str,
     /// The time now.
     pub now: Timestamp,
 }
 
 /// The page.
 #[must_use]
-pub fn inbox(m: &Inbox) -> Markup {
+pub fn inbox(m: &Inbox<'_>) -> Markup {
     html! {
         div.head {
             h1 { "Inbox" }
-            p { (headline(m.mine.len())) }
+            p { (headline(m.mine.iter().map(|block| block.rows.len()).sum())) }
         }
-        section data-live="inbox" {
+        section data-live="inbox" data-version=(version(&m.mine)) {
             @if !m.alarms.is_empty() { (alarms(&m.alarms, m.now)) }
             h2.small { "Waits for you" }
             @if m.mine.is_empty() {
                 p.empty { "Nothing waits for you. This page changes by itself when something does." }
             } @else {
-                ul.requests data-keys {
-                    @for row in &m.mine { (open_row(row, m.now)) }
-                }
+                (list(&m.mine, m))
             }
             @if !m.owned.is_empty() {
                 h2.small.gap { "Your agents: how it ended" }
@@ -95,9 +116,7 @@ pub fn inbox(m: &Inbox) -> Markup {
             }
             @if !m.others.is_empty() {
                 h2.small.gap { "Waits for others" }
-                ul.requests data-keys {
-                    @for row in &m.others { (open_row(row, m.now)) }
-                }
+                (list(&m.others, m))
             }
             @if m.more > 0 {
                 p.muted.gap { (several(m.more, "more request waits", "more requests wait"))
@@ -143,28 +162,123 @@ fn headline(mine: usize) -> String {
     }
 }
 
-fn open_row(row: &Row, now: Timestamp) -> Markup {
+/// What the buttons on the page stand for: no button may change under a finger.
+fn version(blocks: &[Block]) -> String {
+    let rows = blocks.iter().filter(|b| b.rows.len() > 1).flat_map(|b| &b.rows);
+    let shown: Vec<String> = rows.map(|row| format!("{}:{}", row.id, row.version)).collect();
+    Digest::of("inbox", shown.join(" ").as_bytes()).hex().chars().take(16).collect()
+}
+
+fn list(blocks: &[Block], m: &Inbox<'_>) -> Markup {
+    html! {
+        ul.requests data-keys {
+            @for block in blocks {
+                @match &block.rows[..] {
+                    [row] => li { (open_row(row, true, m)) },
+                    rows => (together(rows, m)),
+                }
+            }
+        }
+    }
+}
+
+/// Several requests of one task.
+fn together(rows: &[Row], m: &Inbox<'_>) -> Markup {
+    let Some(first) = rows.first().map(|row| &row.card) else { return html! {} };
+    let n = several(rows.len(), "request", "requests");
+    html! {
+        li.group {
+            div.task {
+                h3 {
+                    (n) " of " code { (first.who.agent) }
+                    @if !first.who.owner.is_empty() { ", owned by " (first.who.owner) }
+                    @if first.words.task.is_some() { ", for one task" } @else { ", all alike" }
+                }
+                @if let Some(task) = &first.words.task {
+                    (quote(task, &format!("task, {}", first.words.note)))
+                }
+                p.small.muted { "They came together; each is decided by itself." }
+            }
+            ol.members {
+                @for row in rows { li { (open_row(row, false, m)) (member(row, m)) } }
+            }
+        }
+    }
+}
+
+/// Parts 6 and 7 of one of them, and its decision.
+fn member(row: &Row, m: &Inbox<'_>) -> Markup {
+    let card = &row.card;
+    let issues = &card.issues;
+    let page = format!("/requests/{}", row.id);
+    let named = |what: &str| format!("{what}: {}", card.headline.replace('`', ""));
+    let digest = card.digest.hex();
+    html! {
+        div.member {
+            @if let Some(reason) = &card.words.reason {
+                (quote(reason, &format!("reason, {}", card.words.note)))
+            }
+            p.small { "Will be issued: " (sentence(&issues.summary)) ", for " strong { (issues.ttl) }
+                "; " (issues.ends) }
+            @if issues.what != Value::Null {
+                details {
+                    summary.small { "Exactly this" }
+                    pre { (serde_json::to_string_pretty(&issues.what).unwrap_or_default()) }
+                }
+            }
+            div.choose {
+                @if row.approve_here {
+                    form method="post" action={ (page) "/approve" } {
+                        input type="hidden" name="csrf" value=(m.csrf);
+                        input type="hidden" name="digest" value=(digest);
+                        input type="hidden" name="seen" value=(row.seen);
+                        input type="hidden" name="listed" value="1";
+                        button type="submit" aria-label=(named("Approve")) { "Approve" }
+                    }
+                }
+                a.button href=(page) aria-label=(named("Open")) {
+                    @if row.approve_here { "Deny, ask or narrow" } @else { "Open" }
+                }
+                span.small.muted { "digest " (ident(digest.get(..16).unwrap_or_default())) }
+            }
+        }
+    }
+}
+
+fn open_row(row: &Row, alone: bool, m: &Inbox<'_>) -> Markup {
     let card = &row.card;
     let state = &card.state;
     html! {
-        li {
-            a.open href={ "/requests/" (row.id) } {
-                span.what { (sentence(&card.headline)) }
-                span.about { (stakes(&card.stakes)) }
-                @if !card.unusual.is_empty() {
-                    span.odd { b { "Unusual: " } (card.unusual.join(" · ")) }
-                }
-                span.about { code { (card.who.agent) } @if !card.who.owner.is_empty() { " of " (card.who.owner) } }
-                span.where {
-                    @if let Some(at) = state.expires_at {
-                        strong data-left=(at.to_string()) { (left(at, now)) }
-                        span.dot { " · " }
-                    }
-                    (state.have) " of " (state.needed) ", "
-                    @if row.approved { "you approved; " }
-                    (sentence(&state.sentence))
-                }
+        a.open href={ "/requests/" (row.id) } {
+            span.what { (sentence(&card.headline)) }
+            span.about { (stakes(&card.stakes)) }
+            @if !card.unusual.is_empty() {
+                span.odd { b { "Unusual: " } (card.unusual.join(" · ")) }
             }
+            @if alone {
+                span.about { code { (card.who.agent) } @if !card.who.owner.is_empty() { " of " (card.who.owner) } }
+            }
+            span.where {
+                @if let Some(at) = state.expires_at {
+                    strong data-left=(at.to_string()) { (left(at, m.now)) }
+                    span.dot { " · " }
+                }
+                (state.have) " of " (state.needed) ", "
+                @if row.approved { "you approved; " }
+                (sentence(&state.sentence))
+                (asked(row, m.reader))
+            }
+        }
+    }
+}
+
+/// Who is asked.
+fn asked(row: &Row, reader: &str) -> Markup {
+    let first = row.first.iter().map(|who| if who == reader { "you" } else { who.as_str() });
+    html! {
+        @if row.everybody { "; everybody is asked now" }
+        @else if !row.first.is_empty() {
+            "; asked first: " (first.collect::<Vec<_>>().join(", "))
         }
     }
 }

@@ -36,6 +36,19 @@ pub struct PolicyText {
     pub text: String,
 }
 
+/// Who is told when that it waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// Who is asked first; empty: everybody who may decide.
+    pub first: Vec<String>,
+    /// Quiet hours: nobody is told before.
+    pub quiet_until: Option<Timestamp>,
+    /// When those who were told first are told again.
+    pub again: Option<Timestamp>,
+    /// When everybody who may decide is told.
+    pub everybody: Option<Timestamp>,
+}
+
 /// All that the page shows.
 #[derive(Debug)]
 pub struct Page<'a> {
@@ -45,8 +58,12 @@ pub struct Page<'a> {
     pub csrf: &'a str,
     /// The card.
     pub card: &'a Card,
+    /// Who reads it.
+    pub reader: &'a str,
     /// What the reader may do.
     pub may: May,
+    /// Who is told when.
+    pub routing: Routing,
     /// Ordinal of the last question, answer or change that is shown here.
     pub seen: u64,
     /// Number of leaves that are shown here.
@@ -273,7 +290,7 @@ fn short(digest: Digest) -> String {
 fn decide(m: &Page<'_>) -> Markup {
     let state = &m.card.state;
     html! {
-        div.sheet { (progress(state, m.now)) }
+        div.sheet { (progress(state, m.now)) (routing(m)) }
         @if m.is_open() { (actions(m)) }
     }
 }
@@ -313,6 +330,31 @@ fn progress(state: &Progress, now: Timestamp) -> Markup {
             }
         }
         @for change in &state.narrowed { p.small { "narrowed, " (sentence(change)) } }
+    }
+}
+
+/// Who is asked first, who was told again, and from when on everybody is.
+fn routing(m: &Page<'_>) -> Markup {
+    let Routing { first, quiet_until, again, everybody } = &m.routing;
+    let names: Vec<&str> =
+        first.iter().map(|who| if who == m.reader { "you" } else { who.as_str() }).collect();
+    html! {
+        @if !names.is_empty() { p.small { "Asked first: " strong { (names.join(", ")) } } }
+        @if let Some(until) = quiet_until {
+            p.small.muted { "Quiet hours: nobody is told before " (time(*until, m.now)) }
+        }
+        @if let Some(at) = again {
+            p.small.muted {
+                @if *at <= m.now { "Reminded " } @else { "Reminder " } (time(*at, m.now))
+            }
+        }
+        @if let Some(at) = everybody {
+            p.small.muted {
+                @if *at <= m.now { "Everybody who may decide is asked since " }
+                @else { "Everybody who may decide is asked " }
+                (time(*at, m.now))
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use grantwright_approval::channel::{Notice, Quote};
 use grantwright_approval::show;
 use grantwright_domain::{
-    Decision, Digest, Event, GroupName, HumanId, RequestId, Timestamp, Verdict, VerdictKind,
+    Decision, Event, GroupName, HumanId, RequestId, Timestamp, Verdict, VerdictKind,
 };
 use grantwright_store::{Loaded, RequestFilter, StoreError};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::desk::State;
 use super::lane::{Context, NOTES, Note, Wanted, place_key};
 use super::sheet::sheet;
+use crate::guards::group;
 
 /// Kind of the row that says how far a channel read.
 const CURSORS: &str = "chan-cursor";
@@ -143,7 +144,7 @@ impl State {
         let scope = ctx.broker.authority().catalog.get(&terms.template).cloned();
         let risk = scope.as_ref().map_or("", |scope| scope.labels.risk.as_str());
         let wanted = Wanted {
-            group: group(loaded),
+            group: group::key(loaded),
             not_before: ctx.broker.config.guards.quiet_until(risk, ctx.now).unwrap_or_default(),
         };
         if !places.is_empty() {
@@ -275,20 +276,6 @@ impl State {
 /// How a note of a leaf is named; sorted by age.
 fn mark(index: u64) -> String {
     format!("{index:016x}")
-}
-
-/// What requests have in common that go into one message: their agent and its task; without a task,
-/// what would be identical but for the sidecar it came through.
-fn group(loaded: &Loaded) -> Option<Digest> {
-    let terms = &loaded.state.terms;
-    let task = loaded.texts.iter().find(|t| t.name == "task");
-    match task {
-        Some(task) => {
-            let whole = format!("{}\n{}", terms.agent, task.text);
-            Some(Digest::of("channel-task", whole.as_bytes()))
-        }
-        None => terms.deny_key().ok(),
-    }
 }
 
 /// Whether somebody is told of this leaf besides the card.

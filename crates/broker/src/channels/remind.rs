@@ -2,13 +2,13 @@
 //! end everybody who may decide. Nothing of it decides anything.
 
 use grantwright_approval::channel::Notice;
-use grantwright_domain::time::ttl_words;
 use grantwright_domain::{HumanId, Phase, RequestId, Timestamp};
 use grantwright_store::{Loaded, StoreError};
 
 use super::desk::State;
 use super::lane::{Context, Posted, Step};
 use super::sheet::sheet;
+use crate::guards::remind::{Stage, said};
 use crate::guards::route;
 
 impl State {
@@ -52,27 +52,22 @@ impl State {
         let soon = ctx.now.plus_millis(5_000);
         let Some(loaded) = ctx.broker.store.load(id).await? else { return Ok(soon) };
         let state = &loaded.state;
-        if state.phase != Phase::Pending || state.open_question().is_some() {
-            return Ok(soon);
-        }
         let scope = ctx.broker.authority().catalog.get(&state.terms.template).cloned();
         let risk = scope.as_ref().map_or("", |scope| scope.labels.risk.as_str());
-        if let Some(until) = guards.quiet_until(risk, ctx.now) {
-            return Ok(until);
+        let begun = posted.at.max(posted.not_before);
+        let (stage, next) = guards.stage(state, risk, begun, ctx.now);
+        let waits = state.phase == Phase::Pending && state.open_question().is_none();
+        if stage == Stage::Quiet || !waits {
+            return Ok(next.unwrap_or(soon));
         }
         let first = route::known(ctx.broker, state).unwrap_or_default();
-        let (done, end) = (|step: Step| posted.steps & step as u8 != 0, state.expires_at());
-        let left = ttl_words(u32::try_from(end.since(ctx.now) / 1000).unwrap_or(0));
-        let begun = posted.at.max(posted.not_before);
-        let after = guards.remind_after_ms().map(|ms| begun.plus_millis(ms));
-        let before = guards.escalate_before_ms().map(|ms| end.plus_millis(-ms));
-        // With little time from the start there is no reminder before everybody is told.
-        if before.is_some_and(|at| ctx.now >= at) && !done(Step::Escalated) {
+        let done = |step: Step| posted.steps & step as u8 != 0;
+        let said = said(stage, state.expires_at(), ctx.now);
+        if stage == Stage::Escalated && !done(Step::Escalated) {
             let everybody: Vec<HumanId> =
                 route::eligible_people(&ctx.broker.authority(), state, ctx.now)
                     .into_iter()
                     .collect();
-            let said = format!("This ends undecided in {left}; nothing is issued then.");
             self.tell_all(ctx, place, &loaded, "end", &said, &everybody).await?;
             let group = guards.escalate_to.as_ref();
             if let Some(place) = group.and_then(|g| ctx.courier.place(g)).filter(|p| p != place) {
@@ -82,8 +77,7 @@ impl State {
             }
             let steps = Step::Told as u8 | Step::Reminded as u8 | Step::Escalated as u8;
             self.lane(place).stepped(ctx, id, steps).await?;
-        } else if after.is_some_and(|at| ctx.now >= at) && !done(Step::Reminded) {
-            let said = format!("This still waits for people; it ends in {left}.");
+        } else if stage == Stage::Reminded && !done(Step::Reminded) {
             self.tell_all(ctx, place, &loaded, "again", &said, &first).await?;
             self.lane(place).stepped(ctx, id, Step::Told as u8 | Step::Reminded as u8).await?;
         } else if !first.is_empty() && !done(Step::Told) {

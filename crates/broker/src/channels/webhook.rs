@@ -5,6 +5,7 @@ pub mod config;
 pub mod door;
 mod event;
 mod post;
+mod remind;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grantwright_approval::webhook::{Endpoint, Webhook};
-use grantwright_domain::{Event, Timestamp};
+use grantwright_domain::{Event, Timestamp, VerdictKind};
 use grantwright_store::StoreError;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,16 @@ struct State {
     /// Attempts at the message that is next.
     failures: u32,
     not_before: Timestamp,
+    reminders: remind::Reminders,
+}
+
+/// What came of an attempt to hand a message over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    /// It was taken, or given up for good.
+    Done,
+    /// It waits; [`State::not_before`] says until when.
+    Waits,
 }
 
 /// How far the tool was told, durable: the log itself is the outbox.
@@ -126,9 +137,16 @@ impl WebhookChannel {
             Some(cursor) => cursor,
             None => self.restore(broker).await?,
         };
-        let done = self.tell(broker, state, &mut cursor).await;
+        let mut done = self.tell(broker, state, &mut cursor).await;
+        if done.is_ok()
+            && cursor.gone.as_deref() != Some(self.post.address())
+            && state.not_before <= broker.now()
+            && let Err(e) = self.remind(broker, state, &mut cursor).await
+        {
+            done = Err(e);
+        }
         state.cursor = Some(cursor);
-        done
+        done.map(|next| next.max(state.not_before))
     }
 
     /// Tells what is new until there is nothing more or something fails.
@@ -176,50 +194,70 @@ impl WebhookChannel {
     ) -> Result<bool, StoreError> {
         let Some(id) = event.request_id() else { return Ok(true) };
         let Some(loaded) = broker.store.load(id).await? else { return Ok(true) };
+        if let Event::Decided(e) = event
+            && e.verdict.kind == VerdictKind::Ask
+            && loaded.state.phase.is_open()
+        {
+            // Who is asked first is said with the request.
+            crate::guards::route::first(broker, &loaded.state).await?;
+        }
         for message in event::messages(broker, &self.webhook, index, event, &loaded) {
-            let now = broker.now();
-            let said = match self.webhook.endpoint().sign(&message.id, now, &message.body) {
-                Ok(headers) => self.post.send(&headers, message.body).await,
-                Err(_) => Said::Refused(0),
-            };
-            let given_up = match said {
-                Said::Taken => false,
-                Said::Gone => {
-                    tracing::error!(
-                        channel = "webhook",
-                        "the tool wants no more messages (410); nothing is sent until the address changes"
-                    );
-                    cursor.gone = Some(self.post.address().to_owned());
-                    self.save(broker, cursor).await?;
-                    state.not_before = now.plus_millis(LOOK_MS);
-                    return Ok(false);
-                }
-                Said::Refused(_) => state.failures + 1 >= MOST_REFUSALS,
-                Said::Later(_) => now.since(event.at()) > MOST_AGE_MS,
-            };
-            if matches!(said, Said::Taken) || given_up {
-                if given_up {
-                    tracing::error!(
-                        channel = "webhook",
-                        id = message.id,
-                        "a message was given up; the log keeps what it said"
-                    );
-                }
-                state.failures = 0;
-                continue;
+            if self.attempt(broker, state, cursor, message, event.at()).await? == Attempt::Waits {
+                return Ok(false);
             }
-            let step =
-                usize::try_from(state.failures).unwrap_or(usize::MAX).min(PAUSES_S.len() - 1);
-            let pause = PAUSES_S.get(step).copied().unwrap_or(600) * 1000;
-            let named = if let Said::Later(Some(ms)) = said { ms } else { 0 };
-            // Two brokers that fail together do not come back together.
-            let jitter = i64::from(broker.random.bytes::<1>()[0]) * pause / 1024;
-            state.failures = state.failures.saturating_add(1);
-            state.not_before = now.plus_millis(pause.max(named) + jitter);
-            tracing::warn!(channel = "webhook", said = ?said, failures = state.failures, "a message waits");
-            return Ok(false);
         }
         Ok(true)
+    }
+
+    /// One attempt to hand over what is worth saying since `at`.
+    async fn attempt(
+        &self,
+        broker: &Broker,
+        state: &mut State,
+        cursor: &mut Cursor,
+        message: event::Message,
+        at: Timestamp,
+    ) -> Result<Attempt, StoreError> {
+        let now = broker.now();
+        let said = match self.webhook.endpoint().sign(&message.id, now, &message.body) {
+            Ok(headers) => self.post.send(&headers, message.body).await,
+            Err(_) => Said::Refused(0),
+        };
+        let given_up = match said {
+            Said::Taken => false,
+            Said::Gone => {
+                tracing::error!(
+                    channel = "webhook",
+                    "the tool wants no more messages (410); nothing is sent until the address changes"
+                );
+                cursor.gone = Some(self.post.address().to_owned());
+                self.save(broker, cursor).await?;
+                state.not_before = now.plus_millis(LOOK_MS);
+                return Ok(Attempt::Waits);
+            }
+            Said::Refused(_) => state.failures + 1 >= MOST_REFUSALS,
+            Said::Later(_) => now.since(at) > MOST_AGE_MS,
+        };
+        if matches!(said, Said::Taken) || given_up {
+            if given_up {
+                tracing::error!(
+                    channel = "webhook",
+                    id = message.id,
+                    "a message was given up; the log keeps what it said"
+                );
+            }
+            state.failures = 0;
+            return Ok(Attempt::Done);
+        }
+        let step = usize::try_from(state.failures).unwrap_or(usize::MAX).min(PAUSES_S.len() - 1);
+        let pause = PAUSES_S.get(step).copied().unwrap_or(600) * 1000;
+        let named = if let Said::Later(Some(ms)) = said { ms } else { 0 };
+        // Two brokers that fail together do not come back together.
+        let jitter = i64::from(broker.random.bytes::<1>()[0]) * pause / 1024;
+        state.failures = state.failures.saturating_add(1);
+        state.not_before = now.plus_millis(pause.max(named) + jitter);
+        tracing::warn!(channel = "webhook", said = ?said, failures = state.failures, "a message waits");
+        Ok(Attempt::Waits)
     }
 
     /// Where telling goes on; a first start, and another log, begin with what comes from now on.

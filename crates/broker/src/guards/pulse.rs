@@ -2,6 +2,7 @@
 //! feeds the bounds by the hour, `/metrics` and the console's page, and decides nothing else.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use grantwright_domain::{AgentId, Decision, Event, HumanId, RequestId, Timestamp, VerdictKind};
 use grantwright_store::StoreError;
@@ -16,6 +17,9 @@ pub const HOUR_MS: i64 = 3_600_000;
 pub const DAY_MS: i64 = 86_400_000;
 /// A decision below this was hardly read.
 pub const QUICK_MS: i64 = 5_000;
+const MINUTE_MS: i64 = 60_000;
+/// Most spans whose measures are kept.
+const MOST_MADE: usize = 4;
 /// Most acts that it remembers.
 const MOST: usize = 200_000;
 /// Most leaves that are read at the start.
@@ -40,6 +44,18 @@ pub struct Pulse {
     last: HashMap<HumanId, Timestamp>,
     /// The last request that was made: its verdict follows in the same commit.
     fresh: Option<(RequestId, AgentId)>,
+    /// How many acts there ever were.
+    heard: u64,
+    /// Measures as they were made last.
+    made: Vec<Made>,
+}
+
+/// Measures, and what they were made of.
+#[derive(Debug)]
+struct Made {
+    heard: u64,
+    minute: i64,
+    measures: Arc<Measures>,
 }
 
 /// Something that happened between an agent and people.
@@ -158,6 +174,7 @@ impl Pulse {
             self.last.retain(|_, last| *last >= old);
         }
         self.acts.push_back(Act { at, what });
+        self.heard += 1;
     }
 
     fn since(&self, start: Timestamp) -> impl Iterator<Item = &Act> {
@@ -186,9 +203,24 @@ impl Pulse {
         (n, oldest)
     }
 
-    /// The measures of everybody since.
-    #[must_use]
-    pub fn measures(&self, start: Timestamp) -> Measures {
+    /// The measures of everybody since the whole minute before `start`: made anew when something
+    /// happened, or a minute passed.
+    pub fn measures(&mut self, start: Timestamp) -> Arc<Measures> {
+        let minute = start.millis().div_euclid(MINUTE_MS);
+        if let Some(made) = self.made.iter().find(|m| m.minute == minute && m.heard == self.heard) {
+            return Arc::clone(&made.measures);
+        }
+        let measures = Arc::new(self.measured(Timestamp::from_millis(minute * MINUTE_MS)));
+        let heard = self.heard;
+        self.made.retain(|m| m.heard == heard && m.minute != minute);
+        if self.made.len() >= MOST_MADE {
+            self.made.clear();
+        }
+        self.made.push(Made { heard, minute, measures: Arc::clone(&measures) });
+        measures
+    }
+
+    fn measured(&self, start: Timestamp) -> Measures {
         let mut out = Measures::default();
         let mut took = Vec::new();
         let mut looked: BTreeMap<&HumanId, Vec<i64>> = BTreeMap::new();

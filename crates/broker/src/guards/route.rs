@@ -1,10 +1,12 @@
 //! Who is asked first: whoever is on call, or the next in turn, of those who may decide. The others
 //! may decide all the same; they are told when time runs short.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
-use grantwright_domain::{Authority, GroupName, HumanId, RequestState, Timestamp, eligible};
+use grantwright_domain::{
+    Authority, GroupName, HumanId, RequestId, RequestState, Timestamp, eligible,
+};
 use grantwright_store::StoreError;
 
 use super::config::RoutingBy;
@@ -60,6 +62,34 @@ pub async fn first(broker: &Broker, state: &RequestState) -> Result<Vec<HumanId>
     let row = serde_json::to_vec(&people).unwrap_or_default();
     broker.store.side_put(ROUTES, id.as_str(), row, Some(now.plus_millis(KEEP_MS))).await?;
     Ok(remember(broker, state, people))
+}
+
+/// Reads who is asked first for what was open before the start.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn restore(broker: &Broker) -> Result<(), StoreError> {
+    let mut after: Option<String> = None;
+    let mut known = BTreeMap::new();
+    loop {
+        let now = broker.now();
+        let page = broker.store.side_list(ROUTES, "", after.as_deref(), 1024, now).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.key.clone());
+        for row in page {
+            let people = serde_json::from_slice::<Vec<HumanId>>(&row.value);
+            if let (Ok(id), Ok(people)) = (RequestId::parse(&row.key), people) {
+                known.insert(id, people);
+            }
+        }
+        // Ids sort by age: the oldest are over.
+        while known.len() >= MOST {
+            known.pop_first();
+        }
+    }
+    let known = known.into_iter().collect();
+    *broker.guards.routes.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    Ok(())
 }
 
 /// Who is asked first, where it was said already.

@@ -8,6 +8,7 @@ use grantwright_store::RequestFilter;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::console::desk;
 use super::{Answer, Person, Shared, body, view};
 use crate::error::{no_such_request, of_store, refuse};
 use crate::people::{self, Actor, Intention};
@@ -41,7 +42,7 @@ pub async fn list(State(broker): Shared, _: Person, Query(which): Query<Which>) 
     let filter = RequestFilter { open, agent, limit, ..RequestFilter::default() };
     let mut shown = Vec::new();
     for summary in broker.store.list(filter).await.map_err(of_store)? {
-        if let Some(loaded) = broker.store.load(&summary.id).await.map_err(of_store)? {
+        if let Some(loaded) = desk::proven(&broker, &summary).await? {
             let expired = loaded.state.phase.is_open() && broker.now() >= loaded.state.expires_at();
             if !open || (loaded.state.phase.is_open() && !expired) {
                 shown.push(view::request(&broker, &loaded));

@@ -156,6 +156,7 @@ pub async fn erase(
         let event = Erased { at: broker.now(), by, of: id.clone(), texts: texts.clone() };
         let transition = Transition::authority(vec![Event::Erased(event)]);
         broker.commit(transition).await.map_err(of_store)?;
+        broker.desk.forget(&id);
     }
     Ok(Json(json!({ "request_id": id, "erased": texts })))
 }

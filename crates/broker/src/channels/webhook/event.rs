@@ -3,12 +3,14 @@
 
 use grantwright_approval::Channel;
 use grantwright_approval::webhook::{MOST_BODY, NAME, Webhook};
-use grantwright_domain::{Decision, Digest, Event, VerdictKind};
+use grantwright_domain::{Decision, Digest, Event, HumanId, Timestamp, VerdictKind};
 use grantwright_store::Loaded;
 use serde_json::{Map, Value, json};
 
 use crate::channels::sheet::sheet;
 use crate::core::Broker;
+use crate::guards::remind::{Stage, said};
+use crate::guards::{group, route};
 
 /// A message to the tool.
 pub(super) struct Message {
@@ -61,31 +63,64 @@ pub(super) fn messages(
     event: &Event,
     loaded: &Loaded,
 ) -> Vec<Message> {
-    let origin = Digest::of("webhook-origin", webhook.origin().as_bytes()).hex();
-    let origin: String = origin.chars().take(8).collect();
-    let made = types(event).into_iter().enumerate().map(|(n, kind)| {
-        let mut data = data(broker, webhook, event, loaded);
+    let origin = origin(webhook);
+    let made = types(event).into_iter().enumerate().filter_map(|(n, kind)| {
+        let mut data = data(broker, webhook, loaded);
+        data.extend(details(event, loaded));
         data.insert("leaf".into(), index.into());
-        let whole = body(kind, event, &data);
-        let body = if whole.len() <= MOST_BODY {
-            whole
-        } else {
-            // Too long for a message: where it is whole is told instead.
-            data.remove("card");
-            data.insert("card_omitted".into(), true.into());
-            body(kind, event, &data)
-        };
-        Message { id: format!("msg_{origin}_{index}_{n}"), body }
+        message(format!("msg_{origin}_{index}_{n}"), kind, event.at(), data)
     });
-    made.filter(|m| m.body.len() <= MOST_BODY).collect()
+    made.collect()
 }
 
-fn body(kind: &str, event: &Event, data: &Map<String, Value>) -> Vec<u8> {
-    let at = event.at().to_string();
-    json!({ "type": kind, "timestamp": at, "data": data }).to_string().into_bytes()
+/// What time alone makes worth telling: that people are reminded, or that everybody is asked now;
+/// none at another stage. It is told once of each request.
+pub(super) fn reminder(
+    broker: &Broker,
+    webhook: &Webhook,
+    loaded: &Loaded,
+    stage: Stage,
+    now: Timestamp,
+) -> Option<Message> {
+    let state = &loaded.state;
+    let may = || route::eligible_people(&broker.authority(), state, now).into_iter().collect();
+    let (word, people): (_, Vec<HumanId>) = match stage {
+        Stage::Reminded => ("reminded", route::known(broker, state).unwrap_or_default()),
+        Stage::Escalated => ("escalated", may()),
+        Stage::None | Stage::Quiet => return None,
+    };
+    let mut data = data(broker, webhook, loaded);
+    data.insert("people".into(), json!(people));
+    data.insert("said".into(), said(stage, state.expires_at(), now).into());
+    let also = broker.config.guards.escalate_to.as_ref().filter(|_| stage == Stage::Escalated);
+    if let Some(group) = also {
+        data.insert("group".into(), json!(group));
+    }
+    let id = format!("msg_{}_{}_{word}", origin(webhook), state.terms.request_id);
+    message(id, &format!("request.{word}"), now, data)
 }
 
-fn data(broker: &Broker, webhook: &Webhook, event: &Event, loaded: &Loaded) -> Map<String, Value> {
+fn origin(webhook: &Webhook) -> String {
+    Digest::of("webhook-origin", webhook.origin().as_bytes()).hex().chars().take(8).collect()
+}
+
+/// The message, without its card where it is too long with it; none where it is too long even so.
+fn message(id: String, kind: &str, at: Timestamp, mut data: Map<String, Value>) -> Option<Message> {
+    let mut body = body(kind, at, &data);
+    if body.len() > MOST_BODY {
+        // Where it is whole is told instead.
+        data.remove("card");
+        data.insert("card_omitted".into(), true.into());
+        body = self::body(kind, at, &data);
+    }
+    (body.len() <= MOST_BODY).then_some(Message { id, body })
+}
+
+fn body(kind: &str, at: Timestamp, data: &Map<String, Value>) -> Vec<u8> {
+    json!({ "type": kind, "timestamp": at.to_string(), "data": data }).to_string().into_bytes()
+}
+
+fn data(broker: &Broker, webhook: &Webhook, loaded: &Loaded) -> Map<String, Value> {
     let (state, terms) = (&loaded.state, &loaded.state.terms);
     let mut out = Map::new();
     out.insert("from".into(), webhook.origin().into());
@@ -94,6 +129,27 @@ fn data(broker: &Broker, webhook: &Webhook, event: &Event, loaded: &Loaded) -> M
     out.insert("scope".into(), json!(terms.scope));
     out.insert("ttl_s".into(), terms.ttl_s.into());
     out.insert("state".into(), state.phase.word().into());
+    // What carries the same came for one task of one agent and belongs together.
+    if let Some(together) = group::key(loaded) {
+        let together: String = together.hex().chars().take(16).collect();
+        out.insert("together".into(), together.into());
+    }
+    if let Some(question) = state.open_question() {
+        // Until the agent answers, only who asked may approve.
+        out.insert("approval_held_by".into(), json!(question.human));
+    }
+    if let Some(sheet) = sheet(broker, loaded, NAME)
+        && let Value::Object(shown) = webhook.card(&sheet).body
+    {
+        out.extend(shown);
+    }
+    out
+}
+
+/// What only this event says.
+fn details(event: &Event, loaded: &Loaded) -> Map<String, Value> {
+    let state = &loaded.state;
+    let mut out = Map::new();
     match event {
         Event::Decided(e) => {
             out.insert("verdict".into(), json!(e.verdict.kind));
@@ -120,11 +176,6 @@ fn data(broker: &Broker, webhook: &Webhook, event: &Event, loaded: &Loaded) -> M
             out.insert("expires_at".into(), json!(lease.map(|l| l.expires_at)));
         }
         _ => {}
-    }
-    if let Some(sheet) = sheet(broker, loaded, NAME)
-        && let Value::Object(shown) = webhook.card(&sheet).body
-    {
-        out.extend(shown);
     }
     out
 }

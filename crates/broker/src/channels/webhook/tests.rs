@@ -225,6 +225,60 @@ async fn a_requests_life_by_webhook() {
 }
 
 #[tokio::test]
+async fn a_tool_hears_who_is_asked_first_who_holds_the_approval_and_that_time_runs_out() {
+    let mut stand = Stand::new().await;
+    let guards = "remind_after = \"15m\"\nescalate_before = \"10m\"\nescalate_to = \"leads\"\n\
+                  [routing.reviewers]\nby = \"round-robin\"\n";
+    let guard = |stand: &mut Stand| {
+        let config = &mut Arc::get_mut(&mut stand.rig.broker).unwrap().config;
+        config.guards = toml::from_str(guards).unwrap();
+    };
+    guard(&mut stand);
+    let id = stand.ask().await;
+    stand.settle(2).await;
+    assert_eq!(stand.last()["type"], "request.pending");
+    assert_eq!(stand.last()["data"]["asked_first"], json!(["bob"]));
+    let together = stand.last()["data"]["together"].clone();
+    assert!(together.is_string());
+
+    // A restart between the steps repeats none of them.
+    stand.rig.clock.advance(15 * 60_000);
+    stand.settle(12).await;
+    assert_eq!(stand.last()["type"], "request.reminded");
+    assert_eq!(stand.last()["data"]["people"], json!(["bob"]));
+    stand.hook.leave(&stand.rig.broker).await;
+    stand.rig.crash().await;
+    guard(&mut stand);
+    crate::guards::route::restore(&stand.rig.broker).await.unwrap();
+    stand.hook = Stand::open(&mut stand.rig, &stand.url);
+    stand.rig.clock.advance(36 * 60_000);
+    stand.settle(12).await;
+    let last = stand.last();
+    assert_eq!(last["type"], "request.escalated");
+    assert_eq!(last["data"]["people"], json!(["bob", "carol"]), "the owner may not decide");
+    assert_eq!((&last["data"]["group"], &last["data"]["together"]), (&json!("leads"), &together));
+    assert_eq!(last["data"]["asked_first"], json!(["bob"]), "known after a restart");
+    let said = last["data"]["said"].as_str().unwrap();
+    assert!(said.starts_with("This ends undecided in "), "{said}");
+    assert_eq!(last["data"]["handle"]["request_id"], json!(id));
+
+    // Whoever asked holds the approval until the agent answers, and nobody is reminded meanwhile.
+    stand.rig.act("carol", &id, Intention::Ask { text: "which?".into() }).await.unwrap();
+    stand.settle(2).await;
+    assert_eq!(stand.last()["type"], "request.questioned");
+    assert_eq!(stand.last()["data"]["approval_held_by"], json!("carol"));
+    stand.settle(30).await;
+    let types = stand.types();
+    let told = ["request.reminded", "request.escalated"];
+    let told = told.map(|kind| types.iter().filter(|t| *t == kind).count());
+    assert_eq!(told, [1, 1], "{types:?}");
+    let ids: Vec<String> =
+        stand.tool.taken.lock().unwrap().iter().map(|(headers, _)| headers.id.clone()).collect();
+    let once: std::collections::BTreeSet<&String> = ids.iter().collect();
+    assert_eq!(once.len(), ids.len(), "each message came once");
+}
+
+#[tokio::test]
 async fn a_tool_that_fails_gets_every_message_once_it_can() {
     let mut stand = Stand::new().await;
     let none = None;

@@ -116,15 +116,17 @@ pub async fn act(
         let why = text(&fields, "why");
         people::because(broker, &actor, &request, digest, &what, why.as_deref()).await
     };
+    let listed = posted.0.form().is_ok_and(|fields| fields.contains_key("listed"));
     match done.await {
-        Ok(_) => Ok(back(id, verb)),
+        // From a block of the inbox back to the inbox: the next of the task is there.
+        Ok(_) if listed => Ok(to(format!("/?done={verb}"))),
+        Ok(_) => Ok(to(format!("/requests/{id}?done={verb}"))),
         Err(refusal) => refused(broker, session, id, refusal).await,
     }
 }
 
-/// To the request's page, which says what was done.
-fn back(id: &str, verb: &str) -> Response {
-    let to = format!("/requests/{id}?done={verb}");
+/// To a page that says what was done.
+fn to(to: String) -> Response {
     (StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response()
 }
 

@@ -15,6 +15,8 @@ use crate::error::of_store;
 
 /// Most requests that are kept.
 const MOST: usize = 4096;
+/// Most denials because something looks wrong that are remembered.
+const MOST_WRONG: usize = 64;
 /// Most open streams, of everybody together.
 pub const MOST_STREAMS: usize = 256;
 /// Tidings that a slow page may lag behind; beyond them it is told to look at everything.
@@ -36,6 +38,15 @@ pub struct Desk {
     streams: AtomicUsize,
     /// Somebody proves what pages did not get to.
     catching_up: AtomicBool,
+    /// What people denied because it looks wrong, as far as the log was read.
+    wrong: Mutex<Wrong>,
+}
+
+/// Requests by the age of their denial, the newest first, up to a leaf.
+#[derive(Debug, Clone, Default)]
+struct Wrong {
+    until: u64,
+    requests: Vec<RequestId>,
 }
 
 impl Default for Desk {
@@ -45,6 +56,7 @@ impl Default for Desk {
             changes: broadcast::channel(BEHIND).0,
             streams: AtomicUsize::new(0),
             catching_up: AtomicBool::new(false),
+            wrong: Mutex::default(),
         }
     }
 }
@@ -71,6 +83,11 @@ impl Desk {
             |e| matches!(e, Event::Decided(d) if !d.again && d.verdict.kind != VerdictKind::Ask),
         );
         Some(Change { request, listed: !routine })
+    }
+
+    /// What was said beside the request is erased: nothing of it stays here.
+    pub fn forget(&self, request: &RequestId) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(request);
     }
 
     /// Tells open pages.
@@ -110,6 +127,26 @@ impl Budget {
     #[must_use]
     pub fn of(left: usize) -> Self {
         Self { left, rest: Vec::new() }
+    }
+
+    /// A request that ended, from memory or proven anew; none as well once the budget is spent.
+    ///
+    /// # Errors
+    /// As [`proven`].
+    pub async fn ended(
+        &mut self,
+        broker: &Broker,
+        id: &RequestId,
+    ) -> Result<Option<Arc<Loaded>>, Refusal> {
+        let known = {
+            let kept = broker.desk.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.get(id).filter(|l| !l.state.phase.is_open()).cloned()
+        };
+        if known.is_some() || self.left == 0 {
+            return Ok(known);
+        }
+        self.left -= 1;
+        load(broker, id).await
     }
 
     /// As [`proven`]; none as well once the budget is spent and the request is not known yet.
@@ -165,7 +202,11 @@ pub async fn proven(broker: &Broker, row: &RequestSummary) -> Result<Option<Arc<
     if let Some(loaded) = kept(broker, row) {
         return Ok(Some(loaded));
     }
-    let Some(loaded) = broker.store.load(&row.id).await.map_err(of_store)? else { return Ok(None) };
+    load(broker, &row.id).await
+}
+
+async fn load(broker: &Broker, id: &RequestId) -> Result<Option<Arc<Loaded>>, Refusal> {
+    let Some(loaded) = broker.store.load(id).await.map_err(of_store)? else { return Ok(None) };
     let loaded = Arc::new(loaded);
     let mut kept = broker.desk.kept.lock().unwrap_or_else(PoisonError::into_inner);
     if kept.len() >= MOST {
@@ -174,8 +215,32 @@ pub async fn proven(broker: &Broker, row: &RequestSummary) -> Result<Option<Arc<
             kept.clear();
         }
     }
-    kept.insert(row.id.clone(), Arc::clone(&loaded));
+    kept.insert(id.clone(), Arc::clone(&loaded));
     Ok(Some(loaded))
+}
+
+/// What people lately denied because it looks wrong, those denied last first; of the log only what
+/// is new since the last call is read.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn looks_wrong(broker: &Broker) -> Result<Vec<RequestId>, Refusal> {
+    let size = broker.store.head().size;
+    let known = broker.desk.wrong.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if known.until == size {
+        return Ok(known.requests);
+    }
+    let mut requests =
+        broker.store.denied_because("looks_wrong", known.until).await.map_err(of_store)?;
+    let older: Vec<RequestId> =
+        known.requests.into_iter().filter(|id| !requests.contains(id)).collect();
+    requests.extend(older);
+    requests.truncate(MOST_WRONG);
+    let mut kept = broker.desk.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.until <= size {
+        *kept = Wrong { until: size, requests: requests.clone() };
+    }
+    Ok(requests)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use grantwright_approval::console::request::{May, Page as Matter, PolicyText, request};
+use grantwright_approval::console::request::{May, Page as Matter, PolicyText, Routing, request};
 use grantwright_approval::console::{Frame, Here, Notice, Viewer, page as document, story};
 use grantwright_approval::whole;
 use grantwright_domain::{Phase, RequestId, Scope, Verdict};
@@ -16,6 +16,7 @@ use super::respond::{Page, html};
 use super::{inbox, may, narrow};
 use crate::core::Broker;
 use crate::error::{no_such_request, of_store, refuse};
+use crate::guards::route;
 use crate::http::Shared;
 use crate::http::session::Session;
 use crate::issue::decide;
@@ -68,7 +69,7 @@ pub fn pinned<'a>(at: At<'a>, loaded: &Loaded) -> Result<&'a Scope, Refusal> {
 }
 
 /// What is said after a decision; the words are ours, whatever the address says.
-fn done(verb: &str) -> Option<&'static str> {
+pub(super) fn done(verb: &str) -> Option<&'static str> {
     Some(match verb {
         "approve" => "You approved it. Until the agent collects it, you can withdraw.",
         "ask" => "Your question is on its way to the agent. The clock pauses until it answers.",
@@ -118,6 +119,8 @@ pub async fn render(
     let matter = Matter {
         id: &id,
         csrf: &session.csrf,
+        reader: session.human.as_str(),
+        routing: routing(at, loaded, scope),
         card: &card,
         may: May {
             decide: eligible,
@@ -148,6 +151,30 @@ pub async fn render(
     let viewer = Viewer { human: session.human.as_str(), csrf: &session.csrf };
     let frame = Frame::new(&title, Here::Inbox, viewer).saying(notice);
     Ok(html(status, document(&frame, &request(&matter))))
+}
+
+/// Who is told when, of a request that waits; nothing once it does not, or while the agent is asked.
+fn routing(at: At<'_>, loaded: &Loaded, scope: &Scope) -> Routing {
+    let (state, guards) = (&loaded.state, &at.broker.config.guards);
+    if state.phase != Phase::Pending {
+        return Routing::default();
+    }
+    let first = route::known(at.broker, state).unwrap_or_default();
+    let first = first.iter().map(ToString::to_string).collect();
+    if state.open_question().is_some() {
+        return Routing { first, ..Routing::default() };
+    }
+    let risk = scope.labels.risk.as_str();
+    let begun = guards.begun(risk, state.requested_at);
+    let everybody = guards.escalate_before_ms().map(|ms| state.expires_at().plus_millis(-ms));
+    let again = guards.remind_after_ms().map(|ms| begun.plus_millis(ms));
+    Routing {
+        first,
+        quiet_until: guards.quiet_until(risk, at.now),
+        // With little time from the start there is none before everybody is told.
+        again: again.filter(|again| everybody.is_none_or(|all| *again < all)),
+        everybody,
+    }
 }
 
 /// The policies that decided, with their text where they are still the ones in force.

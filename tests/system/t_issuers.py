@@ -15,7 +15,7 @@ import unittest
 import zlib
 from pathlib import Path
 
-from harness import ROOT, Process, call, free_port, scratch, until
+from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, free_port, scratch, until
 from own import Own
 from peers import node
 
@@ -97,6 +97,30 @@ POLICY = "".join(
 own = None
 
 
+def only_here(private):
+    """The private half of the sidecar's key: in no file of broker or sidecar, not even in the log."""
+    body = "".join(line for line in private.splitlines() if not line.startswith("-----"))
+    # Where the seed stands, or the scalar: what is before and after is public.
+    part = body[220:252] if "OPENSSH" in private else body[52:84]
+    assert len(part) == 32, private
+    for path in own.dir.rglob("*"):
+        if path.is_file() and part.encode() in path.read_bytes().replace(b"\n", b""):
+            raise AssertionError(f"{path} holds a private key")
+
+
+def execute(scope, params, *command):
+    """`grantwright exec --files` at the demo's sidecar."""
+    flags = [word for name, value in params.items() for word in ("--param", f"{name}={value}")]
+    return subprocess.run(
+        [str(GRANTWRIGHT), "exec", "--scope", scope, *flags, "--files", "--", *map(str, command)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=at_the_sidecar())
+
+
+def at_the_sidecar(**more):
+    return clean_env(GRANTWRIGHT_SIDECAR=own.demo.doors.tcp,
+                     GRANTWRIGHT_TOKEN_FILE=own.demo.env["GRANTWRIGHT_TOKEN_FILE"], **more)
+
+
 def setUpModule():
     global own
     own = Own(MINTERS, SCOPES, POLICY, secrets={"data-service.secret": SECRET})
@@ -164,14 +188,14 @@ LogLevel VERBOSE
         body = own.granted(scope, params, **fields)
         return body, body["credential"]["ssh_certificate"]
 
-    def login(self, certificate, command="id"):
+    def login(self, certificate, command="id", key=None):
         file = Path(str(scratch("cert")) + ".pub")
         file.parent.mkdir(exist_ok=True)
         file.write_text(certificate + "\n")
         user = os.environ.get("USER") or subprocess.check_output(["id", "-un"], text=True).strip()
         done = subprocess.run(
             ["ssh", "-F", "none", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none",
-             "-i", str(self.dir / "agent"), "-o", f"CertificateFile={file}",
+             "-i", str(key or self.dir / "agent"), "-o", f"CertificateFile={file}",
              "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
              "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", str(self.port),
              f"{user}@127.0.0.1", command],
@@ -185,6 +209,38 @@ LogLevel VERBOSE
         # What the server's own log says of it joins our log.
         said = self.server.log.read_text()
         self.assertIn(f"agent=demo-agent request={body['request_id']}", said)
+
+    def test_a_key_that_was_left_out_is_the_sidecars_own(self):
+        job = own.demo.doors.fresh("job")
+        body = own.granted("own.ssh", {"account": "deploy", "job": job})
+        got = body["credential"]
+        self.assertEqual(sorted(got), ["private_key", "ssh_certificate"])
+        key = self.dir / "sidecars"
+        key.touch(0o600)
+        key.write_text(got["private_key"])
+        public = subprocess.run(["ssh-keygen", "-y", "-f", str(key)], capture_output=True, text=True)
+        self.assertEqual(public.stdout.split()[:2], body["params"]["key"].split(), public.stderr)
+        code, out, err = self.login(got["ssh_certificate"], key=key)
+        self.assertEqual((code, out), (0, f"ran {job}"), err)
+        only_here(got["private_key"])
+        own.revoke(body["lease_id"])
+        self.fetch()
+        self.assertEqual(self.login(got["ssh_certificate"], key=key)[0], 255)
+
+    def test_the_sidecars_own_key_logs_in_by_files_and_by_an_agents_socket(self):
+        user = os.environ.get("USER") or subprocess.check_output(["id", "-un"], text=True).strip()
+        ssh = (f"ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes "
+               f"-o LogLevel=ERROR -o ConnectTimeout=10 -p {self.port}")
+        job = own.demo.doors.fresh("job")
+        by_files = (f'{ssh} -o IdentityAgent=none -o IdentitiesOnly=yes -i "$CREDENTIAL_DIR/private_key" '
+                    f'-o CertificateFile="$CREDENTIAL_DIR/ssh_certificate" {user}@127.0.0.1 id')
+        done = execute("own.ssh", {"account": "deploy", "job": job}, "sh", "-c", by_files)
+        self.assertEqual((done.returncode, done.stdout.strip()), (0, f"ran {job}"), done.stderr)
+        by_agent = [str(GRANTWRIGHT), "helper", "ssh-agent", "--sidecar-key", "--scope", "own.ssh", "--param",
+                    "account=deploy", "--param", f"job={job}", "--", "sh", "-c", f"{ssh} {user}@127.0.0.1 id"]
+        done = subprocess.run(by_agent, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                              env=at_the_sidecar())
+        self.assertEqual((done.returncode, done.stdout.strip()), (0, f"ran {job}"), done.stderr)
 
     def test_it_is_refused_after_its_end(self):
         _, certificate = self.grant(ttl="4s")
@@ -273,20 +329,10 @@ class X509(unittest.TestCase):
     def test_a_go_server_takes_it_until_it_ends_early(self):
         if not shutil.which("go"):
             self.skipTest("no Go here")
-        server = self.dir / "server"
-        built = subprocess.run(["go", "build", "-o", str(server), str(ROOT / "tests/peers/tls/main.go")],
-                               capture_output=True, text=True, timeout=600,
-                               env=dict(os.environ, GO111MODULE="off", CGO_ENABLED="0"))
-        self.assertEqual(built.returncode, 0, built.stderr)
         (body, ended), (_, other) = self.grant(), self.grant()
         self.fetch()
-        self.run_openssl("req", "-x509", "-key", self.dir / "key.pem", "-subj", "/CN=server", "-days",
-                         "1", "-out", self.dir / "server.pem")
-        port = free_port()
-        process = Process([server, f"127.0.0.1:{port}", self.dir / "server.pem", self.dir / "key.pem",
-                           self.dir / "ca.pem", self.dir / "crl.der"])
+        port, process = self.go_server()
         try:
-            until("the Go server", 20, lambda: process.code() is None and _open(port))
             self.assertEqual(self.go(port, ended), "hello demo-agent")
             own.revoke(body["lease_id"])
             self.fetch()
@@ -295,9 +341,62 @@ class X509(unittest.TestCase):
         finally:
             process.kill()
 
-    def go(self, port, certificate):
+    def test_a_request_that_was_left_out_is_of_the_sidecars_own_key(self):
+        params = {"service": own.demo.doors.fresh("svc")}
+        body = own.granted("own.mesh", params)
+        got = body["credential"]
+        self.assertEqual(sorted(got), ["ca", "certificate", "private_key"])
+        file, key = self.dir / "sidecars.pem", self.dir / "sidecars.key"
+        file.write_text(got["certificate"])
+        key.touch(0o600)
+        key.write_text(got["private_key"])
+        of = lambda *words: subprocess.run(["openssl", *map(str, words)], capture_output=True,  # noqa: E731
+                                           text=True, check=True).stdout
+        self.assertEqual(of("x509", "-in", file, "-noout", "-pubkey"), of("pkey", "-in", key, "-pubout"))
+        self.fetch()
+        self.assertEqual(self.verify(file), (True, ""))
+        only_here(got["private_key"])
+        # The same request again, so that an ask that repeats is identical, also after a crash.
+        own.restart()
+        again = own.granted("own.mesh", params)
+        self.assertEqual(again["params"], body["params"])
+        own.revoke(body["lease_id"])
+        self.fetch()
+        self.assertFalse(self.verify(file)[0])
+        if not shutil.which("go"):
+            return
+        port, process = self.go_server()
+        try:
+            self.assertEqual(self.go(port, file, key), "")
+            file.write_text(again["credential"]["certificate"])
+            self.assertEqual(self.go(port, file, key), "hello demo-agent")
+            files = 'curl -sk --cert "$CREDENTIAL_DIR/certificate" --key "$CREDENTIAL_DIR/private_key" '
+            done = execute("own.mesh", params, "sh", "-c", f"{files} https://127.0.0.1:{port}/")
+            self.assertEqual(done.stdout.strip(), "hello demo-agent", done.stderr)
+        finally:
+            process.kill()
+
+    def go_server(self):
+        server = self.dir / "server"
+        built = subprocess.run(["go", "build", "-o", str(server), str(ROOT / "tests/peers/tls/main.go")],
+                               capture_output=True, text=True, timeout=600,
+                               env=dict(os.environ, GO111MODULE="off", CGO_ENABLED="0"))
+        self.assertEqual(built.returncode, 0, built.stderr)
+        self.run_openssl("req", "-x509", "-key", self.dir / "key.pem", "-subj", "/CN=server", "-days",
+                         "1", "-out", self.dir / "server.pem")
+        port = free_port()
+        process = Process([server, f"127.0.0.1:{port}", self.dir / "server.pem", self.dir / "key.pem",
+                           self.dir / "ca.pem", self.dir / "crl.der"])
+        try:
+            until("the Go server", 20, lambda: process.code() is None and _open(port))
+        except BaseException:
+            process.kill()
+            raise
+        return port, process
+
+    def go(self, port, certificate, key=None):
         done = subprocess.run(["curl", "-sk", "--cert", str(certificate), "--key",
-                               str(self.dir / "key.pem"), f"https://127.0.0.1:{port}/"],
+                               str(key or self.dir / "key.pem"), f"https://127.0.0.1:{port}/"],
                               capture_output=True, text=True, timeout=20)
         return done.stdout.strip()
 
@@ -364,6 +463,20 @@ class Token(unittest.TestCase):
         with self.assertRaises(jwt.InvalidAudienceError):
             key = jwt.PyJWKClient(f"{own.console}/jwks").get_signing_key_from_jwt(token)
             jwt.decode(token, key.key, algorithms=["EdDSA"], audience="https://other.example.com")
+
+    def test_a_key_that_was_left_out_is_the_sidecars_own(self):
+        from cryptography.hazmat.primitives import serialization
+        body = own.granted("own.token", {"dataset": own.demo.doors.fresh("set")})
+        got = body["credential"]
+        self.assertEqual(sorted(got), ["private_key", "token"])
+        private = serialization.load_pem_private_key(got["private_key"].encode(), None)
+        point = private.public_key().public_numbers()
+        part = lambda n: b64(n.to_bytes(32, "big"))  # noqa: E731
+        jwk = {"crv": "P-256", "kty": "EC", "x": part(point.x), "y": part(point.y)}
+        jkt = b64(hashlib.sha256(json.dumps(jwk, separators=(",", ":")).encode()).digest())
+        self.assertEqual(self.verify(got["token"])["cnf"], {"jkt": jkt})
+        self.assertEqual(body["params"]["key"], jkt)
+        only_here(got["private_key"])
 
     def test_nodes_jose_takes_it(self):
         missing = node.prepare(ROOT, print)

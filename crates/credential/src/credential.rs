@@ -17,8 +17,12 @@ pub enum Kind {
     /// `{"username","password"}`, for example of a database.
     UserPass,
     /// `{"certificate","ca"}`: an X.509 certificate for the key of who asked, and its authority; PEM.
+    /// With `private_key` where whoever made the certificate made its key as well.
     X509,
 }
+
+/// The member with the private half of the key that a credential is bound to; PEM.
+const PRIVATE_KEY: &str = "private_key";
 
 impl Kind {
     /// The kind in one word, for logs and metrics.
@@ -96,11 +100,29 @@ impl Credential {
         Self::written(Kind::X509, &[certificate, ca])
     }
 
+    /// The same with the private half of the key that it is bound to, PEM: for the holder alone. One that
+    /// has it already stays as it is.
+    #[must_use]
+    pub fn with_private_key(self, pem: &str) -> Self {
+        let json = self.json.expose_secret();
+        let has_it =
+            json.windows(PRIVATE_KEY.len() + 3).any(|w| w == br#""private_key":"#.as_slice());
+        let Some(body) = json.strip_suffix(b"}").filter(|_| !has_it) else { return self };
+        let mut whole = Vec::with_capacity(json.len() + PRIVATE_KEY.len() + 6 * pem.len() + 8);
+        whole.extend_from_slice(body);
+        whole.push(b',');
+        write_string(&mut whole, PRIVATE_KEY);
+        whole.push(b':');
+        write_string(&mut whole, pem);
+        whole.push(b'}');
+        Self { kind: self.kind, json: Secret::new(whole) }
+    }
+
     /// Reads the JSON object of a credential, as it comes over the wire or out of a seal.
     ///
     /// # Errors
     /// [`CredentialError::Malformed`] unless it is one object with exactly the members of one
-    /// [`Kind`], all of them strings. The bytes are wiped in that case too.
+    /// [`Kind`], for a certificate perhaps its private key, all of them strings. The bytes are wiped in that case too.
     pub fn from_json(json: Vec<u8>) -> Result<Self, CredentialError> {
         let json = Secret::new(json);
         let kind = kind_of(json.expose_secret()).ok_or(CredentialError::Malformed)?;
@@ -166,8 +188,10 @@ fn kind_of(json: &[u8]) -> Option<Kind> {
     let mut value: Value = serde_json::from_slice(json).ok()?;
     let kind = value.as_object().and_then(|object| {
         Kind::ALL.into_iter().find(|kind| {
-            object.len() == kind.members().len()
-                && kind.members().iter().all(|m| object.get(*m).is_some_and(Value::is_string))
+            let keyed = usize::from(*kind == Kind::X509 && object.contains_key(PRIVATE_KEY));
+            object.len() == kind.members().len() + keyed
+                && kind.members().iter().all(|m| object.contains_key(*m))
+                && object.values().all(Value::is_string)
         })
     });
     wipe(&mut value);
@@ -207,6 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn a_private_key_joins_once_and_comes_over_the_wire_with_a_certificate_only() {
+        let made = Credential::x509("c", "a").with_private_key("k\n");
+        assert_eq!(
+            made.expose_json(),
+            br#"{"certificate":"c","ca":"a","private_key":"k\n"}"#.as_slice()
+        );
+        let again = made.with_private_key("other");
+        assert!(!again.expose_json().windows(5).any(|w| w == b"other"));
+        let read = Credential::from_json(again.expose_json().to_vec()).unwrap();
+        assert_eq!((read.kind(), &read), (Kind::X509, &again));
+        let bound = Credential::ssh("c").with_private_key("k");
+        assert_eq!(bound.expose_json(), br#"{"ssh_certificate":"c","private_key":"k"}"#.as_slice());
+        assert!(Credential::from_json(bound.expose_json().to_vec()).is_err());
+    }
+
+    #[test]
     fn every_character_survives_json_without_moving_the_buffer() {
         let password: String =
             (0..0x250u32).filter_map(char::from_u32).chain("🦀\u{202e}".chars()).collect();
@@ -232,6 +272,8 @@ mod tests {
             r#"{"token":1}"#,
             r#"{"token":"t","more":"x"}"#,
             r#"{"username":"u"}"#,
+            r#"{"certificate":"c","private_key":"k"}"#,
+            r#"{"certificate":"c","ca":"a","private_key":1}"#,
             r#"{"token":"t"} {}"#,
             r#""token""#,
         ] {

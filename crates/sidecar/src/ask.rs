@@ -137,6 +137,28 @@ impl Ask {
         .identified(workload)
     }
 
+    /// The parameters.
+    #[must_use]
+    pub fn params(&self) -> Map<String, Value> {
+        match canonical::parse(&self.params_jcs) {
+            Ok(Value::Object(params)) => params,
+            _ => Map::new(),
+        }
+    }
+
+    /// The same with these parameters; what the caller sent, and by which its key compares, stays.
+    ///
+    /// # Errors
+    /// 400 `malformed`.
+    pub fn with_params(
+        mut self,
+        params: &Map<String, Value>,
+        workload: &str,
+    ) -> Result<Self, Box<Refusal>> {
+        self.params_jcs = canonical::to_bytes(params).map_err(|e| malformed(e.0))?;
+        self.identified(workload)
+    }
+
     fn identified(mut self, workload: &str) -> Result<Self, Box<Refusal>> {
         // The token enters by its digest: the same person's next token is another ask, which costs
         // one call and can never give one person's credential to another.

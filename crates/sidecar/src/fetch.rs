@@ -92,6 +92,10 @@ impl Sidecar {
             let sent = sidecar.remember.kept();
             let known_size = sent.as_ref().map_or(0, |kept| kept.size);
             let ask = sidecar.cache().open_ask(&request_id);
+            if sidecar.known_scopes().is_none() {
+                // A credential may be for a key of ours, which is found by what scopes declare.
+                let _ = sidecar.certain_scopes().await;
+            }
             let request = CollectRequest { request_id, wait_ms, known_size };
             let reply = sidecar.upstream.collect(request).await;
             sidecar.settle(reply, sent.as_ref(), ask.as_ref())
@@ -211,6 +215,8 @@ impl Sidecar {
             return Err(Arc::new(gone));
         }
         let params = canonical::parse(&granted.params_jcs).ok();
+        let scope = ask.map(|ask| ask.scope.as_str());
+        let credential = self.with_holder(credential, scope, params.as_ref());
         let delivered = Delivered {
             request_id,
             lease_id: lease_id.as_str(),

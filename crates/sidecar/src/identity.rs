@@ -250,6 +250,11 @@ impl StateDir {
         })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn key_path(&self, generation: u64) -> PathBuf {
         self.path.join(format!("key-{generation}.der"))
     }

@@ -19,6 +19,7 @@ mod error;
 mod fetch;
 mod files;
 pub mod guard;
+mod holder;
 mod identity;
 mod lease;
 mod linger;

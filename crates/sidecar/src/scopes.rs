@@ -88,14 +88,28 @@ impl Sidecar {
         scope: &ScopeName,
         certain: bool,
     ) -> Result<(), Box<Refusal>> {
-        let age_ms = if certain { CERTAIN_FOR_MS } else { GOOD_FOR_MS };
-        let scopes = self.scopes_within(age_ms).await?;
+        let scopes = if certain { self.certain_scopes().await } else { self.scopes().await }?;
         let named = named(&scopes, scope.as_str()).ok_or_else(|| unknown_scope(scope.as_str()))?;
         match named.get("credential").and_then(Value::as_str) {
             Some(kind) if kind == Kind::Sts.as_str() => Ok(()),
             // Also where the broker says nothing: it cannot mint for that scope.
             _ => Err(Box::new(not_an_aws_scope(scope.as_str()))),
         }
+    }
+
+    /// The scopes by a list that is hardly a second old.
+    ///
+    /// # Errors
+    /// The broker's refusal when none were ever listed.
+    pub(crate) async fn certain_scopes(
+        &self,
+    ) -> Result<Arc<Vec<Map<String, Value>>>, Box<Refusal>> {
+        self.scopes_within(CERTAIN_FOR_MS).await
+    }
+
+    /// The scopes as last declared, however long ago; `None`: never.
+    pub(crate) fn known_scopes(&self) -> Option<Arc<Vec<Map<String, Value>>>> {
+        self.listed().map(|it| it.scopes)
     }
 
     fn listed(&self) -> Option<Listed> {

@@ -10,6 +10,7 @@ use crate::attend::Attendance;
 use crate::cache::Cache;
 use crate::fetch::Flights;
 use crate::guard::Tokens;
+use crate::holder::Holders;
 use crate::identity::{Identity, StateDir};
 use crate::metrics::Metrics;
 use crate::process::Programs;
@@ -34,6 +35,7 @@ pub struct Sidecar {
     pub(crate) remember: Remember,
     pub(crate) attendance: Attendance,
     pub(crate) flights: Flights,
+    pub(crate) holders: Holders,
     pub(crate) scopes: Scopes,
     pub(crate) programs: Programs,
     pub(crate) metrics: Metrics,
@@ -62,6 +64,7 @@ impl Sidecar {
             remember: Remember::open(identity.log_vkey.clone(), config.checkpoint_file.clone())?,
             attendance: Attendance::new(clock.now()),
             flights: Flights::default(),
+            holders: Holders::default(),
             scopes: Scopes::default(),
             programs: Programs::default(),
             metrics: Metrics::default(),

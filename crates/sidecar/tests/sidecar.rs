@@ -67,6 +67,57 @@ async fn a_hundred_identical_asks_at_once_are_one_call() {
     assert_eq!((answers.len(), broker.asks_for("demo.read")), (1, 1));
 }
 
+#[tokio::test]
+async fn a_key_that_the_caller_left_out_is_the_sidecars_and_its_private_half_stays_here() {
+    begin!(broker, sidecar, dir);
+    let body = r#"{"scope":"key.ssh","params":{"job":"a"},"reason":"r","idempotency_key":"k1"}"#;
+    let answer = sidecar.post(body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let sent = broker.script().asks[0].clone();
+    let params: serde_json::Value = serde_json::from_slice(&sent.params_jcs).unwrap();
+    let key = params["key"].as_str().unwrap().to_owned();
+    assert!(key.starts_with("ssh-ed25519 "), "{key}");
+    let private = answer.body["credential"]["private_key"].as_str().unwrap().to_owned();
+    assert!(private.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n"));
+    assert_eq!(answer.body["params"]["key"], key, "the caller sees for which key");
+    assert!(!format!("{sent:?}").contains("PRIVATE KEY"));
+    // The client's own words are what its key compares by, and what identical means holds the key.
+    assert_eq!(sidecar.post(body).await.text, answer.text);
+    let other = body.replace("k1", "k2");
+    assert_eq!(sidecar.post(&other).await.body["credential"]["private_key"], private);
+    let asks = broker.script().asks.clone();
+    assert_eq!((asks.len(), &asks[0].params_jcs), (2, &asks[1].params_jcs));
+
+    // A scope that the sidecar's list does not have yet.
+    let declared = serde_json::json!({"name": "key.new", "credential": "ssh", "params": {
+        "key": {"type": "public-key", "format": "ssh"}}});
+    broker.script().scopes.push(declared);
+    let answer = sidecar.post(r#"{"scope":"key.new","params":{},"reason":"r"}"#).await;
+    assert!(answer.body["credential"]["private_key"].is_string(), "{}", answer.text);
+
+    // Whoever brings a key keeps it.
+    let own = format!("ssh-ed25519 {}", "A".repeat(68));
+    let body =
+        format!(r#"{{"scope":"key.ssh","params":{{"job":"b","key":"{own}"}},"reason":"r"}}"#);
+    let answer = sidecar.post(&body).await;
+    assert_eq!(answer.body["credential"], serde_json::json!({"token": "token-r-4"}));
+    sidecar.stop().await;
+
+    // After a restart it is the same key, also for what was asked before it.
+    let sidecar = Running::start(&broker, dir.path()).await;
+    let asked = sidecar.post(r#"{"scope":"key.export","params":{},"reason":"r"}"#).await;
+    assert_eq!(asked.status, 202, "{}", asked.text);
+    let id = asked.body["request_id"].as_str().unwrap().to_owned();
+    sidecar.stop().await;
+    broker.approve(&id);
+    let sidecar = Running::start(&broker, dir.path()).await;
+    let answer = sidecar.get(&format!("/v1/requests/{id}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let private = answer.body["credential"]["private_key"].as_str().unwrap();
+    assert!(private.starts_with("-----BEGIN PRIVATE KEY-----"), "{}", answer.text);
+    sidecar.stop().await;
+}
+
 async fn futures_join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut futures: Vec<_> = futures.map(Box::pin).collect();
     let mut done: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();

@@ -1,5 +1,6 @@
-//! `grantwright helper ssh-agent`: an agent (draft-ietf-sshm-ssh-agent) with one key, made here and never
-//! written anywhere, whose certificate the broker signs and renews. It lists, it signs, and nothing else.
+//! `grantwright helper ssh-agent`: an agent (draft-ietf-sshm-ssh-agent) with one key, made here or the
+//! sidecar's own, never written anywhere, whose certificate the broker signs and renews. It lists, it signs,
+//! and nothing else.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
@@ -46,6 +47,10 @@ pub struct Args {
     /// The scope's parameter that takes the public key.
     #[arg(long, value_name = "NAME", default_value = "public_key")]
     key_param: String,
+    /// Use the sidecar's own key for the scope: the same at every start, so that what was asked before is
+    /// asked identically.
+    #[arg(long, conflicts_with = "key_param")]
+    sidecar_key: bool,
     /// The agent's socket, in a folder that only this user can enter; a fresh one unless given.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -59,13 +64,20 @@ pub struct Args {
 /// # Errors
 /// When there was no certificate, the socket cannot be made, or the command not be run.
 pub async fn run(out: &Out, settings: &Settings, args: Args) -> Result<Exit, Failure> {
-    let key = Ed25519KeyPair::generate().map_err(|_| Failure::unable("no randomness"))?;
-    let public = blob(&[b"ssh-ed25519", key.public_key().as_ref()]);
+    let own = if args.sidecar_key {
+        None
+    } else {
+        Some(Ed25519KeyPair::generate().map_err(|_| Failure::unable("no randomness"))?)
+    };
     let door = Door::open(settings)?;
-    let mut asked = args
-        .wanted
-        .with(&args.key_param, &format!("ssh-ed25519 {}", base64(&public)))
-        .ask(&door)?;
+    let mut asked = match &own {
+        None => args.wanted.ask(&door)?,
+        Some(key) => {
+            let public = blob(&[b"ssh-ed25519", key.public_key().as_ref()]);
+            let line = format!("ssh-ed25519 {}", base64(&public));
+            args.wanted.with(&args.key_param, &line).ask(&door)?
+        }
+    };
     let mut signal = Box::pin(end_signal());
     asked.fresh()?;
     let mut granted = tokio::select! {
@@ -76,8 +88,9 @@ pub async fn run(out: &Out, settings: &Settings, args: Args) -> Result<Exit, Fai
         }
     };
     asked.done();
-    let agent = Arc::new(Agent { key, certificate: Mutex::default() });
+    let key = own.map_or_else(|| sidecars(&granted), Ok);
     let ended = async {
+        let agent = Arc::new(Agent { key: key?, certificate: Mutex::default() });
         agent.show(&granted)?;
         let home = Home::make(settings, args.socket)?;
         let listener = home.listen()?;
@@ -133,6 +146,32 @@ async fn keep(
             }
         }
     }
+}
+
+/// The key that came with the certificate.
+fn sidecars(granted: &Granted) -> Result<Ed25519KeyPair, Failure> {
+    let [pem] = granted.texts(["private_key"])?;
+    from_openssh(&pem).ok_or_else(|| Failure::unable("the sidecar's key is not Ed25519"))
+}
+
+/// Reads an unencrypted private key of Ed25519 (OpenSSH's PROTOCOL.key).
+fn from_openssh(pem: &str) -> Option<Ed25519KeyPair> {
+    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let whole = from_base64(&body)?;
+    let mut rest = whole.strip_prefix(b"openssh-key-v1\0")?;
+    for plain in [&b"none"[..], b"none", b""] {
+        if take(&mut rest)? != plain {
+            return None;
+        }
+    }
+    let (count, mut rest) = rest.split_first_chunk::<4>()?;
+    let (_public, mut inner) = (take(&mut rest)?, take(&mut rest)?);
+    let (_checks, tail) = inner.split_first_chunk::<8>()?;
+    inner = tail;
+    let (kind, public, private) = (take(&mut inner)?, take(&mut inner)?, take(&mut inner)?);
+    let fits = *count == 1u32.to_be_bytes() && kind == b"ssh-ed25519" && private.len() == 64;
+    let seed = private.get(..32).filter(|_| fits)?;
+    Ed25519KeyPair::from_seed_and_public_key(seed, public).ok()
 }
 
 /// The socket, and the folder that was made for it.

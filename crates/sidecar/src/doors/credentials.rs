@@ -42,7 +42,8 @@ pub(super) async fn post(
     if let Err(refusal) = while_consistent(sidecar) {
         return problem(sidecar, &refusal);
     }
-    let ask = match read(sidecar, caller, head, body) {
+    let held = || read(sidecar, caller, head, body).and_then(|ask| sidecar.held(ask));
+    let mut ask = match held() {
         Ok(ask) => Arc::new(ask),
         Err(refusal) => return problem(sidecar, &refusal),
     };
@@ -50,7 +51,23 @@ pub(super) async fn post(
         sidecar.metrics.from_memory.add(1);
         return granted(sidecar, &ask, &lease, raw);
     }
-    match sidecar.ask(&ask, None).await {
+    let is_known = sidecar.knows(&ask.scope);
+    let mut fetched = sidecar.ask(&ask, None).await;
+    if fetched.as_ref().is_err_and(|it| it.code == "bad_params") {
+        // Declared since the list was made, perhaps: what is missing may be a key of ours.
+        let _ = match is_known {
+            true => sidecar.certain_scopes().await,
+            false => sidecar.refresh_scopes().await,
+        };
+        match held() {
+            Ok(filled) if filled.identity != ask.identity => {
+                ask = Arc::new(filled);
+                fetched = sidecar.ask(&ask, None).await;
+            }
+            _ => {}
+        }
+    }
+    match fetched {
         Ok(Answer::Granted(lease)) => granted(sidecar, &ask, &lease, raw),
         Ok(Answer::Pending(it)) => pending(sidecar, &it.0, &it.1),
         Ok(Answer::Ended(it)) => problem(sidecar, &ended(&it)),

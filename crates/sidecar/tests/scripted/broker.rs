@@ -105,6 +105,8 @@ pub struct Script {
     pub certificate_life_s: i64,
     pub scopes: Vec<serde_json::Value>,
     requests: HashMap<String, (String, Stands)>,
+    /// What was asked, by request.
+    params: HashMap<String, Vec<u8>>,
     keys: HashMap<String, (Vec<u8>, String)>,
     streams: Vec<mpsc::Sender<Result<AttendDown, Status>>>,
     seal_to: Option<SealPublicKey>,
@@ -163,8 +165,14 @@ impl Scripted {
                 json!({"name": "aws.deny", "params": {}, "credential": "sts"}),
                 json!({"name": "demo.export", "params": {}, "credential": "userpass"}),
                 json!({"name": "demo.bare", "params": {}}),
+                json!({"name": "key.ssh", "credential": "ssh", "params": {
+                    "key": {"type": "public-key", "format": "ssh"},
+                    "job": {"type": "string"}}}),
+                json!({"name": "key.export", "credential": "x509", "params": {
+                    "csr": {"type": "public-key", "format": "csr"}}}),
             ],
             requests: HashMap::new(),
+            params: HashMap::new(),
             keys: HashMap::new(),
             streams: vec![],
             seal_to: None,
@@ -358,7 +366,7 @@ impl Service {
             delivery: Some(delivery),
             evidence: Some(evidence),
             people: scope.contains("export"),
-            params_jcs: b"{}".to_vec(),
+            params_jcs: script.params.get(id).cloned().unwrap_or_else(|| b"{}".to_vec()),
             revocable: true,
             ..Granted::default()
         }
@@ -414,6 +422,9 @@ impl Broker for Service {
             match ask.scope.as_str() {
                 "demo.deny" | "aws.deny" => return refuse(403, "denied"),
                 "demo.nothing" => return refuse(404, "unknown_scope"),
+                "key.new" if !ask.params_jcs.windows(5).any(|it| it == b"\"key\"") => {
+                    return refuse(400, "bad_params");
+                }
                 _ => {}
             }
             let open = script.requests.iter().find(|(_, (scope, stands))| {
@@ -432,6 +443,7 @@ impl Broker for Service {
                     let people = ask.scope.contains("export");
                     let stands = if people { Stands::Open } else { Stands::Approved };
                     script.requests.insert(id.clone(), (ask.scope.clone(), stands));
+                    script.params.insert(id.clone(), ask.params_jcs.clone());
                     if !ask.idempotency_key.is_empty() {
                         let bound = (ask.body_digest.clone(), id.clone());
                         script.keys.insert(ask.idempotency_key.clone(), bound);

@@ -83,6 +83,30 @@ class Stand:
         assert reply.status == 200 and reply.json["state"] == "granted", reply
         return reply.json, reply.json["credential"]
 
+    def killed(self, proxy, when, marker, scope, params, made=None):
+        """Asked and approved; the broker is killed (SIGKILL) while the call with `marker` is under way, "before" or
+        "after" the backend had it, and comes back. The request, whose outcome is unknown and stays so."""
+        request = self.approved(scope, params)
+        proxy.stop(when, marker)
+        threading.Thread(target=self._collect, args=(request,), daemon=True).start()
+        assert proxy.met.wait(20), "the mint was never tried"
+        if made:
+            until("it was made", 20, made)
+        assert self.kinds(request)[-1] == "intended", self.kinds(request)
+        self.kill()
+        self.start()
+        reply = self.doors.get(request, wait="20s")
+        assert (reply.json.get("state"), self.kinds(request)[-1]) == ("unknown", "unknown"), reply
+        # Spent, and said so: it is never minted by asking again.
+        assert self.kinds(request).count("intended") == 1
+        return request
+
+    def _collect(self, request):
+        try:
+            self.doors.get(request, wait="20s", timeout=60)
+        except OSError:
+            pass
+
     def kinds(self, request_id):
         return [e["kind"] for e in self.demo.events(request_id)]
 

@@ -1,5 +1,5 @@
-//! The fake Slack or the fake Bot Service as a process of its own, for tests of the whole system:
-//! `fakes slack`, `fakes teams`. The first line that it prints says where it is; then it answers each
+//! The fake Slack, the fake Bot Service or the fake clouds as a process of its own, for tests of the whole
+//! system: `fakes slack`, `fakes teams`, `fakes clouds`. The first line that it prints says where it is; then it answers each
 //! line of JSON on standard input with one line of JSON.
 
 #![allow(
@@ -15,6 +15,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::KeyPair as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use grantwright_testkit::clouds::{Call, Clouds, Say};
 use grantwright_testkit::slack::{self, FakeSlack};
 use grantwright_testkit::teams::{self, FakeTeams};
 use serde_json::{Value, json};
@@ -43,7 +49,15 @@ fn main() {
             }));
             asks.for_each(|ask| say(&runtime.block_on(on_teams(&fake, &ask))));
         }
-        _ => panic!("want `slack` or `teams`"),
+        Some("clouds") => {
+            let fake = runtime.block_on(Clouds::start(now_s));
+            let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
+            let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
+            fake.app_key(key.public_key().as_ref()).lasts(600);
+            say(&json!({ "url": fake.url, "app_key": STANDARD.encode(der.as_ref()) }));
+            asks.for_each(|ask| say(&on_clouds(&fake, &ask)));
+        }
+        _ => panic!("want `slack`, `teams` or `clouds`"),
     }
 }
 
@@ -144,6 +158,41 @@ async fn on_teams(fake: &FakeTeams, ask: &Value) -> Value {
     let body = activity.to_string();
     let (status, answer) = post(text(ask, "to"), "/api/messages", &headers, body.as_bytes()).await;
     json!({ "status": status, "answer": serde_json::from_slice::<Value>(&answer).unwrap_or_default() })
+}
+
+/// `calls {word}` · `live` · `objects` · `lasts {seconds}` · `tell {word, say, status?, text?}` · `well`.
+fn on_clouds(fake: &Clouds, ask: &Value) -> Value {
+    match text(ask, "do") {
+        "calls" => {
+            let shown = |c: Call| json!({ "method": c.method, "path": c.path, "body": c.body });
+            fake.calls(text(ask, "word")).into_iter().map(shown).collect()
+        }
+        "live" => fake.live().into(),
+        "objects" => fake.objects().into(),
+        "lasts" => {
+            fake.lasts(ask["seconds"].as_i64().unwrap());
+            Value::Null
+        }
+        "tell" => {
+            let what = match text(ask, "say") {
+                "lost" => Say::Lost,
+                "drop" => Say::Drop,
+                "half" => Say::Half,
+                "status" => {
+                    let status = ask["status"].as_u64().unwrap().try_into().unwrap();
+                    Say::Status(status, text(ask, "text").to_owned())
+                }
+                other => panic!("no such thing to say: {other}"),
+            };
+            fake.tell(text(ask, "word"), what);
+            Value::Null
+        }
+        "well" => {
+            fake.well();
+            Value::Null
+        }
+        other => panic!("no such thing to do: {other}"),
+    }
 }
 
 /// One HTTP/1.1 call to a broker on loopback: status and body.

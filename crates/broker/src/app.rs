@@ -369,12 +369,13 @@ fn backends(
                 let made = sts_minter(sts, own, clock);
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
-            MinterSection::Postgres { url, password_file, timeout, .. } => {
+            MinterSection::Postgres { url, ca_file, password_file, timeout, .. } => {
                 let random = random()?;
                 let password = password_file.as_deref().map(read_secret).transpose()?;
                 let made = PostgresMinter::new(
                     PostgresConfig {
                         url: url.clone(),
+                        ca_file: ca_file.clone(),
                         password: password
                             .map(|p| Secret::new(p.expose_secret().trim().to_owned())),
                         timeout: std::time::Duration::from_secs(

@@ -287,8 +287,12 @@ pub enum MinterSection {
     Postgres {
         /// The name scopes use.
         name: String,
-        /// `postgres://user@host/database`, without a password; loopback or a socket's folder.
+        /// `postgres://user@host/database`, without a password; loopback or a socket's folder unless
+        /// `ca_file` says how it is encrypted.
         url: String,
+        /// PEM of the authority that signs the server's certificate: then only TLS is spoken.
+        #[serde(default)]
+        ca_file: Option<PathBuf>,
         /// File with the user's password.
         #[serde(default)]
         password_file: Option<PathBuf>,
@@ -420,7 +424,7 @@ pub struct VaultSection {
     pub name: String,
     /// Address, for example `https://vault.example.com:8200`.
     pub address: String,
-    /// Which engine mints: `database`, `aws`, `identity` or `token`.
+    /// Which engine mints: `database`, `aws`, `identity`, `pki`, `ssh`, `token` or `transit`.
     #[serde(default = "database")]
     pub engine: String,
     /// Answers with credentials are wrapped on their way to the broker.
@@ -606,8 +610,9 @@ impl Config {
             if let MinterSection::Vault(vault) = minter {
                 vault.rebase(base);
             }
-            if let MinterSection::Postgres { password_file, .. } = minter {
+            if let MinterSection::Postgres { password_file, ca_file, .. } = minter {
                 *password_file = password_file.take().map(|f| base.join(f));
+                *ca_file = ca_file.take().map(|f| base.join(f));
             }
             match minter {
                 MinterSection::Sts(sts) => sts.rebase(base),

@@ -33,7 +33,7 @@ use crate::{
     Backend, BoxFuture, Declaration, Document, Ended, EndedLease, MintError, Minted, Minter,
     Publisher, SetupError, SignInput, Signer,
 };
-use claims::{Claims, ParamClaims};
+pub(crate) use claims::{Claims, ParamClaims};
 pub use keys::{PublicKey, SigningKey, discovery, jwks};
 use status::{Lists, Place, STATUS};
 
@@ -281,16 +281,8 @@ impl Publisher for JwtIssuer {
 }
 
 impl Minter for JwtIssuer {
-    fn declaration(&self) -> Declaration {
-        BACKEND.declaration
-    }
-
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        faults(scope)
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (BACKEND.preview)(scope, params)
+    fn backend(&self) -> Backend {
+        BACKEND
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
@@ -344,7 +336,7 @@ fn held_by<'a>(scope: &Scope, params: &'a Params) -> Result<Option<&'a str>, Min
     }
 }
 
-fn audience(scope: &Scope) -> Result<&str, MintError> {
+pub(crate) fn audience(scope: &Scope) -> Result<&str, MintError> {
     let audience = scope.template.get("audience").and_then(Value::as_str);
     audience
         .filter(|a| is_audience(a))
@@ -366,6 +358,14 @@ fn faults(scope: &Scope) -> Vec<String> {
     if scope.template.get("status").is_some_and(|s| !s.is_boolean()) {
         out.push("template.status: want true or false".into());
     }
+    out.extend(claim_faults(scope));
+    out.extend(BACKEND.declaration.ttl_faults(scope));
+    out
+}
+
+/// What is wrong with the audience and the claims of the scope's template.
+pub(crate) fn claim_faults(scope: &Scope) -> Vec<String> {
+    let mut out = Vec::new();
     if audience(scope).is_err() {
         out.push(
             "template.audience: want one literal audience, 1 to 256 printable characters without spaces, \
@@ -390,7 +390,6 @@ fn faults(scope: &Scope) -> Vec<String> {
         }
         Some(_) => out.push("template.claims: want a list of parameters' names".into()),
     }
-    out.extend(BACKEND.declaration.ttl_faults(scope));
     out
 }
 

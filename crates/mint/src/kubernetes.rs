@@ -382,16 +382,8 @@ impl KubernetesMinter {
 }
 
 impl Minter for KubernetesMinter {
-    fn declaration(&self) -> Declaration {
-        BACKEND.declaration
-    }
-
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        (BACKEND.faults)(scope)
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (BACKEND.preview)(scope, params)
+    fn backend(&self) -> Backend {
+        BACKEND
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {

@@ -32,19 +32,28 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// *Secrets.* Only [`Minted::credential`] holds any; errors, facts and previews hold none, and no
 /// parameter marked sensitive.
 pub trait Minter: Send + Sync {
+    /// Which backend it is: what can be said and checked of it without its configuration; constant.
+    fn backend(&self) -> Backend;
+
     /// What this backend can do; constant.
-    fn declaration(&self) -> Declaration;
+    fn declaration(&self) -> Declaration {
+        self.backend().declaration
+    }
 
     /// What is wrong with a scope for this backend, each as a sentence: unknown keys of the template,
     /// slots that are not parameters or could act as patterns, anything that could express more than
     /// the parameters say. Asked when scopes are loaded; a scope with faults is not loaded.
-    fn faults(&self, scope: &Scope) -> Vec<String>;
+    fn faults(&self, scope: &Scope) -> Vec<String> {
+        (self.backend().faults)(scope)
+    }
 
     /// What will be issued, for reviewers. Open parameters suffice; no call is made.
     ///
     /// # Errors
     /// When the template cannot be filled with these parameters: the mint would refuse as well.
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError>;
+    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
+        (self.backend().preview)(scope, params)
+    }
 
     /// Mints what was granted, once.
     ///

@@ -323,16 +323,8 @@ impl OauthMinter {
 }
 
 impl Minter for OauthMinter {
-    fn declaration(&self) -> Declaration {
-        BACKEND.declaration
-    }
-
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        (BACKEND.faults)(scope)
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (BACKEND.preview)(scope, params)
+    fn backend(&self) -> Backend {
+        BACKEND
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {

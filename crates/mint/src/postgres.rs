@@ -8,8 +8,10 @@
 
 mod link;
 mod template;
+mod tls;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +20,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use grantwright_credential::{Credential, Kind, Secret};
 use grantwright_domain::request::Lease;
 use grantwright_domain::{Clock, Digest, Grant, LeaseId, Params, Scope, Timestamp};
-use serde_json::Value;
 
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
 use link::{Fault, Links, identifier, literal};
@@ -59,8 +60,10 @@ pub type Fill = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 /// How PostgreSQL is reached.
 pub struct PostgresConfig {
     /// `postgres://user@host/database`, without a password; the user may create roles, and grant those
-    /// that scopes name. The host is loopback or a socket's folder.
+    /// that scopes name. Without `ca_file` the host is loopback or a socket's folder.
     pub url: String,
+    /// PEM file of the authority that signs the server's certificate: then only TLS is spoken.
+    pub ca_file: Option<PathBuf>,
     /// The user's password.
     pub password: Option<Secret<String>>,
     /// Longest wait for an answer; 10 s unless configured.
@@ -80,9 +83,11 @@ impl PostgresMinter {
     /// A minter. The clock tells when grants begin; the server's must agree with it.
     ///
     /// # Errors
-    /// The URL does not parse, holds a password, or leaves this host.
+    /// The URL does not parse, holds a password, or leaves this host without TLS; the authority's file is not
+    /// usable.
     pub fn new(config: PostgresConfig, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
-        let links = Links::new(&config.url, config.password.as_ref(), config.timeout)?;
+        let ca_file = config.ca_file.as_deref();
+        let links = Links::new(&config.url, config.password.as_ref(), ca_file, config.timeout)?;
         Ok(Self { links, random: config.random, clock })
     }
 
@@ -270,16 +275,8 @@ fn wider(operator: impl AsRef<str>) -> MintError {
 }
 
 impl Minter for PostgresMinter {
-    fn declaration(&self) -> Declaration {
-        BACKEND.declaration
-    }
-
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        (BACKEND.faults)(scope)
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (BACKEND.preview)(scope, params)
+    fn backend(&self) -> Backend {
+        BACKEND
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {

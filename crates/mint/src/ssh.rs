@@ -16,6 +16,7 @@
 //! The private key never reaches the broker: who asks gives the public one. The serial number is a
 //! function of the lease. What ended early is in the key revocation list (PROTOCOL.krl).
 
+mod certificate;
 mod krl;
 mod packet;
 mod template;
@@ -28,17 +29,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use grantwright_credential::{Credential, Kind};
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
-use serde_json::Value;
+use grantwright_domain::{Grant, LeaseId, Timestamp};
 
 use crate::signing::lease_bytes;
 use crate::{
     Backend, BoxFuture, Declaration, Document, Ended, EndedLease, MintError, Minted, Minter,
     Publisher, SetupError, SignInput, Signer,
 };
+pub(crate) use certificate::Certificate;
 use packet::Packet;
 pub use packet::SshPublicKey;
-use template::Asked;
+pub(crate) use template::{Asked, faults_of};
 
 /// Certificates begin this much earlier, for servers whose clocks run behind.
 const BACKDATE_S: i64 = 60;
@@ -132,7 +133,7 @@ impl SshIssuer {
 }
 
 /// What `sshd` logs of who came in: the agent, the request, and who approved.
-fn key_id(input: &SignInput<'_>) -> String {
+pub(crate) fn key_id(input: &SignInput<'_>) -> String {
     let mut id = format!("agent={} request={}", input.agent, input.request);
     if !input.approvers.is_empty() {
         id.push_str(&format!(" approvers={}", input.approvers.join(",")));
@@ -147,7 +148,7 @@ fn serial(lease: &str) -> u64 {
 }
 
 /// `SHA256:…` of a key, as `ssh-keygen -l` shows it.
-fn fingerprint(blob: &[u8]) -> String {
+pub(crate) fn fingerprint(blob: &[u8]) -> String {
     format!("SHA256:{}", STANDARD_NO_PAD.encode(digest(&SHA256, blob)))
 }
 
@@ -195,16 +196,8 @@ impl Publisher for SshIssuer {
 }
 
 impl Minter for SshIssuer {
-    fn declaration(&self) -> Declaration {
-        BACKEND.declaration
-    }
-
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        (BACKEND.faults)(scope)
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (BACKEND.preview)(scope, params)
+    fn backend(&self) -> Backend {
+        BACKEND
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {

@@ -8,6 +8,7 @@
 //! exist, with a token that nobody has.
 
 mod answer;
+mod bound;
 mod failure;
 mod iam;
 mod identity;
@@ -137,6 +138,7 @@ impl StsMinter {
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(config.region))
             .http_client(http)
+            .interceptor(bound::Bound)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts);
         if let Some(keys) = standing.keys() {
@@ -263,18 +265,14 @@ impl StsMinter {
 }
 
 impl Minter for StsMinter {
-    fn declaration(&self) -> Declaration {
-        self.declaration
+    fn backend(&self) -> Backend {
+        Backend { declaration: self.declaration, ..BACKEND }
     }
 
     fn faults(&self, scope: &Scope) -> Vec<String> {
         let mut out = policy::faults(scope);
         out.extend(self.declaration.ttl_faults(scope));
         out
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (BACKEND.preview)(scope, params)
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {

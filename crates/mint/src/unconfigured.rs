@@ -1,8 +1,7 @@
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Grant, Params, Scope, Timestamp};
-use serde_json::Value;
+use grantwright_domain::{Grant, Timestamp};
 
-use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter};
+use crate::{Backend, BoxFuture, Ended, MintError, Minted, Minter};
 
 /// A backend that is declared but not configured: its scopes load, are checked and shown as ever, and
 /// every mint is refused with the reason.
@@ -26,16 +25,8 @@ impl Unconfigured {
 }
 
 impl Minter for Unconfigured {
-    fn declaration(&self) -> Declaration {
-        self.backend.declaration
-    }
-
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        (self.backend.faults)(scope)
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (self.backend.preview)(scope, params)
+    fn backend(&self) -> Backend {
+        self.backend
     }
 
     fn ready(&self) -> Result<(), MintError> {

@@ -1,6 +1,7 @@
 //! HashiCorp Vault and OpenBao (<https://developer.hashicorp.com/vault/api-docs>), one engine per minter:
 //! accounts of the database engine, which exist as long as their lease, set to the grant's lifetime, looked
-//! up and ended there; sessions of AWS; tokens of Vault itself; identity tokens.
+//! up and ended there; sessions of AWS; tokens of Vault itself; identity tokens; certificates of its PKI and
+//! SSH engines; tokens signed by its transit engine.
 //!
 //! A grant makes one call that creates anything, on a connection of its own. What is refused (4xx, or a
 //! sealed Vault) made nothing; a 5xx, a timeout, a lost or unreadable answer is unknown. An answer
@@ -11,9 +12,12 @@ mod client;
 mod database;
 mod identity;
 mod lease;
+mod pki;
 mod role;
 mod session;
+mod ssh;
 mod token;
+mod transit;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,9 +25,8 @@ use std::time::Duration;
 
 use grantwright_credential::{Kind, Secret};
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Clock, Grant, Params, Scope, Timestamp};
+use grantwright_domain::{Clock, Grant, LeaseId, Params, Scope, Timestamp};
 use rustify::endpoint::Endpoint;
-use serde_json::Value;
 
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
 use client::{Client, Connection, Envelope, Fault, Reach, is_path, is_segment};
@@ -63,13 +66,27 @@ pub enum Engine {
     Database,
     /// Identity tokens, signed by Vault.
     Identity,
+    /// X.509 certificates.
+    Pki,
+    /// OpenSSH certificates.
+    Ssh,
     /// Tokens of Vault itself.
     Token,
+    /// Tokens of ours, signed by a key of Vault's.
+    Transit,
 }
 
 impl Engine {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Aws, Self::Database, Self::Identity, Self::Token];
+    pub const ALL: [Self; 7] = [
+        Self::Aws,
+        Self::Database,
+        Self::Identity,
+        Self::Pki,
+        Self::Ssh,
+        Self::Token,
+        Self::Transit,
+    ];
 
     /// The word in a configuration.
     #[must_use]
@@ -78,7 +95,10 @@ impl Engine {
             Self::Aws => "aws",
             Self::Database => "database",
             Self::Identity => "identity",
+            Self::Pki => "pki",
+            Self::Ssh => "ssh",
             Self::Token => "token",
+            Self::Transit => "transit",
         }
     }
 
@@ -89,7 +109,10 @@ impl Engine {
             Self::Aws => aws::BACKEND,
             Self::Database => BACKEND,
             Self::Identity => identity::BACKEND,
+            Self::Pki => pki::BACKEND,
+            Self::Ssh => ssh::BACKEND,
             Self::Token => token::BACKEND,
+            Self::Transit => transit::BACKEND,
         }
     }
 }
@@ -223,16 +246,8 @@ impl VaultMinter {
 }
 
 impl Minter for VaultMinter {
-    fn declaration(&self) -> Declaration {
-        self.engine.backend().declaration
-    }
-
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        (self.engine.backend().faults)(scope)
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (self.engine.backend().preview)(scope, params)
+    fn backend(&self) -> Backend {
+        self.engine.backend()
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
@@ -240,8 +255,25 @@ impl Minter for VaultMinter {
             Engine::Aws => Box::pin(self.mint_session(grant, now)),
             Engine::Database => Box::pin(self.mint_account(grant, now)),
             Engine::Identity => Box::pin(self.mint_identity(grant, now)),
+            Engine::Pki => Box::pin(self.mint_certificate(grant, now)),
+            Engine::Ssh => Box::pin(self.mint_ssh(grant, now)),
             Engine::Token => Box::pin(self.mint_token(grant, now)),
+            Engine::Transit => Box::pin(self.mint_signature(grant, now)),
         }
+    }
+
+    fn undo<'a>(
+        &'a self,
+        lease: &'a LeaseId,
+        _: &'a Scope,
+        _: &'a Params,
+    ) -> BoxFuture<'a, Option<Ended>> {
+        Box::pin(async move {
+            match self.engine {
+                Engine::Token => self.undo_token(lease).await,
+                _ => None,
+            }
+        })
     }
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {
@@ -259,6 +291,14 @@ impl Minter for VaultMinter {
                     ended: false,
                     effect: format!("not ended: its lease at Vault is not known; {otherwise}"),
                 },
+                Engine::Pki => self.end_pki(lease, &otherwise).await,
+                Engine::Ssh => Ended {
+                    ended: false,
+                    effect: format!(
+                        "cannot be recalled: Vault keeps no list of the certificates it signed, and sshd \
+                         accepts this one; {otherwise}"
+                    ),
+                },
                 Engine::Aws => Ended {
                     ended: false,
                     effect: format!(
@@ -266,7 +306,7 @@ impl Minter for VaultMinter {
                          all the same; {otherwise}"
                     ),
                 },
-                Engine::Identity => Ended {
+                Engine::Identity | Engine::Transit => Ended {
                     ended: false,
                     effect: format!(
                         "cannot be recalled: whoever verifies the signature accepts it; {otherwise}"

@@ -24,13 +24,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use grantwright_credential::{Credential, Kind};
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
+use grantwright_domain::{Grant, LeaseId, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
     DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevokedCertParams, SerialNumber,
 };
-use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::signing::lease_bytes;
@@ -39,6 +38,7 @@ use crate::{
     Publisher, SetupError, SignInput, Signer,
 };
 use template::Asked;
+pub(crate) use template::{Names, Usage, faults_of, key_id, requested};
 
 /// Certificates begin this much earlier, for servers whose clocks run behind.
 const BACKDATE_S: i64 = 60;
@@ -220,16 +220,8 @@ impl Publisher for X509Issuer {
 }
 
 impl Minter for X509Issuer {
-    fn declaration(&self) -> Declaration {
-        BACKEND.declaration
-    }
-
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        (BACKEND.faults)(scope)
-    }
-
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        (BACKEND.preview)(scope, params)
+    fn backend(&self) -> Backend {
+        BACKEND
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {

@@ -70,6 +70,11 @@ const TABLES: &str = "CREATE ROLE sales_readers; CREATE TABLE sales (n int); \
 impl Server {
     /// None when the environment says to skip.
     fn start() -> Option<Self> {
+        Self::start_with(false)
+    }
+
+    /// `encrypted`: nobody comes in over TCP without TLS; its authority is in `ca.pem`.
+    fn start_with(encrypted: bool) -> Option<Self> {
         if std::env::var_os("GRANTWRIGHT_SKIP_POSTGRES").is_some_and(|v| v == "1") {
             eprintln!("skipped: GRANTWRIGHT_SKIP_POSTGRES=1");
             return None;
@@ -88,11 +93,27 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let tls: &[&str] = if encrypted {
+            let hba = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+            fs::write(data.join("pg_hba.conf"), hba).unwrap();
+            certificates(folder.path());
+            &[
+                "-c",
+                "ssl=on",
+                "-c",
+                "ssl_cert_file=../server.pem",
+                "-c",
+                "ssl_key_file=../server.key",
+            ]
+        } else {
+            &[]
+        };
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let child = as_anyone(&bin.join("postgres"))
             .arg("-D")
             .arg(&data)
+            .args(tls)
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "log_statement=all", "-p"])
             .arg(port.to_string())
             .arg("-k")
@@ -147,6 +168,7 @@ impl Server {
         let count = AtomicU8::new(1);
         let config = PostgresConfig {
             url: format!("postgres://broker@127.0.0.1:{port}/postgres"),
+            ca_file: None,
             password: Some(Secret::new("broker-pass".into())),
             timeout: Duration::from_secs(5),
             random: Arc::new(move |out: &mut [u8]| out.fill(count.fetch_add(1, Ordering::Relaxed))),
@@ -160,6 +182,28 @@ impl Server {
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.map_err(shown)?;
         tokio::spawn(connection);
         Ok(client)
+    }
+}
+
+/// An authority, and a certificate of it for 127.0.0.1.
+fn certificates(folder: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    fs::write(folder.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let authority = Issuer::new(params, key);
+    let own = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&own, &authority).unwrap();
+    fs::write(folder.join("server.pem"), certificate.pem()).unwrap();
+    let file = folder.join("server.key");
+    fs::write(&file, own.serialize_pem()).unwrap();
+    let private = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
+    fs::set_permissions(&file, private).unwrap();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
     }
 }
 
@@ -222,6 +266,65 @@ fn lease(minted: &Minted) -> Lease {
         effect: String::new(),
         facts: minted.facts.clone(),
     }
+}
+
+/// A minter at this address, by TLS where there is an authority.
+fn minter_to(server: &Server, url: &str, ca_file: Option<PathBuf>) -> PostgresMinter {
+    let config = PostgresConfig {
+        url: url.into(),
+        ca_file,
+        password: Some(Secret::new("broker-pass".into())),
+        timeout: Duration::from_secs(5),
+        random: Arc::new(|out: &mut [u8]| out.fill(7)),
+    };
+    PostgresMinter::new(config, Arc::new(At(server.now()))).unwrap()
+}
+
+#[tokio::test]
+async fn over_tls_to_the_server_that_the_authority_names_and_to_no_other() {
+    let Some(server) = Server::start_with(true) else { return };
+    let ca = Some(server.folder.path().join("ca.pem"));
+    let url = format!("postgres://broker@127.0.0.1:{}/postgres", server.port);
+    // SCRAM is bound to this very connection, else the server would not be believed.
+    let minter = minter_to(&server, &format!("{url}?channel_binding=require"), ca.clone());
+    let minted = mint(&server, &minter, "sales").await.unwrap();
+    let sql = "SELECT bool_and(ssl), min(version) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+               WHERE usename = 'broker'";
+    assert_eq!(server.psql(sql).unwrap(), "t|TLSv1.3");
+    assert!(server.has(&parts(&minted).0));
+    assert!(minter.revoke(&lease(&minted)).await.ended);
+    assert!(!server.has(&parts(&minted).0));
+
+    let another = tempfile::tempdir().unwrap();
+    certificates(another.path());
+    for (why, url, ca_file) in [
+        ("another authority", url.clone(), Some(another.path().join("ca.pem"))),
+        ("another name", url.replace("127.0.0.1", "localhost"), ca),
+        ("in the clear", url.clone(), None),
+    ] {
+        let refused = mint(&server, &minter_to(&server, &url, ca_file), "sales").await;
+        assert_eq!(refused.map(drop).unwrap_err().code(), "backend_away", "{why}");
+    }
+}
+
+#[test]
+fn invariant_30_a_host_elsewhere_wants_its_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let made = |ca_file| {
+        let config = PostgresConfig {
+            url: "postgres://broker@db.example.com/postgres".into(),
+            ca_file,
+            password: None,
+            timeout: Duration::from_secs(5),
+            random: Arc::new(|_: &mut [u8]| ()),
+        };
+        PostgresMinter::new(config, Arc::new(At(Timestamp::from_millis(0)))).map(drop)
+    };
+    assert!(made(None).unwrap_err().to_string().contains("ca_file"));
+    assert!(made(Some(folder.path().join("server.key"))).is_err(), "no certificate in it");
+    assert!(made(Some(folder.path().join("absent"))).is_err());
+    assert!(made(Some(folder.path().join("ca.pem"))).is_ok());
 }
 
 #[tokio::test]
@@ -377,6 +480,7 @@ fn a_url_that_leaves_the_host_or_holds_a_password_is_refused() {
     {
         let config = PostgresConfig {
             url: url.into(),
+            ca_file: None,
             password: None,
             timeout: Duration::from_secs(1),
             random: Arc::new(|_: &mut [u8]| {}),

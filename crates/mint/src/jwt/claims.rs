@@ -8,33 +8,33 @@ use crate::MintError;
 use crate::template::bad_template;
 
 #[derive(serde::Serialize)]
-pub(super) struct Claims<'a> {
-    pub(super) iss: &'a str,
-    pub(super) sub: std::fmt::Arguments<'a>,
-    pub(super) aud: &'a str,
-    pub(super) iat: i64,
-    pub(super) nbf: i64,
-    pub(super) exp: i64,
-    pub(super) jti: &'a str,
-    pub(super) scope: &'a str,
-    pub(super) request_id: &'a str,
-    pub(super) params: ParamClaims<'a>,
-    pub(super) approvers: &'a [&'a str],
+pub(crate) struct Claims<'a> {
+    pub(crate) iss: &'a str,
+    pub(crate) sub: std::fmt::Arguments<'a>,
+    pub(crate) aud: &'a str,
+    pub(crate) iat: i64,
+    pub(crate) nbf: i64,
+    pub(crate) exp: i64,
+    pub(crate) jti: &'a str,
+    pub(crate) scope: &'a str,
+    pub(crate) request_id: &'a str,
+    pub(crate) params: ParamClaims<'a>,
+    pub(crate) approvers: &'a [&'a str],
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cnf: Option<Value>,
+    pub(crate) cnf: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) status: Option<Value>,
+    pub(crate) status: Option<Value>,
 }
 
 /// The parameters that become claims: those the template lists, never a sensitive one.
-pub(super) struct ParamClaims<'a> {
+pub(crate) struct ParamClaims<'a> {
     scope: &'a Scope,
     params: &'a Params,
     listed: Option<&'a [Value]>,
 }
 
 impl<'a> ParamClaims<'a> {
-    pub(super) fn of(scope: &'a Scope, params: &'a Params) -> Result<Self, MintError> {
+    pub(crate) fn of(scope: &'a Scope, params: &'a Params) -> Result<Self, MintError> {
         let listed = match scope.template.get("claims") {
             None => None,
             Some(Value::Array(names)) => Some(names.as_slice()),

@@ -83,12 +83,12 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    fn ed25519(point: &[u8]) -> Self {
+    pub(crate) fn ed25519(point: &[u8]) -> Self {
         let x = URL_SAFE_NO_PAD.encode(point);
         Self::new("EdDSA", vec![("crv", "Ed25519".into()), ("kty", "OKP".into()), ("x", x)])
     }
 
-    fn p256(point: &[u8]) -> Option<Self> {
+    pub(crate) fn p256(point: &[u8]) -> Option<Self> {
         let (x, y) = point.strip_prefix(&[4]).filter(|p| p.len() == 64)?.split_at_checked(32)?;
         let [x, y] = [x, y].map(|half| URL_SAFE_NO_PAD.encode(half));
         let required = vec![("crv", "P-256".into()), ("kty", "EC".into()), ("x", x), ("y", y)];
@@ -112,7 +112,7 @@ impl PublicKey {
     }
 
     /// Whether it signed this.
-    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let part = |name: &str| {
             let text = self.required.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
             URL_SAFE_NO_PAD.decode(text.unwrap_or_default()).unwrap_or_default()

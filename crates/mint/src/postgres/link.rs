@@ -1,15 +1,17 @@
 //! The connection to PostgreSQL, and quoting.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use grantwright_credential::Secret;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row};
 
+use super::tls::Tls;
 use crate::SetupError;
 
 /// How long a session may take to end, in milliseconds.
@@ -59,6 +61,8 @@ struct Link {
 /// pipelined on it; each message is a transaction of its own.
 pub(super) struct Links {
     config: Config,
+    /// None: unencrypted, within this host.
+    tls: Option<Tls>,
     longest: Duration,
     held: Mutex<Option<Arc<Link>>>,
 }
@@ -67,6 +71,7 @@ impl Links {
     pub(super) fn new(
         url: &str,
         password: Option<&Secret<String>>,
+        ca_file: Option<&Path>,
         longest: Duration,
     ) -> Result<Self, SetupError> {
         let mut config: Config =
@@ -81,18 +86,23 @@ impl Links {
             }
             Host::Unix(_) => true,
         };
-        if config.get_hosts().is_empty() || !config.get_hosts().iter().all(here) {
+        let tls = ca_file.map(Tls::new).transpose()?;
+        let local = config.get_hosts().iter().all(here);
+        if config.get_hosts().is_empty() || tls.is_none() && !local {
             return Err(SetupError(
-                "postgres: the connection is not encrypted, so the host must be loopback or a \
-                 socket's folder; a TLS proxy beside the broker reaches others",
+                "postgres: without ca_file the connection is not encrypted, so the host must be loopback \
+                 or a socket's folder; to others TLS goes, with the authority of their certificate in \
+                 ca_file",
             ));
         }
+        // Never less than was configured, whatever the URL says.
+        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         if let Some(password) = password {
             config.password(password.expose_secret());
         }
         config.connect_timeout(longest.min(Duration::from_secs(3)));
         config.application_name("grantwright");
-        Ok(Self { config, longest, held: Mutex::new(None) })
+        Ok(Self { config, tls, longest, held: Mutex::new(None) })
     }
 
     async fn link(&self) -> Result<Arc<Link>, Fault> {
@@ -102,10 +112,22 @@ impl Links {
         }
         let away = |e: tokio_postgres::Error| Fault::Away(chain(&e));
         let late = |_| Fault::Away("no connection in time".into());
-        let connected = timeout(self.longest, self.config.connect(NoTls)).await.map_err(late)?;
-        let (client, connection) = connected.map_err(away)?;
-        // Ends when the client is dropped; what went wrong, the client's calls say.
-        tokio::spawn(async move { drop(connection.await) });
+        // The connection ends when the client is dropped; what went wrong, the client's calls say.
+        let connected = async {
+            Ok(match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    tokio::spawn(async move { drop(connection.await) });
+                    client
+                }
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await?;
+                    tokio::spawn(async move { drop(connection.await) });
+                    client
+                }
+            })
+        };
+        let client = timeout(self.longest, connected).await.map_err(late)?.map_err(away)?;
         let asked = client.query_one("SELECT pg_backend_pid()", &[]);
         let row = timeout(self.longest, asked).await.map_err(late)?.map_err(away)?;
         let backend = row.try_get(0).map_err(away)?;

@@ -123,7 +123,7 @@ impl SshPublicKey {
     }
 }
 
-fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, after) = rest.split_first_chunk::<4>()?;
     let (taken, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize)?;
     *rest = after;

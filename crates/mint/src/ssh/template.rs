@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use grantwright_domain::param::KeyFormat;
 use grantwright_domain::{Params, Scope};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{SshPublicKey, fingerprint};
 use crate::MintError;
@@ -35,21 +35,30 @@ struct Template {
 }
 
 /// What a grant asks for.
-pub(super) struct Asked {
-    pub(super) key: SshPublicKey,
-    pub(super) principals: BTreeSet<String>,
-    pub(super) force_command: Option<String>,
-    pub(super) source_address: Vec<String>,
-    pub(super) extensions: BTreeSet<String>,
+pub(crate) struct Asked {
+    pub(crate) key: SshPublicKey,
+    pub(crate) principals: BTreeSet<String>,
+    pub(crate) force_command: Option<String>,
+    pub(crate) source_address: Vec<String>,
+    pub(crate) extensions: BTreeSet<String>,
 }
 
-fn read(scope: &Scope) -> Result<Template, String> {
-    serde_json::from_value(Value::Object(scope.template.clone())).map_err(|e| e.to_string())
+fn read(template: &Map<String, Value>) -> Result<Template, String> {
+    serde_json::from_value(Value::Object(template.clone())).map_err(|e| e.to_string())
 }
 
 impl Asked {
     pub(super) fn compile(scope: &Scope, params: &Params) -> Result<Self, MintError> {
-        let template = read(scope).map_err(bad_template)?;
+        Self::of(&scope.template, scope, params)
+    }
+
+    /// By this part of the scope's template.
+    pub(crate) fn of(
+        template: &Map<String, Value>,
+        scope: &Scope,
+        params: &Params,
+    ) -> Result<Self, MintError> {
+        let template = read(template).map_err(bad_template)?;
         let line = holder(scope, params, "public_key")?;
         let key = SshPublicKey::parse(line).ok_or_else(|| {
             MintError::refused(
@@ -90,7 +99,7 @@ impl Asked {
         })
     }
 
-    pub(super) fn preview(&self) -> Value {
+    pub(crate) fn preview(&self) -> Value {
         json!({
             "principals": self.principals,
             "force_command": self.force_command.as_deref().unwrap_or("none: any command"),
@@ -102,8 +111,15 @@ impl Asked {
 }
 
 pub(super) fn faults(scope: &Scope) -> Vec<String> {
-    let mut out = unknown_keys("template", scope.template.keys(), &KEYS);
-    let template = match read(scope) {
+    let mut out = faults_of(&scope.template, scope);
+    out.extend(super::BACKEND.declaration.ttl_faults(scope));
+    out
+}
+
+/// What is wrong with this part of the scope's template.
+pub(crate) fn faults_of(template: &Map<String, Value>, scope: &Scope) -> Vec<String> {
+    let mut out = unknown_keys("template", template.keys(), &KEYS);
+    let template = match read(template) {
         Ok(template) => template,
         Err(e) => {
             out.push(format!("template: {e}"));
@@ -148,7 +164,6 @@ pub(super) fn faults(scope: &Scope) -> Vec<String> {
             ));
         }
     }
-    out.extend(super::BACKEND.declaration.ttl_faults(scope));
     out
 }
 

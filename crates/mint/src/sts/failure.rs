@@ -33,6 +33,10 @@ where
         (SdkError::DispatchFailure(_), _) if never_sent(error) => {
             MintError::refused("backend_away", "AWS STS cannot be reached", said)
         }
+        (_, Some(429)) => {
+            let detail = "AWS STS refused for load; ask again later";
+            MintError::refused("backend_busy", detail, said)
+        }
         // 408: some proxy gave up waiting, as a timeout of ours.
         (_, Some(status)) if (400..500).contains(&status) && status != 408 => {
             let (code, detail) = refusal(error.code());

@@ -469,6 +469,10 @@ impl Call {
         Self { method: RequestMethod::GET, path: path.into(), body: Value::Null }
     }
 
+    pub(super) fn list(path: impl Into<String>) -> Self {
+        Self { method: RequestMethod::LIST, path: path.into(), body: Value::Null }
+    }
+
     pub(super) fn post(path: impl Into<String>, body: Value) -> Self {
         Self { method: RequestMethod::POST, path: path.into(), body }
     }

@@ -2,7 +2,7 @@
 
 use grantwright_domain::{Params, Scope};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::client::{is_path, is_segment};
 use crate::MintError;
@@ -72,4 +72,47 @@ pub(super) fn no_such(what: &str, text: &str) -> MintError {
         format!("these parameters name no {what} that Vault could have"),
         format!("{what} `{text}`"),
     )
+}
+
+/// A template of an engine whose role bounds what is asked for: its mount and role, literally, and the
+/// rest, which says what is asked for.
+pub(super) struct Bounded {
+    pub(super) mount: String,
+    pub(super) role: String,
+    pub(super) rest: Map<String, Value>,
+}
+
+impl Bounded {
+    pub(super) fn of(scope: &Scope) -> Result<Self, MintError> {
+        let mut rest = scope.template.clone();
+        let mut take = |key: &str| match rest.remove(key) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
+        let (mount, role) = (take("mount"), take("role"));
+        if !is_path(&mount) || !is_segment(&role) {
+            return Err(bad_template("mount and role name one role of one engine"));
+        }
+        Ok(Self { mount, role, rest })
+    }
+
+    /// Faults of mount and role, and the rest of the template.
+    pub(super) fn faults(scope: &Scope) -> (Vec<String>, Map<String, Value>) {
+        let mut rest = scope.template.clone();
+        let mut out = Vec::new();
+        for (key, what, fits) in [
+            ("mount", "the path of one engine", is_path as fn(&str) -> bool),
+            ("role", "one role", is_segment),
+        ] {
+            if !rest.remove(key).as_ref().and_then(Value::as_str).is_some_and(fits) {
+                out.push(format!("template.{key}: want {what}, literally"));
+            }
+        }
+        (out, rest)
+    }
+
+    /// As the lease's facts name it.
+    pub(super) fn fact(&self) -> (String, String) {
+        ("vault_role".to_owned(), format!("{}/roles/{}", self.mount, self.role))
+    }
 }

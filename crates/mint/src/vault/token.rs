@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use grantwright_credential::{Credential, Kind};
-use grantwright_domain::{Grant, Params, Scope, Timestamp};
+use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -24,6 +24,8 @@ use crate::{Backend, Declaration, Ended, MintError, Minted};
 
 const KEYS: [&str; 3] = ["policies", "num_uses", "role"];
 const MAX_USES: i64 = 1_000_000;
+/// Most tokens that are looked at to find one.
+const MOST_ACCESSORS: usize = 10_000;
 
 /// What tokens of Vault can do.
 pub(super) const BACKEND: Backend = Backend {
@@ -146,6 +148,7 @@ impl VaultMinter {
             "meta": {
                 "agent": grant.agent().as_str(),
                 "request": grant.request().as_str(),
+                "lease": grant.lease().as_str(),
                 "approvers": approvers.join(" "),
             },
         });
@@ -162,8 +165,10 @@ impl VaultMinter {
             }
             None => "auth/token/create".to_owned(),
         };
-        let answer = self.make(&path, Call::post(&path, body)).await;
-        let mut answer = answer.map_err(Fault::into_mint_error)?;
+        let mut answer = match self.make(&path, Call::post(&path, body)).await {
+            Ok(answer) => answer,
+            Err(fault) => return Err(self.lost_token(fault, grant.lease()).await),
+        };
         let Some(auth) = answer.auth.take().filter(|a| !a.client_token.is_empty()) else {
             return Err(MintError::unknown("the answer holds no token"));
         };
@@ -215,6 +220,56 @@ impl VaultMinter {
         ]);
         let credential = Credential::jwt(&auth.client_token);
         Ok(Minted { credential, expires_at, revocable: true, facts })
+    }
+
+    /// The accessor of the token that a lease names in its metadata, where the broker may list and look up.
+    async fn find_token(&self, lease: &LeaseId) -> Result<Option<String>, Fault> {
+        let listed = self.call(Connection::Kept, Call::list("auth/token/accessors")).await?;
+        let accessors = listed.data.get("keys").and_then(Value::as_array);
+        let accessors = accessors.map(Vec::as_slice).unwrap_or_default();
+        for accessor in accessors.iter().take(MOST_ACCESSORS).filter_map(Value::as_str) {
+            let body = json!({ "accessor": accessor });
+            match self.call(Connection::Kept, Call::post("auth/token/lookup-accessor", body)).await
+            {
+                Ok(found) => {
+                    let named = found.data.pointer("/meta/lease").and_then(Value::as_str);
+                    if named == Some(lease.as_str()) {
+                        return Ok(Some(accessor.to_owned()));
+                    }
+                }
+                // It ended meanwhile.
+                Err(Fault::Answered { said, .. }) if said.contains("invalid accessor") => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        match accessors.len() {
+            0..=MOST_ACCESSORS => Ok(None),
+            more => Err(Fault::NeverSent(format!("{more} tokens are too many to look at"))),
+        }
+    }
+
+    /// Ends the token of a mint whose outcome was never recorded. `None`: the broker may not look for it.
+    pub(super) async fn undo_token(&self, lease: &LeaseId) -> Option<Ended> {
+        match self.find_token(lease).await.ok()? {
+            Some(accessor) => Some(self.end_token(&accessor, "it ends by itself").await),
+            None => Some(Ended { ended: true, effect: "Vault has no token of it".to_owned() }),
+        }
+    }
+
+    /// What a lost answer comes to: the token may be there, or come to be while it is looked for.
+    async fn lost_token(&self, fault: Fault, lease: &LeaseId) -> MintError {
+        let found =
+            if fault.is_definite() { None } else { self.find_token(lease).await.ok().flatten() };
+        let Some(accessor) = found else { return fault.into_mint_error() };
+        let ended = self.end_token(&accessor, "it ends by itself").await;
+        match ended.ended {
+            true => MintError::refused(
+                "backend_away",
+                "Vault's answer was lost; the token it had made was found and revoked",
+                fault.to_string(),
+            ),
+            false => MintError::unknown(format!("{fault}; {}", ended.effect)),
+        }
     }
 
     /// Revokes a token by its accessor and looks that it is gone.

@@ -12,7 +12,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateSigningRequestDer;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::MintError;
 use crate::signing::holder;
@@ -25,7 +25,8 @@ const KEYS: [&str; 4] = ["request", "dns", "uri", "usage"];
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Template {
-    request: String,
+    #[serde(default)]
+    request: Option<String>,
     #[serde(default)]
     dns: Vec<String>,
     #[serde(default)]
@@ -36,7 +37,7 @@ struct Template {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Usage {
+pub(crate) enum Usage {
     Client,
     Server,
 }
@@ -48,13 +49,18 @@ fn client() -> BTreeSet<Usage> {
 /// What a grant asks for.
 pub(super) struct Asked {
     pub(super) key: PublicKey,
-    dns: Vec<String>,
-    uri: Vec<String>,
-    usage: BTreeSet<Usage>,
+    names: Names,
 }
 
-fn read(scope: &Scope) -> Result<Template, String> {
-    serde_json::from_value(Value::Object(scope.template.clone())).map_err(|e| e.to_string())
+/// Whom a certificate may name, and what it may be used for.
+pub(crate) struct Names {
+    pub(crate) dns: Vec<String>,
+    pub(crate) uri: Vec<String>,
+    pub(crate) usage: BTreeSet<Usage>,
+}
+
+fn read(template: &Map<String, Value>) -> Result<Template, String> {
+    serde_json::from_value(Value::Object(template.clone())).map_err(|e| e.to_string())
 }
 
 /// The public key of a request whose signature is good: P-256, P-384 or Ed25519.
@@ -72,17 +78,31 @@ fn key_of(text: &str) -> Option<PublicKey> {
     fits.into_iter().any(|(kind, want)| key.algorithm() == kind && length == want).then_some(key)
 }
 
-impl Asked {
-    pub(super) fn compile(scope: &Scope, params: &Params) -> Result<Self, MintError> {
-        let template = read(scope).map_err(bad_template)?;
-        let key = key_of(holder(scope, params, "request")?).ok_or_else(|| {
-            MintError::refused(
-                "bad_parameter",
-                "the certificate request does not parse, its signature is wrong, or its key is not \
-                 P-256, P-384 or Ed25519",
-                "the request does not parse",
-            )
-        })?;
+/// The public key of the request that the parameters hold.
+pub(crate) fn requested(scope: &Scope, params: &Params) -> Result<PublicKey, MintError> {
+    key_of(holder(scope, params, "request")?).ok_or_else(|| {
+        MintError::refused(
+            "bad_parameter",
+            "the certificate request does not parse, its signature is wrong, or its key is not \
+             P-256, P-384 or Ed25519",
+            "the request does not parse",
+        )
+    })
+}
+
+/// `SHA256:…` of a public key (DER SubjectPublicKeyInfo).
+pub(crate) fn key_id(spki: &[u8]) -> String {
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(digest(&SHA256, spki)))
+}
+
+impl Names {
+    /// By this part of the scope's template.
+    pub(crate) fn of(
+        template: &Map<String, Value>,
+        scope: &Scope,
+        params: &Params,
+    ) -> Result<Self, MintError> {
+        let template = read(template).map_err(bad_template)?;
         let names = |texts: &[String], fits: fn(&str) -> bool| {
             let one = |text: &String| {
                 let name = fill(text, scope, params)?;
@@ -101,12 +121,23 @@ impl Asked {
         if dns.is_empty() && uri.is_empty() || template.usage.is_empty() {
             return Err(bad_template("no name, or no usage"));
         }
-        Ok(Self { key, dns, uri, usage: template.usage })
+        Ok(Self { dns, uri, usage: template.usage })
+    }
+
+    pub(crate) fn preview(&self) -> Value {
+        json!({ "dns": self.dns, "uri": self.uri, "usage": self.usage })
+    }
+}
+
+impl Asked {
+    pub(super) fn compile(scope: &Scope, params: &Params) -> Result<Self, MintError> {
+        let key = requested(scope, params)?;
+        Ok(Self { key, names: Names::of(&scope.template, scope, params)? })
     }
 
     pub(super) fn names(&self) -> Result<Vec<SanType>, rcgen::Error> {
-        let dns = self.dns.iter().map(|n| Ok(SanType::DnsName(n.as_str().try_into()?)));
-        let uri = self.uri.iter().map(|n| Ok(SanType::URI(n.as_str().try_into()?)));
+        let dns = self.names.dns.iter().map(|n| Ok(SanType::DnsName(n.as_str().try_into()?)));
+        let uri = self.names.uri.iter().map(|n| Ok(SanType::URI(n.as_str().try_into()?)));
         dns.chain(uri).collect()
     }
 
@@ -115,30 +146,37 @@ impl Asked {
             Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
             Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
         };
-        self.usage.iter().map(purpose).collect()
+        self.names.usage.iter().map(purpose).collect()
     }
 
     /// `SHA256:…` of the public key (DER SubjectPublicKeyInfo).
     pub(super) fn key_id(&self) -> String {
-        let spki = self.key.subject_public_key_info();
-        format!("SHA256:{}", STANDARD_NO_PAD.encode(digest(&SHA256, &spki)))
+        key_id(&self.key.subject_public_key_info())
     }
 
     pub(super) fn preview(&self) -> Value {
-        json!({ "dns": self.dns, "uri": self.uri, "usage": self.usage, "key": self.key_id() })
+        let Names { dns, uri, usage } = &self.names;
+        json!({ "dns": dns, "uri": uri, "usage": usage, "key": self.key_id() })
     }
 }
 
 pub(super) fn faults(scope: &Scope) -> Vec<String> {
-    let mut out = unknown_keys("template", scope.template.keys(), &KEYS);
-    let template = match read(scope) {
+    let mut out = faults_of(&scope.template, scope);
+    out.extend(holder_faults(scope, "request", KeyFormat::Csr));
+    out.extend(super::BACKEND.declaration.ttl_faults(scope));
+    out
+}
+
+/// What is wrong with this part of the scope's template; whose key it is for is looked at elsewhere.
+pub(crate) fn faults_of(template: &Map<String, Value>, scope: &Scope) -> Vec<String> {
+    let mut out = unknown_keys("template", template.keys(), &KEYS);
+    let template = match read(template) {
         Ok(template) => template,
         Err(e) => {
             out.push(format!("template: {e}"));
             return out;
         }
     };
-    out.extend(holder_faults(scope, "request", KeyFormat::Csr));
     let count = template.dns.len() + template.uri.len();
     if !(1..=16).contains(&count) {
         out.push("template: want 1 to 16 names in dns and uri together".into());
@@ -172,7 +210,7 @@ pub(super) fn faults(scope: &Scope) -> Vec<String> {
     }
     for (name, spec) in &scope.params {
         let binds = |text: &String| slots(text).contains(&name.as_str());
-        let bound = *name == template.request
+        let bound = template.request.as_ref() == Some(name)
             || (template.dns.iter().all(binds) && template.uri.iter().all(binds));
         if !spec.sensitive && !bound {
             out.push(format!(
@@ -180,7 +218,6 @@ pub(super) fn faults(scope: &Scope) -> Vec<String> {
             ));
         }
     }
-    out.extend(super::BACKEND.declaration.ttl_faults(scope));
     out
 }
 

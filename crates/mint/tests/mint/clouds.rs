@@ -314,6 +314,27 @@ async fn fake() -> Clouds {
     fake
 }
 
+/// For the table of hostile cases.
+pub async fn rows() -> Vec<crate::hostile::Row> {
+    let mut rows = Vec::new();
+    for case in cases() {
+        let fake = fake().await;
+        fake.lasts(i64::from(case.ttl_s.min(3600)));
+        let scope = (case.scope)();
+        let params = params(&scope, (case.params)());
+        rows.push(crate::hostile::Row {
+            name: case.name,
+            url: fake.url.clone(),
+            make: Box::new(case.make),
+            asked: (scope, params),
+            ttl_s: case.ttl_s,
+            makes: case.word,
+            _alive: Box::new(fake),
+        });
+    }
+    rows
+}
+
 async fn mint(case: &Case, minter: &dyn Minter) -> Result<Minted, MintError> {
     let scope = (case.scope)();
     let params = params(&scope, (case.params)());

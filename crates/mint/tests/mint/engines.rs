@@ -17,6 +17,8 @@ const CREATE: &str = "/v1/auth/token/create";
 const STS: &str = "/v1/aws/sts/reader";
 const IDENTITY: &str = "/v1/identity/oidc/token/reader";
 const ACCESSOR: &str = "acc-1";
+/// The lease of every grant here.
+const LEASE: &str = "l-1";
 
 /// As a good Vault answers for these engines; tokens live in `leases` by their accessor.
 pub fn good(path: &str, body: &Value, leases: &mut BTreeMap<String, i64>) -> Say {
@@ -41,7 +43,10 @@ pub fn good(path: &str, body: &Value, leases: &mut BTreeMap<String, i64>) -> Say
             Say::Raw(204, String::new())
         }
         "/v1/auth/token/lookup-accessor" => match leases.contains_key(accessor) {
-            true => Say::Json(200, json!({ "data": { "accessor": accessor } })),
+            true => {
+                let meta = json!({ "lease": LEASE });
+                Say::Json(200, json!({ "data": { "accessor": accessor, "meta": meta } }))
+            }
             false => Say::Json(403, json!({ "errors": ["1 error occurred: * invalid accessor"] })),
         },
         "/v1/aws/roles/reader" => {
@@ -52,7 +57,11 @@ pub fn good(path: &str, body: &Value, leases: &mut BTreeMap<String, i64>) -> Say
             Say::Json(200, json!({ "data": { "ttl": 60, "client_id": "c-1" } }))
         }
         IDENTITY => Say::Json(200, identity("c-1", 60)),
-        _ => Say::Json(404, json!({ "errors": [] })),
+        "/v1/auth/token/accessors" => {
+            let keys: Vec<&String> = leases.keys().collect();
+            Say::Json(200, json!({ "data": { "keys": keys } }))
+        }
+        _ => crate::authorities::good(path, body, leases),
     }
 }
 
@@ -113,6 +122,25 @@ fn asked_for(case: &Case) -> (Scope, Params) {
     (scope, params)
 }
 
+/// For the table of hostile cases.
+pub async fn rows() -> Vec<crate::hostile::Row> {
+    let mut rows = Vec::new();
+    for case in CASES {
+        let vault = Vault::start().await;
+        let (url, engine) = (vault.url.clone(), vault.engines());
+        rows.push(crate::hostile::Row {
+            name: case.engine.backend().declaration.name,
+            url,
+            make: Box::new(move |url| Box::new(engine(url, case.engine))),
+            asked: asked_for(&case),
+            ttl_s: case.ttl_s,
+            makes: case.makes,
+            _alive: Box::new(vault),
+        });
+    }
+    rows
+}
+
 async fn mint(case: &Case, minter: &VaultMinter) -> Result<Minted, MintError> {
     let (scope, params) = asked_for(case);
     let grant = danger_grant(&scope, &params, &["bob"], case.ttl_s, now()).unwrap();
@@ -121,7 +149,9 @@ async fn mint(case: &Case, minter: &VaultMinter) -> Result<Minted, MintError> {
 
 async fn refused(case: &Case, path: &str, say: Say) -> (MintError, Vault) {
     let vault = Vault::start().await;
-    vault.tell(path, say);
+    // A broker that may not look for what it lost.
+    let denied = Say::Json(403, json!({ "errors": ["permission denied"] }));
+    vault.tell("/v1/auth/token/accessors", denied).tell(path, say);
     let error = mint(case, &vault.engine(case.engine, false)).await.map(drop).unwrap_err();
     assert!(vault.calls(case.makes).len() <= 1, "invariant 3: one call that makes");
     let shown = format!("{error:?}");
@@ -221,6 +251,47 @@ async fn invariant_05_a_wider_session_or_identity_is_not_delivered() {
     }
 }
 
+#[tokio::test]
+async fn invariant_08_a_token_whose_answer_was_lost_is_found_by_its_accessor_and_revoked() {
+    let [case, ..] = CASES;
+    let lease = grantwright_domain::LeaseId::parse(LEASE).unwrap();
+    let (scope, params) = asked_for(&case);
+    for (why, accessors, code, live) in [
+        ("found", None, "backend_away", 0),
+        (
+            "may not look",
+            Some(Say::Json(403, json!({ "errors": ["denied"] }))),
+            "outcome_unknown",
+            1,
+        ),
+        (
+            "not there yet",
+            Some(Say::Json(200, json!({ "data": { "keys": [] } }))),
+            "outcome_unknown",
+            1,
+        ),
+    ] {
+        let vault = Vault::start().await;
+        vault.tell(CREATE, Say::Drop).holds(ACCESSOR);
+        if let Some(say) = accessors {
+            vault.tell("/v1/auth/token/accessors", say);
+        }
+        let minter = vault.engine(case.engine, false);
+        let error = mint(&case, &minter).await.map(drop).unwrap_err();
+        assert_eq!((error.code(), vault.live()), (code, live), "{why}: {error:?}");
+    }
+    // The same after a crash between the intent and its outcome.
+    let vault = Vault::start().await;
+    vault.holds(ACCESSOR);
+    let minter = vault.engine(case.engine, false);
+    let ended = minter.undo(&lease, &scope, &params).await.unwrap();
+    assert!(ended.ended && vault.live() == 0, "{ended:?}");
+    let ended = minter.undo(&lease, &scope, &params).await.unwrap();
+    assert!(ended.effect.contains("no token"), "{ended:?}");
+    vault.tell("/v1/auth/token/accessors", Say::Json(403, json!({ "errors": ["denied"] })));
+    assert_eq!(minter.undo(&lease, &scope, &params).await, None, "nobody knows");
+}
+
 fn wrapped(path: &str) -> Value {
     json!({ "wrap_info": { "token": "hvs.wrap", "accessor": "wa", "ttl": 60, "creation_path": path } })
 }
@@ -245,7 +316,8 @@ async fn a_wrapped_answer_is_of_this_call_and_fetched_by_nobody_else() {
         ("unknown to Vault", wrapped(path), gone(), Say::Json(200, auth.clone()), false),
     ] {
         let vault = Vault::start().await;
-        vault.tell(CREATE, Say::Json(200, answer));
+        let denied = Say::Json(403, json!({ "errors": ["permission denied"] }));
+        vault.tell("/v1/auth/token/accessors", denied).tell(CREATE, Say::Json(200, answer));
         vault.tell("/v1/sys/wrapping/lookup", lookup).tell("/v1/sys/wrapping/unwrap", fetched);
         let got =
             mint(&case, &vault.engine(case.engine, true)).await.map(drop).map_err(|e| e.code());

@@ -11,8 +11,7 @@ use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use grantwright_mint::conformance::{self, Subject, danger_grant, intended};
 use grantwright_mint::jwt::JwtIssuer;
 use grantwright_mint::{
-    BoxFuture, Declaration, Ended, EndedLease, MintError, Minted, Minter, Publisher, SignInput,
-    Signer,
+    Backend, BoxFuture, Ended, EndedLease, MintError, Minted, Minter, Publisher, SignInput, Signer,
 };
 use serde_json::{Value, json};
 
@@ -234,14 +233,8 @@ struct Faulty(JwtIssuer, Wrong);
 type Wrong = fn(&mut Minted);
 
 impl Minter for Faulty {
-    fn declaration(&self) -> Declaration {
-        self.0.declaration()
-    }
-    fn faults(&self, scope: &Scope) -> Vec<String> {
-        self.0.faults(scope)
-    }
-    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        self.0.preview(scope, params)
+    fn backend(&self) -> Backend {
+        self.0.backend()
     }
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
         Box::pin(async move {

@@ -1,6 +1,8 @@
 //! Minters from outside: the conformance suite, tokens verified by another path, a hostile STS.
 
 #[cfg(test)]
+mod authorities;
+#[cfg(test)]
 mod clouds;
 #[cfg(test)]
 mod docs;
@@ -9,6 +11,8 @@ mod engines;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod jwt;
 #[cfg(test)]
 mod server;
@@ -16,6 +20,8 @@ mod server;
 mod ssh;
 #[cfg(test)]
 mod sts;
+#[cfg(test)]
+mod subset;
 #[cfg(test)]
 mod template;
 #[cfg(test)]

@@ -45,6 +45,20 @@ fn asked_for() -> (Scope, Params) {
     (scope, params)
 }
 
+/// For the table of hostile cases.
+pub async fn row() -> crate::hostile::Row {
+    let server = Server::start(Script::Good(now().plus_seconds(902))).await;
+    crate::hostile::Row {
+        name: "sts",
+        url: server.url.clone(),
+        make: Box::new(|url| Box::new(minter(url))),
+        asked: asked_for(),
+        ttl_s: TTL,
+        makes: "POST",
+        _alive: Box::new(server),
+    }
+}
+
 async fn mint(server: &Server, approvers: &[&str]) -> Result<Minted, MintError> {
     let (scope, params) = asked_for();
     let grant = danger_grant(&scope, &params, approvers, TTL, now()).unwrap();
@@ -191,12 +205,15 @@ async fn invariant_08_a_lost_answer_is_unknown_and_never_repeated() {
         ("not xml", Script::Answer(200, "{\"ok\":true}".into())),
         ("500", Script::Answer(500, error("InternalFailure", "oops"))),
         ("503", Script::Answer(503, String::new())),
+        ("too long", Script::Answer(200, format!("{whole}{}", " ".repeat(2 << 20)))),
         ("redirected", Script::Answer(307, String::new())),
         ("408", Script::Answer(408, String::new())),
     ] {
         let (error, requests) = outcome(script).await;
         assert!(matches!(error, MintError::Unknown { .. }), "{why}: {error:?}");
         assert_eq!(requests, 1, "{why}");
+        let MintError::Unknown { operator, .. } = error else { continue };
+        assert_eq!(operator.contains("length limit"), why == "too long", "{why}: {operator}");
     }
 }
 
@@ -209,6 +226,7 @@ async fn a_definite_refusal_is_refused_once() {
         (400, error("PackedPolicyTooLarge", "110%"), "policy_too_large"),
         (400, error("MalformedPolicyDocument", "no"), "bad_template"),
         (400, error("Throttling", "slow"), "backend_busy"),
+        (429, "slow".into(), "backend_busy"),
         (403, error("RegionDisabledException", "no"), "backend_denied"),
         (400, error("IDPCommunicationError", "no"), "backend_busy"),
         (400, error("InvalidIdentityToken", "no"), "backend_denied"),

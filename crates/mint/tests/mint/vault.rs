@@ -16,6 +16,21 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::fixtures::{now, params, scope};
 
+/// For the table of hostile cases.
+pub async fn row() -> crate::hostile::Row {
+    let vault = Vault::start().await;
+    let (url, engine) = (vault.url.clone(), vault.engines());
+    crate::hostile::Row {
+        name: BACKEND.declaration.name,
+        url,
+        make: Box::new(move |url| Box::new(engine(url, Engine::Database))),
+        asked: asked_for("sales"),
+        ttl_s: TTL,
+        makes: CREDS,
+        _alive: Box::new(vault),
+    }
+}
+
 pub const TOKEN: &str = "hvs.broker-own-token";
 const LEASE: &str = "database/creds/db-read/abcd";
 const TTL: u32 = 600;
@@ -54,7 +69,7 @@ struct State {
 }
 
 pub struct Vault {
-    url: String,
+    pub url: String,
     state: Arc<Mutex<State>>,
     token: PathBuf,
     _dir: tempfile::TempDir,
@@ -92,6 +107,12 @@ impl Vault {
         state.calls.iter().filter(|(p, ..)| p == path).map(|(_, body, _)| body.clone()).collect()
     }
 
+    /// Something of this name lives there.
+    pub fn holds(&self, name: &str) -> &Self {
+        self.state.lock().unwrap().leases.insert(name.into(), 1);
+        self
+    }
+
     pub fn live(&self) -> usize {
         self.state.lock().unwrap().leases.len()
     }
@@ -109,11 +130,30 @@ impl Vault {
         self.minter_of(engine, wrap, Login::Token { file: self.token.clone() }, now())
     }
 
+    /// Minters of any engine at any address, with this Vault's token.
+    pub fn engines(&self) -> impl Fn(&str, Engine) -> VaultMinter + 'static {
+        let file = self.token.clone();
+        move |url, engine| {
+            let login = Login::Token { file: file.clone() };
+            Self::minter_to(url, engine, false, login, now())
+        }
+    }
+
     fn minter_of(&self, engine: Engine, wrap: bool, login: Login, at: Timestamp) -> VaultMinter {
+        Self::minter_to(&self.url, engine, wrap, login, at)
+    }
+
+    fn minter_to(
+        url: &str,
+        engine: Engine,
+        wrap: bool,
+        login: Login,
+        at: Timestamp,
+    ) -> VaultMinter {
         let config = VaultConfig {
             engine,
             wrap,
-            address: self.url.clone(),
+            address: url.to_owned(),
             namespace: Some("team/prod".into()),
             ca_file: None,
             identity: None,

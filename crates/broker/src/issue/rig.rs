@@ -17,7 +17,7 @@ use grantwright_domain::{
 };
 use grantwright_mint::jwt::{JwtIssuer, SigningKey};
 use grantwright_mint::vault::BACKEND as VAULT;
-use grantwright_mint::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter};
+use grantwright_mint::{BoxFuture, Declaration, Ended, MintError, Minted, Minter};
 use grantwright_policy::Sources;
 use grantwright_proof::NoteSigner;
 use grantwright_store::{Faults, Keys, Options, Store, Transition};
@@ -83,7 +83,7 @@ pub struct Backend {
 struct Door(Arc<Backend>);
 
 impl Minter for Door {
-    fn backend(&self) -> Backend {
+    fn backend(&self) -> grantwright_mint::Backend {
         VAULT
     }
     fn declaration(&self) -> Declaration {

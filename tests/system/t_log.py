@@ -212,6 +212,54 @@ class Witness(unittest.TestCase):
                                      demo.env["GRANTWRIGHT_CHECKPOINT"])
         self.assertEqual((code, report["rollback"]), (0, "none"), report)
 
+    def test_witnesses_vouch_from_store_and_bundle_to_both_verifiers(self):
+        with Demo() as other:
+            size = len(other.leaves())
+
+            def witnessed():
+                reply = call(other.env["GRANTWRIGHT_LOG"].rsplit("/log", 1)[0], "GET", "/log/witnessed")
+                return reply.status == 200 and int(reply.body.split(b"\n")[1]) >= size
+            until("the witness cosigns", 30, witnessed, 0.2)
+            self.assertEqual(other.stop(), 0)
+            # It was kept: nobody serves it any more.
+            key, vkey = other.env["GRANTWRIGHT_WITNESS_VKEY"], other.env["GRANTWRIGHT_LOG_VKEY"]
+            bundle = scratch("cosigned").parent / "cosigned.tar.gz"
+            self.assertEqual(other.cli("audit", "bundle", "--to", bundle)[0], 0)
+            code, out, _ = cli("witness", "--dir", scratch("stranger"), "--init", "w.example/x", "--json")
+            stranger = json.loads(out)["vkey"]
+            for name, place in (("store", ()), ("bundle", ("--bundle", bundle))):
+                code, report = other.cli_json("audit", "verify", *place, "--witness", key)
+                self.assertEqual(code, 0, report)
+                self.assertGreaterEqual(report["witnessed"]["size"], size, name)
+                code, report = other.cli_json("audit", "verify", *place, "--witness", key, "--witness", stranger)
+                self.assertEqual((code, report["findings"][0]["rule"]), (1, "witness"), name)
+                code, report = other.cli_json("audit", "verify", *place, "--witness", key, "--witness", stranger,
+                                              "--witness-quorum", "1")
+                self.assertEqual(code, 0, report)
+                for witness, expected in ((key, 0), (stranger, 1), ("nonsense", 2)):
+                    done = subprocess.run(
+                        [sys.executable, str(ROOT / "tests/verifier/verify.py"), "--json", "--vkey", vkey, "--witness",
+                         witness, str(bundle) if place else other.env["GRANTWRIGHT_STORE"]],
+                        capture_output=True, text=True, timeout=120)
+                    if "No module named 'cryptography'" not in done.stderr:
+                        self.assertEqual(done.returncode, expected, f"{name}: {done.stdout}{done.stderr}")
+
+    def test_a_verification_goes_on_from_the_one_before(self):
+        with Demo() as other:
+            kept = scratch("verified").parent / "verified"
+            code, report = other.cli_json("audit", "verify", "--resume", kept)
+            self.assertEqual((code, report.get("resumed_from")), (0, None), report)
+            self.assertEqual(kept.stat().st_mode & 0o777, 0o600)
+            size = report["leaves"]
+            other.doors.ask("demo.read", {"dataset": other.doors.fresh()})
+            code, report = other.cli_json("audit", "verify", "--resume", kept)
+            self.assertEqual((code, report["resumed_from"]), (0, size), report)
+            self.assertGreater(report["leaves"], size)
+            kept.write_bytes(kept.read_bytes()[:-1])
+            code, problem = other.cli_json("audit", "verify", "--resume", kept)
+            self.assertEqual(code, 2, problem)
+            self.assertIn("damaged", json.dumps(problem))
+
     def test_a_store_behind_its_witness_appends_and_issues_nothing(self):
         with Demo() as other:
             early = copy_store(other.store, scratch("early"))

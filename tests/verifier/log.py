@@ -71,8 +71,7 @@ class Vkey:
             raw = unbase64(key)
         except ValueError:
             raise CannotVerify("the verifier key is not <name>+<hint>+<key>") from None
-        hint = hashlib.sha256(self.name.encode() + b"\n" + raw).hexdigest()[:8]
-        if raw[:1] != b"\1" or len(raw) != 33 or hint != self.hint:
+        if raw[:1] != b"\1" or len(raw) != 33 or key_id(self.name, raw) != self.hint:
             raise CannotVerify("the verifier key is not an Ed25519 key under this name")
         self.text, self.key = text.strip(), Ed25519PublicKey.from_public_bytes(raw[1:])
 
@@ -103,6 +102,37 @@ class Checkpoint:
         self.size, self.root = int(size), unbase64(root)
 
 
+class WitnessKey:
+    """A key of C2SP tlog-cosignature: Ed25519 over the checkpoint and a time."""
+    def __init__(self, text):
+        try:
+            self.name, hint, key = text.strip().split("+", 2)
+            raw = unbase64(key)
+        except ValueError:
+            raise CannotVerify("a witness's key is not <name>+<hint>+<key>") from None
+        if raw[:1] != b"\4" or len(raw) != 33 or key_id(self.name, raw) != hint:
+            raise CannotVerify("a witness's key is not a cosigner's under this name")
+        self.hint, self.key = hint, Ed25519PublicKey.from_public_bytes(raw[1:])
+    def cosigned(self, point):
+        """Whether it cosigned the checkpoint; Wrong where a line of its own does not verify."""
+        body, _, lines = point.note.removesuffix("\n").rpartition("\n\n")
+        for _, name, value in (line.split(" ") for line in lines.split("\n")):
+            blob = unbase64(value)
+            if name == self.name and blob[:4].hex() == self.hint:
+                seconds = int.from_bytes(blob[4:12], "big")
+                try:
+                    said = f"cosignature/v1\ntime {seconds}\n{body}\n"
+                    self.key.verify(blob[12:], said.encode())
+                    return True
+                except InvalidSignature:
+                    raise Wrong("witness", f"the line of {name} does not verify") from None
+        return False
+
+
+def key_id(name, raw):
+    return hashlib.sha256(name.encode() + b"\n" + raw).hexdigest()[:8]
+
+
 def split_notes(text):
     """A file may hold several notes: each ends with its last signature line."""
     out, signed = [""], False
@@ -124,11 +154,13 @@ def numbered(folder, number):
 class Tiles:
     """A log as files; `read(path)` gives the bytes of one, or None."""
     def __init__(self, read):
-        self.read, self.notes = read, [read("checkpoint")]
+        self.read, cosigned = read, read("witnessed")
+        self.notes = [read("checkpoint")]
         if self.notes[0] is None:
             raise CannotVerify("there is no checkpoint")
         while (more := read(numbered("checkpoints", len(self.notes) - 1))) is not None:
             self.notes.append(more)
+        self.notes += [] if cosigned is None else [cosigned]
         size = (self.notes[0].split(b"\n") + [b""])[1]
         self.size = int(size) if re.fullmatch(rb"\d{1,18}", size) else 0
     def checkpoints(self):
@@ -183,7 +215,9 @@ class Store:
         except sqlite3.Error as e:
             raise CannotVerify(f"`{path}`: {e}") from None
     def checkpoints(self):
-        return list(self.db.execute("SELECT size, note FROM checkpoints ORDER BY size"))
+        cosigned = "SELECT value FROM side WHERE kind = 'witnessed' AND key = CAST('newest' AS BLOB)"
+        return [*self.db.execute("SELECT size, note FROM checkpoints ORDER BY size"),
+                *((None, bytes(row[0]).decode(errors="replace")) for row in self.db.execute(cosigned))]
     def leaves(self):
         for index, body in self.db.execute("SELECT idx, body FROM leaves ORDER BY idx"):
             yield index, body if isinstance(body, bytes) else str(body).encode()

@@ -20,7 +20,8 @@ MOST, ORDER_MS = 20, 300_000
 
 
 class Verifier:
-    def __init__(self, source, vkey, kept, now=None):
+    def __init__(self, source, vkey, kept, now=None, witnesses=(), quorum=0):
+        self.witnesses, self.quorum = witnesses, quorum
         self.source, self.vkey, self.kept_notes, self.now, self.findings = source, vkey, kept, now, []
         self.requests, self.leases, self.broken, self.texts = {}, set(), set(), {}
         self.authority, self.tree, self.good, self.last, self.hashes = Authority(), Tree(), 0, None, []
@@ -56,6 +57,7 @@ class Verifier:
         except ValueError as e:
             raise CannotVerify(f"a kept checkpoint cannot be used: {e}") from None
         roots = {point.size: None for point in kept}
+        witnessed = self.witnessed([*kept, *(point for same in points.values() for point in same)])
         whole = first is None or self.leaf(*first, points, roots)
         while whole and len(self.findings) < MOST and (following := next(leaves, None)):
             whole = self.leaf(*following, points, roots)
@@ -63,8 +65,20 @@ class Verifier:
         rollback = self.rollback(kept, roots, points)
         self.findings = sorted(self.findings, key=lambda found: found["leaf"])[:MOST]
         return {"ok": not self.findings, "leaves": self.tree.size, "rollback": rollback,
-                "findings": self.findings, "requests": len(self.requests),
+                "findings": self.findings, "witnessed": witnessed, "requests": len(self.requests),
                 "not_checked": ["that the recorded verdicts are what the policies give"]}
+    def witnessed(self, points):
+        """The size of the largest checkpoint that enough of the given witnesses cosigned."""
+        found = None
+        for point in points if self.witnesses else ():
+            try:
+                if sum(key.cosigned(point) for key in self.witnesses) >= self.quorum:
+                    found = max(found or 0, point.size)
+            except Wrong as e:
+                self.find(max(point.size - 1, 0), e.rule, str(e))
+        if self.witnesses and found is None:
+            self.find(0, "witness", f"no checkpoint is cosigned by {self.quorum} of the witnesses")
+        return found
     def leaf(self, index, body, points, roots):
         size = self.tree.size
         if index != size:
@@ -153,9 +167,14 @@ class Verifier:
         return "found" if len(self.findings) > count else "none" if kept else "not checked"
 
 
-def verify(place, vkey=None, kept=(), now=None):
+def verify(place, vkey=None, kept=(), now=None, witnesses=(), quorum=None):
     """The report, or CannotVerify."""
-    return Verifier(log.opened(place), Vkey(vkey) if vkey else None, list(kept), now).run()
+    keys = {key.name: key for key in map(log.WitnessKey, witnesses)}.values()
+    quorum = len(keys) if quorum is None else quorum
+    if keys and not 1 <= quorum <= len(keys):
+        raise CannotVerify(f"a quorum of {quorum} is none of {len(keys)} witnesses")
+    vkey = Vkey(vkey) if vkey else None
+    return Verifier(log.opened(place), vkey, list(kept), now, list(keys), quorum).run()
 
 
 def main():
@@ -163,11 +182,14 @@ def main():
     parse.add_argument("place")
     parse.add_argument("--vkey")
     parse.add_argument("--checkpoint", action="append", default=[])
+    parse.add_argument("--witness", action="append", default=[])
+    parse.add_argument("--witness-quorum", type=int)
     parse.add_argument("--json", action="store_true")
     options = parse.parse_args()
     try:
         kept = [note for file in options.checkpoint for note in log.split_notes(open(file, encoding="utf-8").read())]
-        report = verify(options.place, options.vkey, kept, int(time.time() * 1000))
+        report = verify(options.place, options.vkey, kept, int(time.time() * 1000), options.witness,
+                        options.witness_quorum)
     except (CannotVerify, OSError, UnicodeError) as e:
         print(json.dumps({"ok": False, "code": "unable", "detail": str(e)}) if options.json else e)
         return 2

@@ -22,6 +22,17 @@ pub enum CannotVerify {
         /// What is wrong with it.
         why: String,
     },
+    /// More witnesses are demanded than there are, or none.
+    #[error("a quorum of {quorum} is none of {witnesses} witnesses: want 1 to {witnesses}")]
+    Quorum {
+        /// How many are to cosign.
+        quorum: usize,
+        /// How many were given.
+        witnesses: usize,
+    },
+    /// What an earlier verification found is no use for this one.
+    #[error("the earlier verification cannot be gone on from: {0}; verify without it once")]
+    Known(&'static str),
     /// The store could not be read, or is absent.
     #[error("the log could not be read: {0}")]
     Unreadable(String),

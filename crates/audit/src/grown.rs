@@ -10,14 +10,18 @@ use crate::{CannotVerify, Source};
 const WIDTH: usize = FULL_WIDTH as usize;
 
 /// The growing tile of each level, and how many are full.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Grown {
-    levels: Vec<(u64, Vec<Hash>)>,
+    pub(crate) levels: Vec<(u64, Vec<Hash>)>,
     /// A tile was wrong: those above it would be too.
     found: bool,
 }
 
 impl Grown {
+    pub(crate) fn from_levels(levels: Vec<(u64, Vec<Hash>)>) -> Self {
+        Self { levels, found: false }
+    }
+
     /// Adds a leaf's hash, and compares the tiles that it fills.
     pub(crate) fn add(
         &mut self,
@@ -50,7 +54,7 @@ impl Grown {
         source: &mut dyn Source,
         findings: &mut Findings,
     ) -> Result<(), CannotVerify> {
-        for (level, (index, tile)) in (0u8..).zip(std::mem::take(&mut self.levels)) {
+        for (level, (index, tile)) in (0u8..).zip(self.levels.clone()) {
             if !tile.is_empty() {
                 self.compare(level, index, &tile, source, findings)?;
             }

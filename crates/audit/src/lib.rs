@@ -20,15 +20,21 @@ pub mod words;
 
 mod conduct;
 mod grown;
+mod known;
 mod pipeline;
 mod roots;
+mod settled;
+mod shape;
 mod signatures;
 mod texts;
+mod witnesses;
 
 pub use error::CannotVerify;
+pub use known::Known;
 pub use report::{Finding, OpenIntent, Report, Rollback};
-pub use source::{Source, Text};
+pub use source::{Page, Source, Text};
 pub use story::{EventView, Story, story};
 pub use tiles::{Files, Tiles};
-pub use verify::{Options, verify, verify_with};
+pub use verify::{Options, verify, verify_from, verify_with};
+pub use witnesses::Witnessed;
 pub use words::words;

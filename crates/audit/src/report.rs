@@ -3,6 +3,8 @@
 use grantwright_domain::RequestId;
 use serde::Serialize;
 
+use crate::Witnessed;
+
 /// Verification stops after so many findings.
 pub const MOST_FINDINGS: usize = 20;
 
@@ -32,6 +34,12 @@ pub struct Report {
     pub root: String,
     /// How many requests the log tells of.
     pub requests: u64,
+    /// What the given witnesses vouch for; none where none were given, or too few cosigned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witnessed: Option<Witnessed>,
+    /// How many leaves an earlier verification vouches for; absent: all were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed_from: Option<u64>,
 }
 
 /// See [`Report::rollback`].
@@ -70,7 +78,7 @@ pub struct OpenIntent {
 }
 
 /// Rules about the tree and its checkpoints; every other rule is about one leaf's own conduct.
-const OF_THE_TREE: [&str; 11] = [
+const OF_THE_TREE: [&str; 12] = [
     "checkpoint",
     "fork",
     "index",
@@ -82,6 +90,7 @@ const OF_THE_TREE: [&str; 11] = [
     "tile",
     "truncated",
     "uncovered",
+    "witness",
 ];
 
 /// Collects findings up to a bound.
@@ -112,8 +121,13 @@ impl Findings {
         self.changed.get_or_insert((from, to));
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.list.len() + self.beside.len()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.list.len() + self.beside.len() >= MOST_FINDINGS
+        self.count() >= MOST_FINDINGS
     }
 
     pub(crate) fn has(&self, rule: &str) -> bool {

@@ -10,8 +10,8 @@ use crate::{CannotVerify, Source};
 
 /// Grows with the leaves, and knows where the log stopped being what its checkpoints promise.
 pub(crate) struct Roots {
-    /// Verified checkpoints, by size.
-    stored: Vec<Checkpoint>,
+    /// What verified checkpoints promise, by size.
+    stored: Vec<Promise>,
     /// How many of them were compared.
     compared: usize,
     frontier: Frontier,
@@ -23,19 +23,42 @@ pub(crate) struct Roots {
     kept: Vec<(Checkpoint, Option<Hash>)>,
 }
 
+/// That the log has this root at this size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Promise {
+    pub(crate) size: u64,
+    pub(crate) root: Hash,
+}
+
 impl Roots {
-    pub(crate) fn new(mut stored: Vec<Checkpoint>, kept: Vec<Checkpoint>) -> Self {
-        stored.sort_by_key(Checkpoint::size);
+    /// `known`: the tree that was verified before, and what was promised of it.
+    pub(crate) fn new(
+        mut stored: Vec<Promise>,
+        kept: Vec<Checkpoint>,
+        known: Option<(&Frontier, &[Promise])>,
+    ) -> Self {
+        stored.sort_by_key(|promise| promise.size);
+        let (frontier, told) = known.map_or_else(Default::default, |(f, told)| (f.clone(), told));
+        let size = frontier.size();
+        let root_then = |c: &Checkpoint| {
+            let of_its_size = told.iter().filter(|p| p.size == c.size() && p.root == c.root());
+            of_its_size.map(|p| p.root).next().filter(|_| c.size() < size)
+        };
         let mut roots = Self {
+            compared: stored.partition_point(|promise| promise.size < size),
             stored,
-            compared: 0,
-            frontier: Frontier::new(),
-            good: Frontier::new(),
+            good: frontier.clone(),
+            frontier,
             broken: false,
-            kept: kept.into_iter().map(|c| (c, None)).collect(),
+            kept: kept.into_iter().map(|c| (root_then(&c), c)).map(|(r, c)| (c, r)).collect(),
         };
         roots.keep();
         roots
+    }
+
+    /// The tree over the leaves so far, and what was promised of it.
+    pub(crate) fn known(&self) -> (Frontier, Vec<Promise>) {
+        (self.frontier.clone(), self.stored.clone())
     }
 
     /// Leaves so far.
@@ -44,8 +67,8 @@ impl Roots {
     }
 
     /// The newest stored checkpoint that verified.
-    pub(crate) fn newest(&self) -> Option<&Checkpoint> {
-        self.stored.last()
+    pub(crate) fn newest(&self) -> Option<Promise> {
+        self.stored.last().copied()
     }
 
     /// Adds a leaf and compares the root with the checkpoints of this size.
@@ -58,10 +81,10 @@ impl Roots {
         self.frontier.append(leaf);
         let size = self.frontier.size();
         while let Some(checkpoint) = self.stored.get(self.compared) {
-            if checkpoint.size() > size {
+            if checkpoint.size > size {
                 break;
             }
-            let (at, promised) = (checkpoint.size(), checkpoint.root());
+            let (at, promised) = (checkpoint.size, checkpoint.root);
             self.compared += 1;
             if self.broken || at < size {
                 continue;
@@ -74,6 +97,12 @@ impl Roots {
         }
         self.keep();
         Ok(())
+    }
+
+    /// Whether what is stored of the tree that was verified before is what was found then.
+    pub(crate) fn still_holds(&self) -> bool {
+        let now = self.stored.iter().skip(self.compared).take_while(|p| p.size == self.size());
+        now.map(|p| p.root).all(|root| root == self.frontier.root())
     }
 
     /// Remembers the root at the sizes of kept checkpoints.
@@ -148,7 +177,7 @@ impl Roots {
         findings: &mut Findings,
     ) -> Result<(), CannotVerify> {
         let leaves = self.size();
-        match self.stored.last().map(Checkpoint::size) {
+        match self.stored.last().map(|promise| promise.size) {
             None if leaves == 0 => {}
             Some(0) if leaves == 0 => {
                 findings.add(0, "truncated", "there is a checkpoint and no leaf");
@@ -161,7 +190,7 @@ impl Roots {
                 // The first checkpoint that was not reached covers the last leaves.
                 let next = self.stored.get(self.compared).filter(|_| !self.broken);
                 if let Some(checkpoint) = next.filter(|_| self.good.size() < leaves) {
-                    self.name(checkpoint.size(), checkpoint.root(), source, findings)?;
+                    self.name(checkpoint.size, checkpoint.root, source, findings)?;
                 }
             }
             Some(size) if size < leaves => findings.add(
@@ -197,7 +226,7 @@ impl Roots {
             return Rollback::NotChecked;
         }
         // What is promised by the log's own checkpoints, for telling a fork from an edit.
-        let own: BTreeMap<u64, Hash> = self.stored.iter().map(|c| (c.size(), c.root())).collect();
+        let own: BTreeMap<u64, Hash> = self.stored.iter().map(|c| (c.size, c.root)).collect();
         let agrees = |c: &Checkpoint, root: &Option<Hash>| {
             c.origin() == origin
                 && (*root == Some(c.root()) || own.get(&c.size()) == Some(&c.root()))

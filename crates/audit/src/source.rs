@@ -1,5 +1,7 @@
 //! Where a log is read from.
 
+use std::ops::Range;
+
 use grantwright_domain::{Digest, RequestId};
 use grantwright_proof::Hash;
 
@@ -18,6 +20,17 @@ pub trait Source {
     /// [`CannotVerify::Unreadable`].
     fn leaves(&mut self, from: u64, most: usize) -> Result<Vec<(u64, Vec<u8>)>, CannotVerify>;
 
+    /// Adds the same leaves to a page.
+    ///
+    /// # Errors
+    /// [`CannotVerify::Unreadable`].
+    fn page(&mut self, from: u64, most: usize, page: &mut Page) -> Result<(), CannotVerify> {
+        for (index, leaf) in self.leaves(from, most)? {
+            page.push(index, &leaf);
+        }
+        Ok(())
+    }
+
     /// How many leaves are stored, counted without looking at their indexes; none when the source
     /// cannot say.
     ///
@@ -33,6 +46,38 @@ pub trait Source {
     /// # Errors
     /// [`CannotVerify::Unreadable`].
     fn checkpoints(&mut self) -> Result<Vec<(u64, String)>, CannotVerify>;
+
+    /// Hands every stored checkpoint of at least `from` leaves to `each`, some at a time: a log has
+    /// many. Smaller ones may be among them.
+    ///
+    /// # Errors
+    /// [`CannotVerify::Unreadable`].
+    fn each_checkpoints(
+        &mut self,
+        from: u64,
+        each: &mut dyn FnMut(Vec<(u64, String)>),
+    ) -> Result<(), CannotVerify> {
+        let _ = from;
+        each(self.checkpoints()?);
+        Ok(())
+    }
+
+    /// The newest checkpoint that witnesses cosigned, if it is kept apart from the others.
+    ///
+    /// # Errors
+    /// [`CannotVerify::Unreadable`].
+    fn witnessed(&mut self) -> Result<Option<String>, CannotVerify> {
+        Ok(None)
+    }
+
+    /// Asked when all was read: whether what was read is one moment of the log.
+    ///
+    /// # Errors
+    /// [`CannotVerify::Unreadable`] where the log was written to meanwhile and the source could not
+    /// keep to one moment.
+    fn settled(&mut self) -> Result<(), CannotVerify> {
+        Ok(())
+    }
 
     /// Stored leaf hashes (level 0 of the tiles) from index `from` on, at most `most`. Only used to
     /// name a changed leaf exactly; an empty answer is fine.
@@ -74,6 +119,44 @@ pub trait Source {
         request: Option<&RequestId>,
         each: &mut dyn FnMut(Text),
     ) -> Result<(), CannotVerify>;
+}
+
+/// Leaves one behind the other.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    bytes: Vec<u8>,
+    /// Of each leaf its index, and where its bytes end.
+    ends: Vec<(u64, usize)>,
+}
+
+impl Page {
+    /// Adds a leaf.
+    pub fn push(&mut self, index: u64, leaf: &[u8]) {
+        self.bytes.extend_from_slice(leaf);
+        self.ends.push((index, self.bytes.len()));
+    }
+
+    /// Makes it empty; its memory stays.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// The bytes of all leaves.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The index of the last leaf.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.ends.last().map(|(index, _)| *index)
+    }
+
+    /// Each leaf's index, and where it stands among the bytes.
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = (u64, Range<usize>)> + '_ {
+        let mut from = 0;
+        self.ends.iter().map(move |(index, end)| (*index, std::mem::replace(&mut from, *end)..*end))
+    }
 }
 
 /// A text that lies beside the log, bound by a salted commitment in a leaf.

@@ -55,6 +55,26 @@ impl EventView {
 /// [`CannotVerify::NoRequest`], [`CannotVerify::BadLeaf`] or [`CannotVerify::Unreadable`].
 pub fn story(request: &RequestId, source: &mut dyn Source) -> Result<Story, CannotVerify> {
     let said = Said::of(source, request)?;
+    let leaves = leaves_of(request, u64::MAX, source)?;
+    if leaves.is_empty() {
+        return Err(CannotVerify::NoRequest(request.to_string()));
+    }
+    let views = leaves.into_iter().map(|(leaf, event)| {
+        let event = event.map_err(|why| CannotVerify::BadLeaf { leaf, why })?;
+        EventView::new(leaf, &event, &said)
+    });
+    Ok(Story { request_id: request.clone(), events: views.collect::<Result<_, _>>()? })
+}
+
+/// Leaves with their indexes; of one that is no event, why.
+pub(crate) type Leaves = Vec<(u64, Result<Event, String>)>;
+
+/// The leaves of a request with an index below `before`.
+pub(crate) fn leaves_of(
+    request: &RequestId,
+    before: u64,
+    source: &mut dyn Source,
+) -> Result<Leaves, CannotVerify> {
     let mut events = Vec::new();
     let mut next = 0u64;
     // Ids need no escapes in JSON, so that leaves of other requests need not be parsed.
@@ -62,15 +82,14 @@ pub fn story(request: &RequestId, source: &mut dyn Source) -> Result<Story, Cann
     loop {
         let page = source.leaves(next, PAGE)?;
         let Some((last, _)) = page.last() else { break };
-        let after = last.checked_add(1).filter(|after| *after > next);
-        for (index, body) in &page {
+        let after = last.checked_add(1).filter(|after| *after > next && *after < before);
+        for (index, body) in page.iter().filter(|(index, _)| *index < before) {
             if !contains(body, needle.as_bytes()) {
                 continue;
             }
-            let event = Event::from_leaf(body)
-                .map_err(|e| CannotVerify::BadLeaf { leaf: *index, why: e.to_string() })?;
-            if event.request_id() == Some(request) {
-                events.push(EventView::new(*index, &event, &said)?);
+            let event = Event::from_leaf(body).map_err(|e| e.to_string());
+            if event.as_ref().map_or(true, |event| event.request_id() == Some(request)) {
+                events.push((*index, event));
             }
         }
         match after {
@@ -78,10 +97,7 @@ pub fn story(request: &RequestId, source: &mut dyn Source) -> Result<Story, Cann
             None => break,
         }
     }
-    if events.is_empty() {
-        return Err(CannotVerify::NoRequest(request.to_string()));
-    }
-    Ok(Story { request_id: request.clone(), events })
+    Ok(events)
 }
 
 fn contains(body: &[u8], needle: &[u8]) -> bool {

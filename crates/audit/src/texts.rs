@@ -1,11 +1,16 @@
 //! Texts beside the leaves, compared with the commitments in the leaves.
 
+use std::borrow::Cow;
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::BuildHasher as _;
 
 use grantwright_domain::event::{Narrowed, Voted};
 use grantwright_domain::{Digest, Event, RequestId};
 
 use crate::report::{Findings, MOST_FINDINGS};
+use crate::settled::{Mark, mark};
+use crate::story::{self, Leaves};
 use crate::{CannotVerify, Source, Text};
 
 /// What the leaves of one request commit to.
@@ -19,81 +24,149 @@ struct Held {
     leaf: u64,
 }
 
-/// All commitments of a log.
+impl Held {
+    /// The commitments of the leaves of one request.
+    fn of(leaves: &Leaves) -> Self {
+        let mut held = Self::default();
+        for (leaf, event) in leaves {
+            let Ok(event) = event else { continue };
+            each_commitment(event, |name, digest| match name {
+                Some(name) => {
+                    held.leaf = *leaf;
+                    held.ask.insert(name.into_owned(), digest);
+                }
+                None => held.later.push((*leaf, digest)),
+            });
+        }
+        held
+    }
+}
+
+/// What a leaf commits to: by name what belongs to the ask, without one what was said later.
+fn each_commitment(event: &Event, mut each: impl FnMut(Option<Cow<'static, str>>, Digest)) {
+    match event {
+        Event::Requested(e) => {
+            each(Some("reason".into()), e.terms.reason);
+            if let Some(task) = e.terms.task {
+                each(Some("task".into()), task);
+            }
+            for (name, digest) in &e.terms.sealed_params {
+                each(Some(format!("param:{name}").into()), *digest);
+            }
+        }
+        Event::Questioned(e) => each(None, e.text),
+        Event::Answered(e) => each(None, e.text),
+        Event::Narrowed(Narrowed { reason: Some(reason), .. })
+        | Event::Voted(Voted { reason: Some(reason), .. }) => each(None, *reason),
+        _ => {}
+    }
+}
+
+/// All commitments of a log, each as a number that only this verification can make: a log tells of
+/// millions, and what they are is asked again only where a text is not what it should be.
 #[derive(Default)]
 pub(crate) struct Commitments {
-    by_request: HashMap<RequestId, Held>,
-    total: u64,
+    key: RandomState,
+    made: Vec<u64>,
+    /// The requests whose texts are compared, where that is not all of them: those that began since an
+    /// earlier verification.
+    only: Option<HashSet<Mark>>,
 }
 
 impl Commitments {
-    /// Remembers what a leaf commits to.
-    pub(crate) fn learn(&mut self, leaf: u64, event: &Event) {
-        let later = match event {
-            Event::Requested(e) => {
-                let held = self.by_request.entry(e.request_id.clone()).or_default();
-                if held.ask.is_empty() {
-                    held.leaf = leaf;
-                    held.ask.insert("reason".into(), e.terms.reason);
-                    held.ask.extend(e.terms.task.map(|task| ("task".to_owned(), task)));
-                    let params = e.terms.sealed_params.iter();
-                    held.ask.extend(params.map(|(name, d)| (format!("param:{name}"), *d)));
-                    self.total += held.ask.len() as u64;
-                }
-                return;
-            }
-            Event::Questioned(e) => (&e.request_id, e.text),
-            Event::Answered(e) => (&e.request_id, e.text),
-            Event::Narrowed(Narrowed { request_id, reason: Some(reason), .. })
-            | Event::Voted(Voted { request_id, reason: Some(reason), .. }) => (request_id, *reason),
-            _ => return,
-        };
-        // Of a request that the log does not hold nothing is known.
-        if let Some(held) = self.by_request.get_mut(later.0) {
-            held.later.push((leaf, later.1));
-            self.total += 1;
-        }
+    /// Those of requests that begin from now on.
+    pub(crate) fn from_now() -> Self {
+        Self { only: Some(HashSet::new()), ..Self::default() }
     }
 
-    /// Compares the stored texts; absent ones are fine. How many commitments have no text.
+    fn is_asked(&self, request: &RequestId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&mark(request.as_str())))
+    }
+
+    /// Remembers what a leaf commits to.
+    pub(crate) fn learn(&mut self, event: &Event) {
+        let Some(request) = event.request_id() else { return };
+        let Self { key, made, only } = self;
+        if let Some(only) = only {
+            let mark = mark(request.as_str());
+            if matches!(event, Event::Requested(_)) {
+                only.insert(mark);
+            } else if !only.contains(&mark) {
+                return;
+            }
+        }
+        each_commitment(event, |name, digest| {
+            made.push(key.hash_one((request, name.as_deref(), digest)));
+        });
+    }
+
+    /// Compares the stored texts; absent ones are fine, and so are those of requests that the log does
+    /// not hold, which prove nothing and are never shown. How many commitments have no text.
     pub(crate) fn check(
-        &self,
+        &mut self,
         source: &mut dyn Source,
         findings: &mut Findings,
     ) -> Result<u64, CannotVerify> {
+        self.made.sort_unstable();
         let mut present = 0u64;
-        // Later texts that a leaf commits to, and those (a bounded number) that none does.
-        let mut told: HashSet<Digest> = HashSet::new();
-        let mut stray: Vec<Text> = Vec::new();
+        // Bounded: requests with a text that is not what a leaf commits to, or that are not there.
+        let mut doubted: Vec<RequestId> = Vec::new();
         source.texts(None, &mut |text| {
-            // A text of no request in the log proves nothing and is never shown.
-            let Some(held) = self.by_request.get(&text.request) else { return };
-            let commitment = text.commitment();
-            let wanted = held.ask.get(&text.name);
-            let later = |d| held.later.iter().any(|(_, l)| *l == d);
-            match (wanted, commitment) {
-                (Some(wanted), _) if commitment == Some(*wanted) => present += 1,
-                (None, Some(d)) if later(d) => {
-                    present += u64::from(told.insert(d));
-                }
-                (Some(_), _) => {
-                    findings.add_beside(held.leaf, "commitment", not_committed(&text));
-                }
-                (None, _) if stray.len() < MOST_FINDINGS => stray.push(text),
-                (None, _) => {}
+            if !self.is_asked(&text.request) {
+            } else if self.holds(&text) {
+                present += 1;
+            } else if doubted.len() < MOST_FINDINGS && !doubted.contains(&text.request) {
+                doubted.push(text.request);
             }
         })?;
-        for text in &stray {
-            // A commitment whose own text is missing is the one that this text was put in for.
-            let held = self.by_request.get(&text.request);
-            let leaf = held.map_or(0, |h| {
-                let untold = h.later.iter().find(|(_, d)| !told.contains(d));
-                untold.map_or(h.leaf, |(leaf, _)| *leaf)
-            });
-            findings.add_beside(leaf, "commitment", not_committed(text));
+        for request in &doubted {
+            let leaves = story::leaves_of(request, u64::MAX, source)?;
+            if !leaves.is_empty() {
+                name_wrong(request, &Held::of(&leaves), source, findings)?;
+            }
         }
-        Ok(self.total.saturating_sub(present))
+        Ok((self.made.len() as u64).saturating_sub(present))
     }
+
+    fn holds(&self, text: &Text) -> bool {
+        let Some(digest) = text.commitment() else { return false };
+        let made = |name: Option<&str>| {
+            self.made.binary_search(&self.key.hash_one((&text.request, name, digest))).is_ok()
+        };
+        let of_ask =
+            matches!(text.name.as_str(), "reason" | "task") || text.name.starts_with("param:");
+        made(Some(&text.name)) || (!of_ask && made(None))
+    }
+}
+
+/// Names the texts of a request that are not what its leaves commit to.
+fn name_wrong(
+    request: &RequestId,
+    held: &Held,
+    source: &mut dyn Source,
+    findings: &mut Findings,
+) -> Result<(), CannotVerify> {
+    // Later texts that a leaf commits to, and those that none does.
+    let mut told: HashSet<Digest> = HashSet::new();
+    let mut stray: Vec<Text> = Vec::new();
+    source.texts(Some(request), &mut |text| {
+        let commitment = text.commitment();
+        let later = |d| held.later.iter().any(|(_, l)| *l == d);
+        match (held.ask.get(&text.name), commitment) {
+            (Some(wanted), _) if commitment == Some(*wanted) => {}
+            (None, Some(d)) if later(d) => drop(told.insert(d)),
+            (Some(_), _) => findings.add_beside(held.leaf, "commitment", not_committed(&text)),
+            (None, _) if stray.len() < MOST_FINDINGS => stray.push(text),
+            (None, _) => {}
+        }
+    })?;
+    for text in &stray {
+        // A commitment whose own text is missing is the one that this text was put in for.
+        let untold = held.later.iter().find(|(_, d)| !told.contains(d));
+        let leaf = untold.map_or(held.leaf, |(leaf, _)| *leaf);
+        findings.add_beside(leaf, "commitment", not_committed(text));
+    }
+    Ok(())
 }
 
 fn not_committed(text: &Text) -> String {

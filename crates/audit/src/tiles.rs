@@ -5,6 +5,7 @@
 //! | `checkpoint` | the newest signed checkpoint |
 //! | `tile/entries/…`, `tile/<level>/…` | entry bundles and hash tiles |
 //! | `blob/<digest>` | policy sets and scope declarations, by digest |
+//! | `witnessed` | the newest checkpoint that enough witnesses cosigned |
 //! | `checkpoints/<number>` | other checkpoints, from 000 on: earlier ones, cosigned ones |
 //! | `texts/<number>` | texts beside the leaves, JSON lines, if they were exported |
 
@@ -81,6 +82,7 @@ pub struct Tiles<F> {
     files: F,
     size: u64,
     notes: Vec<(u64, String)>,
+    witnessed: Option<String>,
     /// Bundles that were read ahead: number of the first, and the entries of each.
     ahead: (u64, Vec<Option<Vec<Vec<u8>>>>),
 }
@@ -92,6 +94,8 @@ impl<F: Files> Tiles<F> {
     /// [`CannotVerify::NothingToVerify`] where there is no checkpoint; [`CannotVerify::Unreadable`].
     pub fn open(mut files: F) -> Result<Self, CannotVerify> {
         let mut notes = Vec::new();
+        // First, so that a log that grows meanwhile is not behind it.
+        let witnessed = one(&mut files, "witnessed".into())?.map(note).transpose()?;
         let newest = one(&mut files, "checkpoint".into())?.ok_or(CannotVerify::NothingToVerify)?;
         notes.push(note(newest)?);
         let size = notes.first().map_or(0, |n| n.0);
@@ -111,7 +115,8 @@ impl<F: Files> Tiles<F> {
         }
         notes.sort();
         notes.dedup();
-        Ok(Self { files, size, notes, ahead: (0, Vec::new()) })
+        let witnessed = witnessed.map(|(_, note)| note);
+        Ok(Self { files, size, notes, witnessed, ahead: (0, Vec::new()) })
     }
 
     /// The size that the newest checkpoint claims; nothing is proven yet.
@@ -218,6 +223,10 @@ impl<F: Files> Source for Tiles<F> {
 
     fn checkpoints(&mut self) -> Result<Vec<(u64, String)>, CannotVerify> {
         Ok(self.notes.clone())
+    }
+
+    fn witnessed(&mut self) -> Result<Option<String>, CannotVerify> {
+        Ok(self.witnessed.clone())
     }
 
     fn leaf_hashes(&mut self, from: u64, most: usize) -> Result<Vec<Hash>, CannotVerify> {

@@ -1,13 +1,15 @@
 //! The verification of a log, from the key to the report.
 
 use grantwright_domain::{Event, Timestamp, text};
-use grantwright_proof::{Checkpoint, Vkey};
+use grantwright_proof::{Checkpoint, Vkey, WitnessKey};
 
 use crate::conduct::Conduct;
 use crate::grown::Grown;
-use crate::pipeline::{self, PAGE};
-use crate::report::{Findings, Rollback};
-use crate::roots::Roots;
+use crate::known::Known;
+use crate::pipeline::{self, Catalog, PAGE};
+use crate::report::{Findings, MOST_FINDINGS, Rollback};
+use crate::roots::{Promise, Roots};
+use crate::witnesses::Search;
 use crate::{CannotVerify, Report, Source, signatures};
 
 /// What a log is verified with.
@@ -20,6 +22,10 @@ pub struct Options<'a> {
     pub kept: &'a [String],
     /// The time now, if leaves that claim a later one are to be found.
     pub now: Option<Timestamp>,
+    /// Witnesses that vouch for the log, and how many of them must.
+    pub witnesses: &'a [WitnessKey],
+    /// See `witnesses`; at least 1 where there are any.
+    pub quorum: usize,
     /// Only that nobody changed the leaves; not what they say. The report tells so.
     pub hashes_only: bool,
 }
@@ -47,36 +53,77 @@ pub fn verify_with(
     options: &Options<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, CannotVerify> {
-    let Options { vkey, kept, now, hashes_only } = *options;
+    Ok(run(source, options, None, false, progress)?.0)
+}
+
+/// As [`verify_with`], going on from what an earlier verification found, if there is any; and what a
+/// later one can go on from, if nothing was found to be wrong. Where the log is not the one that was
+/// verified, or something is wrong with what came since, all of it is verified anew, with the earlier
+/// checkpoint as one that was kept.
+///
+/// # Errors
+/// As [`verify_with`]; [`CannotVerify::Known`] when the earlier verification was of another log, with
+/// another key, or looked at less.
+pub fn verify_from(
+    source: &mut dyn Source,
+    options: &Options<'_>,
+    known: Option<&Known>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(Report, Option<Known>), CannotVerify> {
+    let Some(known) = known else { return run(source, options, None, true, progress) };
+    if options.vkey.is_some_and(|key| key.to_string() != known.vkey) {
+        return Err(CannotVerify::Known("it is of a log with another key"));
+    }
+    if options.hashes_only != known.hashes_only {
+        return Err(CannotVerify::Known("only one of the two looks at what the leaves say"));
+    }
+    let (report, next) = run(source, options, Some(known), true, progress)?;
+    if report.ok {
+        return Ok((report, next));
+    }
+    let mut kept = options.kept.to_vec();
+    kept.push(known.checkpoint().to_owned());
+    run(source, &Options { kept: &kept, ..*options }, None, true, progress)
+}
+
+/// Verifies the leaves that are not `known`; with `keep`, what is known then. A known part that is not
+/// that of this log is a finding.
+fn run(
+    source: &mut dyn Source,
+    options: &Options<'_>,
+    known: Option<&Known>,
+    keep: bool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(Report, Option<Known>), CannotVerify> {
+    let Options { vkey, kept, now, hashes_only, witnesses, quorum } = *options;
+    if !witnesses.is_empty() && !(1..=witnesses.len()).contains(&quorum) {
+        return Err(CannotVerify::Quorum { quorum, witnesses: witnesses.len() });
+    }
     let mut findings = Findings::default();
-    let notes = source.checkpoints()?;
     let first = source.leaves(0, 1)?;
     let named = first.first().and_then(|(_, body)| match Event::from_leaf(body) {
         Ok(Event::Opened(e)) => Some(e),
         _ => None,
     });
     let empty = first.is_empty();
-    if empty && notes.is_empty() && kept.is_empty() {
-        return Err(CannotVerify::NothingToVerify);
-    }
     let from_log = named.as_ref().and_then(|e| Vkey::parse(&e.vkey).ok());
     let Some(key) = vkey.or(from_log.as_ref()) else {
-        if empty && !notes.is_empty() {
-            return Ok(emptied(&notes));
-        }
-        return Err(CannotVerify::NoKey);
+        let notes = source.checkpoints()?;
+        return match (empty, notes.is_empty()) {
+            (true, false) => Ok((emptied(&notes), None)),
+            (true, true) if kept.is_empty() => Err(CannotVerify::NothingToVerify),
+            _ => Err(CannotVerify::NoKey),
+        };
     };
-    let stored = stored(&notes, key, &mut findings)?;
-    let kept = opened(kept, key)?;
-    if empty && notes.is_empty() && kept.iter().all(|c| c.size() == 0) {
-        return Err(CannotVerify::NothingToVerify);
-    }
     let origin = named.as_ref().map_or(key.name(), |e| e.origin.as_str()).to_owned();
-    for checkpoint in stored.iter().filter(|c| c.origin() != origin) {
-        let other = text::visible(checkpoint.origin());
-        let detail =
-            format!("a checkpoint is of the log `{other}`, the first leaf opens `{origin}`");
-        findings.add(0, "origin", detail);
+    let mut search = Search::new(witnesses, quorum);
+    let (stored, newest) =
+        stored(source, key, &origin, known.map_or(0, Known::size), &mut search, &mut findings)?;
+    let none_stored = stored.is_empty() && findings.count() == 0;
+    let kept = opened(kept, key, &mut search, &mut findings)?;
+    let witnessed = search.end(&mut findings);
+    if empty && none_stored && kept.iter().all(|c| c.size() == 0) {
+        return Err(CannotVerify::NothingToVerify);
     }
     if let Some(e) = &named
         && e.vkey != key.to_string()
@@ -84,11 +131,23 @@ pub fn verify_with(
         findings.add(0, "key", "the first leaf names another key than the log is verified with");
     }
 
-    let mut roots = Roots::new(stored, kept);
-    let mut conduct = Conduct::default();
-    conduct.now = now;
-    let mut grown = source.has_tiles().then(Grown::default);
-    pipeline::walk(source, hashes_only, &mut |leaf, source| {
+    let mut roots = Roots::new(stored, kept, known.map(|k| (&k.frontier, &*k.promises)));
+    let catalog = Catalog::default();
+    let resumed = match known {
+        Some(known) => Conduct::resume(now, known, source, &catalog)?,
+        None => None,
+    };
+    let same = |k: &Known| k.origin == origin && k.vkey == key.to_string();
+    if known.is_some_and(|k| !same(k) || resumed.is_none() || !roots.still_holds()) {
+        findings.add(0, "fork", "this is not the log that was verified before");
+    }
+    let mut conduct = resumed.unwrap_or_else(|| Conduct::new(now, keep));
+    let mut grown = match known {
+        Some(known) => known.grown.clone(),
+        None => source.has_tiles().then(Grown::default),
+    };
+    let begin = roots.size();
+    pipeline::walk(source, begin, hashes_only, &catalog, &mut |leaf, source| {
         if leaf.index != roots.size() {
             let (at, index) = (roots.size(), leaf.index);
             let detail = match index > at {
@@ -102,11 +161,7 @@ pub fn verify_with(
         if let Some(grown) = &mut grown {
             grown.add(leaf.hash, source, &mut findings)?;
         }
-        match leaf.event {
-            Ok(Some(event)) => conduct.fold(&event, source, &mut findings)?,
-            Ok(None) => {}
-            Err(why) => conduct.unreadable(leaf.index, &why, &mut findings),
-        }
+        conduct.fold(leaf, source, &catalog, &mut findings)?;
         if roots.size().is_multiple_of(PAGE as u64) {
             progress(roots.size());
         }
@@ -132,6 +187,7 @@ pub fn verify_with(
     // Leaves that were not reached commit to texts that are there.
     let erased =
         if whole && !hashes_only { conduct.texts.check(source, &mut findings)? } else { 0 };
+    source.settled()?;
 
     let mut undetectable = match hashes_only {
         true => vec!["what the leaves say was not looked at, only that nobody changed them".into()],
@@ -155,14 +211,26 @@ pub fn verify_with(
              another history after them under the same key, cannot be seen"
         ),
     });
+    if let Some(witnessed) = witnessed.as_ref().filter(|w| w.size < leaves) {
+        undetectable.push(format!(
+            "no witness vouches yet for the leaves after the first {}",
+            witnessed.size
+        ));
+    }
     if erased > 0 {
         undetectable.push(format!(
             "{erased} texts are not beside the log (erased, or never stored): what they said cannot \
              be shown"
         ));
     }
+    if begin > 0 {
+        undetectable.push(format!(
+            "the first {begin} leaves and the texts beside them were verified earlier and not read \
+             again: what was changed of them since cannot be seen"
+        ));
+    }
     let findings = findings.into_sorted();
-    Ok(Report {
+    let report = Report {
         ok: findings.is_empty(),
         conduct: !hashes_only,
         leaves,
@@ -172,46 +240,113 @@ pub fn verify_with(
         open_intents: conduct.open_intents(),
         origin,
         checkpoints: roots.verified(),
-        root: roots.newest().map(|c| c.root().to_base64()).unwrap_or_default(),
+        root: roots.newest().map(|newest| newest.root.to_base64()).unwrap_or_default(),
         requests: conduct.requests(),
-    })
+        witnessed,
+        resumed_from: known.map(Known::size),
+    };
+    let next = (keep && report.ok).then(|| {
+        let (frontier, promises) = roots.known();
+        let told = known.map(|k| k.promises.as_slice()).unwrap_or_default();
+        let mut next = Known {
+            vkey: key.to_string(),
+            origin: report.origin.clone(),
+            hashes_only,
+            note: newest,
+            promises: told
+                .iter()
+                .filter(|p| p.size < begin)
+                .copied()
+                .chain(promises.into_iter().filter(|p| p.size >= begin))
+                .collect(),
+            frontier,
+            grown,
+            ..Known::default()
+        };
+        conduct.keep(&mut next);
+        next
+    });
+    Ok((report, next))
 }
 
-/// The stored checkpoints that the key signed. The others are findings, unless all are.
+/// What the stored checkpoints of at least `from` leaves promise that the key signed, and the newest of
+/// them. The others are findings, unless all are.
 fn stored(
-    notes: &[(u64, String)],
+    source: &mut dyn Source,
     key: &Vkey,
+    origin: &str,
+    from: u64,
+    search: &mut Search<'_>,
     findings: &mut Findings,
-) -> Result<Vec<Checkpoint>, CannotVerify> {
-    let opened = signatures::open_all(notes, key);
-    if !notes.is_empty() && opened.iter().all(Result::is_err) {
-        return Err(CannotVerify::WrongKey(key.to_string()));
-    }
-    let mut out = Vec::with_capacity(notes.len());
-    for ((row, _), result) in notes.iter().zip(opened) {
-        match result {
-            Ok(checkpoint) if checkpoint.size() == *row => out.push(checkpoint),
-            Ok(checkpoint) => {
-                let size = checkpoint.size();
+) -> Result<(Vec<Promise>, String), CannotVerify> {
+    let mut out: Vec<Promise> = Vec::new();
+    let mut newest = (0, String::new());
+    let mut refused: Vec<(u64, String)> = Vec::new();
+    let mut signed = 0u64;
+    source.each_checkpoints(from, &mut |notes| {
+        for ((row, note), result) in notes.iter().zip(signatures::open_all(&notes, key)) {
+            let checkpoint = match result {
+                Ok(checkpoint) => checkpoint,
+                Err(why) => {
+                    if refused.len() < MOST_FINDINGS {
+                        refused.push((*row, why));
+                    }
+                    continue;
+                }
+            };
+            signed += 1;
+            search.note(note, &checkpoint, findings);
+            let (size, root) = (checkpoint.size(), checkpoint.root());
+            if size == *row {
+                out.push(Promise { size, root });
+                if size >= newest.0 {
+                    newest = (size, note.clone());
+                }
+            } else {
                 let detail = format!("a checkpoint of {size} leaves is stored as one of {row}");
                 findings.add(row.saturating_sub(1), "checkpoint", detail);
             }
-            Err(why) => {
-                let detail = format!("the checkpoint stored for {row} leaves: {why}");
-                findings.add(row.saturating_sub(1), "signature", detail);
+            if checkpoint.origin() != origin {
+                let other = text::visible(checkpoint.origin());
+                let detail = format!(
+                    "a checkpoint is of the log `{other}`, the first leaf opens `{origin}`"
+                );
+                findings.add(0, "origin", detail);
             }
         }
+    })?;
+    if let Some(note) = source.witnessed()?
+        && let Some(checkpoint) = search.closed(&note, key, findings)
+    {
+        let promise = Promise { size: checkpoint.size(), root: checkpoint.root() };
+        if !out.contains(&promise) {
+            out.push(promise);
+        }
     }
-    Ok(out)
+    if signed == 0 && !refused.is_empty() {
+        return Err(CannotVerify::WrongKey(key.to_string()));
+    }
+    for (row, why) in refused {
+        let detail = format!("the checkpoint stored for {row} leaves: {why}");
+        findings.add(row.saturating_sub(1), "signature", detail);
+    }
+    Ok((out, newest.1))
 }
 
-fn opened(kept: &[String], key: &Vkey) -> Result<Vec<Checkpoint>, CannotVerify> {
-    kept.iter()
-        .zip(1..)
-        .map(|(note, number)| {
-            signatures::open(note, key).map_err(|why| CannotVerify::KeptCheckpoint { number, why })
-        })
-        .collect()
+fn opened(
+    kept: &[String],
+    key: &Vkey,
+    search: &mut Search<'_>,
+    findings: &mut Findings,
+) -> Result<Vec<Checkpoint>, CannotVerify> {
+    let mut out = Vec::with_capacity(kept.len());
+    for (note, number) in kept.iter().zip(1..) {
+        let checkpoint = signatures::open(note, key)
+            .map_err(|why| CannotVerify::KeptCheckpoint { number, why })?;
+        search.note(note, &checkpoint, findings);
+        out.push(checkpoint);
+    }
+    Ok(out)
 }
 
 /// Checkpoints without a leaf, and no key to verify them with.
@@ -231,5 +366,7 @@ fn emptied(notes: &[(u64, String)]) -> Report {
         checkpoints: 0,
         root: String::new(),
         requests: 0,
+        witnessed: None,
+        resumed_from: None,
     }
 }

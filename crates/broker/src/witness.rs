@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use grantwright_domain::Timestamp;
 use grantwright_proof::witness::{AddCheckpoint, SIZE_TYPE};
-use grantwright_proof::{Cosigned, NoteError, WitnessKey, cosignatures};
+use grantwright_proof::{Checkpoint, Cosigned, NoteError, Vkey, WitnessKey, cosignatures};
 use grantwright_wire::Refusal;
 use reqwest::{StatusCode, Url, header};
 use serde::Deserialize;
@@ -17,6 +17,9 @@ use crate::core::Broker;
 use crate::error::{StartError, refuse};
 use crate::oidc::fetch::is_local;
 
+/// Where the newest cosigned checkpoint is kept: a row of the side table, which nothing vouches for but
+/// its signatures.
+const KEPT: (&str, &str) = ("witnessed", "newest");
 /// How often the newest checkpoint is shown.
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest call.
@@ -162,6 +165,10 @@ impl Witnesses {
         self.newest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn take(&self, witnessed: Witnessed) {
+        *self.newest.write().unwrap_or_else(PoisonError::into_inner) = Some(witnessed);
+    }
+
     /// Refuses to issue while what the quorum cosigned is too old, if so configured.
     ///
     /// # Errors
@@ -189,6 +196,9 @@ pub async fn run(broker: Arc<Broker>) {
     if broker.witnesses.list.is_empty() {
         return;
     }
+    if let Err(why) = recall(&broker).await {
+        tracing::warn!(why, "the cosigned checkpoint that was kept is of no use");
+    }
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -205,9 +215,34 @@ pub async fn run(broker: Arc<Broker>) {
             continue;
         }
         let note: Arc<str> = format!("{}{}", head.checkpoint, lines.concat()).into();
-        let witnessed = Witnessed { size: head.size, note, at: broker.now() };
-        *broker.witnesses.newest.write().unwrap_or_else(PoisonError::into_inner) = Some(witnessed);
+        let kept = note.as_bytes().to_vec();
+        // What is served was kept: an auditor who saw it finds it again after a restart.
+        if let Err(error) = broker.store.side_put(KEPT.0, KEPT.1, kept, None).await {
+            tracing::warn!(%error, "a cosigned checkpoint could not be kept");
+        }
+        broker.witnesses.take(Witnessed { size: head.size, note, at: broker.now() });
     }
+}
+
+/// Takes up the checkpoint that was kept, if the witnesses of today cosigned it. When the quorum was
+/// reached is not known any more: for the gate it was long ago, unless the log has not grown.
+async fn recall(broker: &Broker) -> Result<(), String> {
+    let row = broker.store.side_get(KEPT.0, KEPT.1, broker.now()).await;
+    let Some(row) = row.map_err(|e| e.to_string())? else { return Ok(()) };
+    let note = String::from_utf8(row.value).map_err(|e| e.to_string())?;
+    let (vkey, origin) = {
+        let authority = broker.authority();
+        (authority.vkey.clone(), authority.origin.clone())
+    };
+    let vkey = Vkey::parse(&vkey).map_err(|e| e.to_string())?;
+    let size = Checkpoint::open(&note, &vkey, &origin).map_err(|e| e.to_string())?.size();
+    let keys: Vec<WitnessKey> = broker.witnesses.list.iter().map(|w| w.key.clone()).collect();
+    let cosigned = cosignatures(&note, &keys).map_err(|e| e.to_string())?.len();
+    if cosigned < broker.witnesses.quorum || size > broker.store.head().size {
+        return Err(format!("{cosigned} witnesses cosigned its {size} leaves"));
+    }
+    broker.witnesses.take(Witnessed { size, note: note.into(), at: Timestamp::from_millis(0) });
+    Ok(())
 }
 
 /// Shows one checkpoint to one witness; its cosignature's line.

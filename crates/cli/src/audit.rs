@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use grantwright_audit::{CannotVerify, Options, Report, Rollback, Source};
+use grantwright_audit::{CannotVerify, Known, Options, Report, Rollback, Source};
 use grantwright_domain::{RequestId, Timestamp};
-use grantwright_proof::Vkey;
+use grantwright_proof::{Vkey, WitnessKey};
 use serde_json::{Value, json};
 
 use crate::config::{Settings, now};
@@ -38,9 +38,19 @@ pub enum Command {
         what: What,
         #[command(flatten)]
         key: Key,
+        /// The key of a witness that must vouch for the log; may be given several times.
+        #[arg(long = "witness", value_name = "KEY")]
+        witnesses: Vec<String>,
+        /// How many of the witnesses must [default: all that are given].
+        #[arg(long, value_name = "N", requires = "witnesses")]
+        witness_quorum: Option<usize>,
         /// Only that nobody changed the log: not what its leaves say.
         #[arg(long)]
         hashes_only: bool,
+        /// Go on from what the verification before found, and keep what this one finds, in this file.
+        /// Whoever can write it can make the next verification believe anything of the past.
+        #[arg(long, value_name = "FILE")]
+        resume: Option<PathBuf>,
     },
     /// Write the log as plain files (C2SP tlog-tiles) that any static server can serve.
     Tiles {
@@ -148,7 +158,8 @@ struct Opened {
 }
 
 impl What {
-    fn open(&self, settings: &Settings) -> Result<Opened, Failure> {
+    /// Opens the log for `reader`, which asks whether it is settled if it reads all of it in place.
+    fn open(&self, settings: &Settings, reader: Reader) -> Result<Opened, Failure> {
         if let Some(bundle) = &self.bundle {
             let folder = bundle::unpack(bundle)?;
             let source = tiles(folder.path())?;
@@ -164,7 +175,8 @@ impl What {
             Some(store) => store,
             None => settings.store()?,
         };
-        Ok(Opened { source: open(store, settings.token_file.as_deref())?, _folder: None })
+        let source = open(store, settings.token_file.as_deref(), reader)?;
+        Ok(Opened { source, _folder: None })
     }
 }
 
@@ -174,13 +186,23 @@ fn tiles(dir: &Path) -> Result<Box<dyn Source>, Failure> {
     Ok(Box::new(grantwright_audit::Tiles::open(files).map_err(Failure::unable)?))
 }
 
+/// What a log is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Exports,
+    Verifies,
+}
+
 /// A log in a store, or one that is served at an address.
-fn open(url: &str, token: Option<&Path>) -> Result<Box<dyn Source>, Failure> {
+fn open(url: &str, token: Option<&Path>, reader: Reader) -> Result<Box<dyn Source>, Failure> {
     if url.starts_with("http://") || url.starts_with("https://") {
         let web = files::Web::open(url, token)?;
         return Ok(Box::new(grantwright_audit::Tiles::open(web).map_err(Failure::unable)?));
     }
-    Ok(Box::new(log::Log::open(url)?))
+    Ok(Box::new(match reader {
+        Reader::Exports => log::Log::open(url)?,
+        Reader::Verifies => log::Log::open_whole(url)?,
+    }))
 }
 
 /// What is verified, and against what.
@@ -200,24 +222,39 @@ pub struct Check {
 /// When nothing can be said about the log (exit 2).
 pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
     match command {
-        Command::Verify { what, key, hashes_only } => {
+        Command::Verify { what, key, witnesses, witness_quorum, hashes_only, resume } => {
             let vkey = parse(key.vkey(settings).as_deref())?;
             let kept = export::kept(&key.checkpoints(settings))?;
-            let mut log = what.open(settings)?;
+            let witnesses = witnesses.iter().map(|key| WitnessKey::parse(key.trim()));
+            let witnesses: Vec<WitnessKey> = witnesses
+                .collect::<Result<_, _>>()
+                .map_err(|e| Failure::unable(format!("a witness's key: {e}")))?;
+            let mut log = what.open(settings, Reader::Verifies)?;
             let told = !out.json && std::io::stderr().is_terminal();
             let source = log.source.as_mut();
-            let report = prove(source, vkey.as_ref(), &kept, *hashes_only, told)?;
+            let options = Options {
+                vkey: vkey.as_ref(),
+                kept: &kept,
+                now: Some(now()),
+                witnesses: &witnesses,
+                quorum: witness_quorum.unwrap_or(witnesses.len()),
+                hashes_only: *hashes_only,
+            };
+            let report = match resume {
+                None => prove(source, &options, told)?,
+                Some(file) => go_on(source, &options, file, told)?,
+            };
             print(out, &report)
         }
         Command::Tiles { what, key, to } => {
-            let mut log = what.open(settings)?;
+            let mut log = what.open(settings, Reader::Exports)?;
             let key = key.known(settings)?;
             let done = export::tiles(log.source.as_mut(), &key, &mut export::Folder(to.clone()))?;
             written(out, &done, to)
         }
         Command::Bundle { what, key, to, texts } => {
             let kept = export::kept(&key.checkpoints(settings))?;
-            let mut log = what.open(settings)?;
+            let mut log = what.open(settings, Reader::Exports)?;
             let key = key.known(settings)?;
             let done = export::bundle(log.source.as_mut(), &key, &kept, *texts, to)?;
             written(out, &done, to)
@@ -239,34 +276,65 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
 pub fn verify(check: &Check) -> Result<Report, Failure> {
     let vkey = parse(check.vkey.as_deref())?;
     let kept = export::kept(&check.checkpoints)?;
-    prove(open(&check.store, None)?.as_mut(), vkey.as_ref(), &kept, false, false)
+    let mut log = open(&check.store, None, Reader::Verifies)?;
+    let options =
+        Options { vkey: vkey.as_ref(), kept: &kept, now: Some(now()), ..Options::default() };
+    prove(log.as_mut(), &options, false)
 }
 
-fn prove(
+fn prove(source: &mut dyn Source, options: &Options<'_>, told: bool) -> Result<Report, Failure> {
+    telling(told, |progress| grantwright_audit::verify_with(source, options, progress))
+}
+
+/// Verifies what came since the verification whose findings are in the file, if it is there.
+fn go_on(
     source: &mut dyn Source,
-    vkey: Option<&Vkey>,
-    kept: &[String],
-    hashes_only: bool,
+    options: &Options<'_>,
+    file: &Path,
     told: bool,
 ) -> Result<Report, Failure> {
-    let options = Options { vkey, kept, now: Some(now()), hashes_only };
+    let known = match std::fs::read(file) {
+        Ok(bytes) => {
+            let known = Known::read(&bytes);
+            Some(known.map_err(|e| Failure::unable(format!("`{}`: {e}", file.display())))?)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(Failure::file(file, &e)),
+    };
+    let verify = |progress: &mut dyn FnMut(u64)| {
+        grantwright_audit::verify_from(source, options, known.as_ref(), progress)
+    };
+    let (report, next) = telling(told, verify)?;
+    if let Some(next) = next {
+        crate::files::write_private_bytes(file, &next.write())?;
+    }
+    Ok(report)
+}
+
+/// Runs a verification, telling how far it is if so wished.
+fn telling<T>(
+    told: bool,
+    verify: impl FnOnce(&mut dyn FnMut(u64)) -> Result<T, CannotVerify>,
+) -> Result<T, Failure> {
     let begun = Instant::now();
-    let mut last = begun;
+    let mut last = (begun, None);
     let mut progress = |leaves: u64| {
-        if told && last.elapsed() >= TELL {
-            last = Instant::now();
-            let rate = leaves as f64 / begun.elapsed().as_secs_f64();
+        // A verification that goes on from another begins where that one ended.
+        let first = *last.1.get_or_insert(leaves);
+        if told && last.0.elapsed() >= TELL {
+            last.0 = Instant::now();
+            let rate = leaves.saturating_sub(first) as f64 / begun.elapsed().as_secs_f64();
             let mut err = std::io::stderr().lock();
             // Over itself, on one line; a closed terminal is not an error of ours.
             let _ = write!(err, "\r  {leaves} leaves, {rate:.0}/s \x1b[K");
             let _ = err.flush();
         }
     };
-    let report = grantwright_audit::verify_with(source, &options, &mut progress);
+    let done = verify(&mut progress);
     if told && begun.elapsed() >= TELL {
         let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
     }
-    report.map_err(Failure::unable)
+    done.map_err(Failure::unable)
 }
 
 /// How often progress is told.
@@ -309,6 +377,10 @@ fn words(out: &Out, report: &Report) {
             "  leaf {}  request {} was intended; its outcome is not in the log (yet)",
             intent.leaf, intent.request_id
         ));
+    }
+    if let Some(witnessed) = &report.witnessed {
+        let names: Vec<String> = witnessed.witnesses.iter().map(|name| clean(name)).collect();
+        out.line(format!("  {} leaves cosigned by {}", witnessed.size, names.join(", ")));
     }
     let mut small = vec![format!("log {}", clean(&report.origin))];
     small.push(format!("{} checkpoints, {} requests", report.checkpoints, report.requests));

@@ -12,12 +12,20 @@ use crate::exit::Failure;
 /// # Errors
 /// When the folder cannot be written.
 pub fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    write_private_bytes(path, text.as_bytes())
+}
+
+/// As [`write_private`], of bytes.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_private_bytes(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let beside = beside(path);
     let fault = |e: std::io::Error| Failure::file(path, &e);
     let _ = std::fs::remove_file(&beside);
     let mut file: File =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(fault)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fault)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fault)?;
     std::fs::rename(&beside, path).map_err(fault)
 }
 

@@ -44,7 +44,8 @@ impl Draft {
         let digest = terms.digest().map_err(|x| Violation::rule("canonical", x.to_string()))?;
         let request_id = terms.request_id.clone();
         let requested = Requested { at, digest, request_id, renews, terms };
-        let state = RequestState::begin_with(NOWHERE, &requested, digest, Rights::Now(&authority))?;
+        let rights = Rights::Now(&authority);
+        let state = RequestState::begin_with(NOWHERE, requested.clone(), digest, rights)?;
         let folded = Box::new(Folded { authority, base: None, state, portable: true });
         let mut events = Vec::with_capacity(4);
         events.push(Event::Requested(requested));

@@ -34,7 +34,7 @@ pub use id::{
 };
 pub use param::{ParamError, ParamValue, Params};
 pub use process::LocalProcess;
-pub use request::{Phase, RequestState, Rights, Terms};
+pub use request::{Granted, Phase, RequestState, Rights, Terms};
 pub use scope::Scope;
 pub use state::{State, Violation};
 pub use time::{Clock, Timestamp};

@@ -8,7 +8,7 @@ use crate::authority::Authority;
 use crate::canonical::{self, CanonicalError};
 use crate::digest::Digest;
 use crate::eligible::{self, Ineligible};
-use crate::event::{Decision, Event, Requested, Voted};
+use crate::event::{Decision, Event, Expired, Renewed, Requested, Revoked, Voted};
 use crate::id::{AgentId, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
 use crate::param::Params;
 use crate::passkey::{NONCE_LIFE_MS, PasskeyProof};
@@ -264,6 +264,56 @@ pub struct Lease {
     pub facts: BTreeMap<String, String>,
 }
 
+impl Lease {
+    /// Folds a leaf about this very lease in: its end, its extension, its revocation.
+    fn step(&mut self, event: &Event, ttl_s: u32) -> Result<(), Violation> {
+        let refuse = |rule, detail: String| Err(Violation::rule(rule, detail));
+        let named = match event {
+            Event::Expired(e) => e.lease_id.as_ref(),
+            Event::Renewed(e) => Some(&e.lease_id),
+            Event::Revoked(e) => Some(&e.lease_id),
+            _ => None,
+        };
+        if named != Some(&self.id) || !self.state.is_valid() {
+            return Err(no_live_lease());
+        }
+        match event {
+            Event::Expired(e) => {
+                if e.at < self.expires_at {
+                    return refuse("lease", format!("the lease ends at {} only", self.expires_at));
+                }
+                self.state = LeaseState::Expired;
+            }
+            Event::Renewed(e) => {
+                if self.state != LeaseState::Live {
+                    return refuse("lease", "a withdrawn lease is not extended".into());
+                }
+                if e.expires_at > self.issued_at.plus_seconds(i64::from(ttl_s)) {
+                    return refuse("lifetime", "renewed beyond the approved lifetime".into());
+                }
+                if e.at >= self.expires_at || e.expires_at <= e.at {
+                    return refuse(
+                        "lifetime",
+                        format!("renewed at {} until {}", e.at, e.expires_at),
+                    );
+                }
+                self.expires_at = e.expires_at;
+            }
+            Event::Revoked(e) => {
+                self.state =
+                    if e.still_valid { LeaseState::Withdrawn } else { LeaseState::Revoked };
+                self.effect.clone_from(&e.effect);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn no_live_lease() -> Violation {
+    Violation::rule("lease", "no live lease of that id".into())
+}
+
 /// Whether a credential still lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -276,6 +326,65 @@ pub enum LeaseState {
     Revoked,
     /// Ended by itself.
     Expired,
+}
+
+impl LeaseState {
+    /// The credential may still be valid: a leaf may tell of its end.
+    #[must_use]
+    pub fn is_valid(self) -> bool {
+        matches!(self, Self::Live | Self::Withdrawn)
+    }
+}
+
+/// What is left of a request once its credential was issued: all that its later leaves are judged by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// D that was minted.
+    pub digest: Digest,
+    /// The lifetime that was approved, in seconds.
+    pub ttl_s: u32,
+    /// Time of the request's last leaf.
+    pub last_at: Timestamp,
+    /// The lease.
+    pub lease: Lease,
+}
+
+impl Granted {
+    /// Folds the next leaf of the request in.
+    ///
+    /// # Errors
+    /// Whenever [`RequestState::apply`] refuses it, by that rule where it is about the lease.
+    pub fn apply(&mut self, event: &Event, rights: Rights<'_>) -> Result<(), Violation> {
+        let (Event::Expired(Expired { digest, .. })
+        | Event::Renewed(Renewed { digest, .. })
+        | Event::Revoked(Revoked { digest, .. })) = event
+        else {
+            return Err(Violation::rule("terminal", "the request is granted already".into()));
+        };
+        in_order(self.last_at, event, rights)?;
+        bound(*digest, self.digest)?;
+        self.lease.step(event, self.ttl_s)?;
+        self.last_at = event.at();
+        Ok(())
+    }
+}
+
+/// A leaf is not before its request's last one, nor before what the log has seen.
+fn in_order(last_at: Timestamp, event: &Event, rights: Rights<'_>) -> Result<(), Violation> {
+    if event.at() < last_at {
+        return Err(Violation::rule("time", "time runs backwards within the request".into()));
+    }
+    match rights {
+        Rights::Now(authority) => authority.not_before(event.at()),
+        Rights::Past => Ok(()),
+    }
+}
+
+fn bound(given: Digest, present: Digest) -> Result<(), Violation> {
+    if given == present {
+        return Ok(());
+    }
+    Err(Violation::rule("digest", "the digest is not the request's present one".into()))
 }
 
 /// By whose rights an event is folded.
@@ -342,13 +451,13 @@ impl RequestState {
     /// When D is not the digest of the terms, or the terms do not belong to this log, agent or scope.
     pub fn begin(index: u64, e: &Requested, rights: Rights<'_>) -> Result<Self, Violation> {
         let digest = e.terms.digest().map_err(|x| Violation::rule("canonical", x.to_string()))?;
-        Self::begin_with(index, e, digest, rights)
+        Self::begin_with(index, e.clone(), digest, rights)
     }
 
     /// The state after the first leaf, whose terms have this `digest`.
     pub(crate) fn begin_with(
         index: u64,
-        e: &Requested,
+        e: Requested,
         digest: Digest,
         rights: Rights<'_>,
     ) -> Result<Self, Violation> {
@@ -385,7 +494,7 @@ impl RequestState {
             digest,
             original: None,
             requested_at: e.at,
-            renews: e.renews.clone(),
+            renews: e.renews,
             version: 1,
             last_index: index,
             last_at: e.at,
@@ -402,7 +511,7 @@ impl RequestState {
             approved_at: None,
             end_code: String::new(),
             lease: None,
-            terms: e.terms.clone(),
+            terms: e.terms,
         })
     }
 
@@ -485,6 +594,14 @@ impl RequestState {
         self.last_index = index;
         self.last_at = event.at();
         Ok(())
+    }
+
+    /// What is left once the credential was issued and while it may be valid; none before, and after.
+    #[must_use]
+    pub fn granted(&self) -> Option<Granted> {
+        let lease = self.lease.as_ref().filter(|lease| lease.state.is_valid())?;
+        let (digest, ttl_s, last_at) = (self.digest, self.terms.ttl_s, self.last_at);
+        Some(Granted { digest, ttl_s, last_at, lease: lease.clone() })
     }
 
     /// The state after a request's proven leaves, in order.
@@ -611,12 +728,7 @@ impl RequestState {
     }
 
     fn step(&mut self, index: u64, event: &Event, rights: Rights<'_>) -> Result<(), Violation> {
-        self.require(event.at() >= self.last_at, "time", || {
-            "time runs backwards within the request".into()
-        })?;
-        if let Rights::Now(authority) = rights {
-            authority.not_before(event.at())?;
-        }
+        in_order(self.last_at, event, rights)?;
         match event {
             Event::Decided(e) => {
                 self.open(e.digest, e.at)?;
@@ -860,7 +972,7 @@ impl RequestState {
                 self.end(Phase::Cancelled, "cancelled");
             }
             Event::Expired(e) if e.lease_id.is_none() => {
-                self.bound(e.digest)?;
+                bound(e.digest, self.digest)?;
                 self.require(self.phase.is_open(), "terminal", || {
                     format!("the request is {} already", self.phase.word())
                 })?;
@@ -869,49 +981,15 @@ impl RequestState {
                 })?;
                 self.end(Phase::Expired, "expired");
             }
-            Event::Expired(e) => {
-                self.bound(e.digest)?;
-                let at = e.at;
-                let lease = self.live_lease(e.lease_id.as_ref())?;
-                if at < lease.expires_at {
-                    return Err(Violation::rule(
-                        "lease",
-                        format!("the lease ends at {} only", lease.expires_at),
-                    ));
+            Event::Expired(Expired { digest, .. })
+            | Event::Renewed(Renewed { digest, .. })
+            | Event::Revoked(Revoked { digest, .. }) => {
+                bound(*digest, self.digest)?;
+                let ttl_s = self.terms.ttl_s;
+                match &mut self.lease {
+                    Some(lease) => lease.step(event, ttl_s)?,
+                    None => return Err(no_live_lease()),
                 }
-                lease.state = LeaseState::Expired;
-            }
-            Event::Renewed(e) => {
-                self.bound(e.digest)?;
-                let ttl = i64::from(self.terms.ttl_s);
-                let lease = self.live_lease(Some(&e.lease_id))?;
-                if lease.state != LeaseState::Live {
-                    return Err(Violation::rule(
-                        "lease",
-                        "a withdrawn lease is not extended".into(),
-                    ));
-                }
-                if e.expires_at > lease.issued_at.plus_seconds(ttl) {
-                    return Err(Violation::rule(
-                        "lifetime",
-                        "renewed beyond the approved lifetime".into(),
-                    ));
-                }
-                if e.at >= lease.expires_at || e.expires_at <= e.at {
-                    return Err(Violation::rule(
-                        "lifetime",
-                        format!("renewed at {} until {}", e.at, e.expires_at),
-                    ));
-                }
-                lease.expires_at = e.expires_at;
-            }
-            Event::Revoked(e) => {
-                self.bound(e.digest)?;
-                let effect = e.effect.clone();
-                let lease = self.live_lease(Some(&e.lease_id))?;
-                lease.state =
-                    if e.still_valid { LeaseState::Withdrawn } else { LeaseState::Revoked };
-                lease.effect = effect;
             }
             _ => {
                 return Err(Violation::rule(
@@ -921,12 +999,6 @@ impl RequestState {
             }
         }
         Ok(())
-    }
-
-    fn bound(&self, digest: Digest) -> Result<(), Violation> {
-        self.require(digest == self.digest, "digest", || {
-            "the digest is not the request's present one".into()
-        })
     }
 
     fn in_force(&self, policy_set: Digest, rights: Rights<'_>) -> Result<(), Violation> {
@@ -971,18 +1043,6 @@ impl RequestState {
             "confirmation_required",
             "approving this scope takes a confirmed fact of the request".into(),
         ))
-    }
-
-    fn live_lease(&mut self, id: Option<&LeaseId>) -> Result<&mut Lease, Violation> {
-        match &mut self.lease {
-            Some(lease)
-                if Some(&lease.id) == id
-                    && matches!(lease.state, LeaseState::Live | LeaseState::Withdrawn) =>
-            {
-                Ok(lease)
-            }
-            _ => Err(Violation::rule("lease", "no live lease of that id".into())),
-        }
     }
 }
 

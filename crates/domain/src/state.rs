@@ -1,9 +1,11 @@
 //! The fold of the whole log. The broker moves by it; the offline verifier proves by it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use crate::authority::Authority;
-use crate::event::Event;
+use crate::digest::Digest;
+use crate::event::{Event, Requested};
 use crate::id::{LeaseId, RequestId};
 use crate::request::{RequestState, Rights};
 
@@ -56,9 +58,7 @@ impl State {
         let Some(id) = event.request_id() else {
             return self.authority.apply(index, event);
         };
-        if self.authority.origin.is_empty() {
-            return Err(Violation::rule("opened-first", "the first leaf of a log opens it".into()));
-        }
+        self.opened()?;
         match (event, self.requests.get_mut(id)) {
             (Event::Requested(_), Some(_)) => {
                 Err(Violation::rule("request-once", format!("request `{id}` exists")))
@@ -82,5 +82,32 @@ impl State {
             }
             (_, Some(state)) => state.apply(index, event, Rights::Now(&self.authority)),
         }
+    }
+
+    /// Folds the next leaf in, a request whose terms are known to have the digest `digest`.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    pub fn begin(&mut self, requested: Requested, digest: Digest) -> Result<(), Violation> {
+        let index = self.size;
+        self.size += 1;
+        self.opened()?;
+        match self.requests.entry(requested.request_id.clone()) {
+            Entry::Occupied(known) => {
+                Err(Violation::rule("request-once", format!("request `{}` exists", known.key())))
+            }
+            Entry::Vacant(place) => {
+                let rights = Rights::Now(&self.authority);
+                place.insert(RequestState::begin_with(index, requested, digest, rights)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn opened(&self) -> Result<(), Violation> {
+        if self.authority.origin.is_empty() {
+            return Err(Violation::rule("opened-first", "the first leaf of a log opens it".into()));
+        }
+        Ok(())
     }
 }

@@ -73,6 +73,19 @@ impl Timestamp {
 }
 
 impl Timestamp {
+    /// Parses the very form that is written here, and no other spelling of the same moment.
+    #[must_use]
+    pub fn parse_written(text: &[u8]) -> Option<Self> {
+        match Self::parse_plain(text) {
+            // Milliseconds are written only where there are some.
+            Some(at) => (text.len() == 20 || at.0 % 1000 != 0).then_some(at),
+            None => {
+                let text = str::from_utf8(text).ok()?;
+                Self::parse(text).ok().filter(|at| at.to_string() == text)
+            }
+        }
+    }
+
     /// The form that is written here: `2026-01-31T09:30:00Z`, with three more digits where there are
     /// milliseconds. None: another form, or no such day; that is for the whole parser to say.
     fn parse_plain(text: &[u8]) -> Option<Self> {

@@ -9,8 +9,7 @@ use cedar_policy_core::ast::{self, Entity, PartialValue, Value as Cedar};
 use cedar_policy_core::entities::{Entities as CoreEntities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use grantwright_domain::{
-    AgentId, Authority, Digest, GroupName, HumanId, LocalProcess, ParamValue, Params, Scope,
-    Timestamp,
+    AgentId, Authority, GroupName, HumanId, LocalProcess, ParamValue, Params, Scope, Timestamp,
 };
 use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
@@ -44,6 +43,34 @@ pub fn attributes(authority: &Authority, agent: &AgentId, now: Timestamp) -> Map
     out.insert("model_version".into(), json!(a.model_version));
     out.insert("qualified".into(), json!(authority.qualified(a, now)));
     out
+}
+
+/// Whether `recorded` is what [`attributes`] gives, without making it.
+#[must_use]
+pub fn attributes_are(
+    recorded: &Map<String, Value>,
+    authority: &Authority,
+    agent: &AgentId,
+    now: Timestamp,
+) -> bool {
+    let agent = authority.agents.get(agent).filter(|a| !a.revoked);
+    let Some((a, owner)) = agent.and_then(|agent| Some((&agent.attributes, agent.owner()?))) else {
+        return recorded.is_empty();
+    };
+    let is = |key: &str, value: &str| recorded.get(key).and_then(Value::as_str) == Some(value);
+    let groups = recorded.get("owner_groups").and_then(Value::as_array);
+    let in_groups = |listed: &Vec<Value>| {
+        let groups = authority.groups_of(owner, now);
+        listed.iter().map(Value::as_str).eq(groups.iter().map(|g| Some(g.as_str())))
+    };
+    recorded.len() == 7
+        && is("owner", owner.as_str())
+        && is("team", &a.team)
+        && is("environment", &a.environment)
+        && is("model", &a.model)
+        && is("model_version", &a.model_version)
+        && recorded.get("qualified") == Some(&Value::Bool(authority.qualified(a, now)))
+        && groups.is_some_and(in_groups)
 }
 
 /// The context at `now`, as `decided` records it. Without its time, which decides nothing but a

@@ -21,11 +21,11 @@ mod statement;
 
 pub use approve::{Approval, Refusal};
 pub use decide::Asked;
-pub use facts::attributes;
+pub use facts::{attributes, attributes_are};
 pub use fault::Fault;
 pub use load::Sources;
 pub use outlook::{Asks, Outlook, People};
-pub use replay::Replayed;
+pub use replay::{Moment, Replayed};
 pub use schema::{CedarType, schema_text};
 pub use set::PolicySet;
 

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use grantwright_domain::event::{Decided, Voted};
-use grantwright_domain::{Scope, Terms, Verdict, canonical};
+use grantwright_domain::{Params, Scope, ScopeName, Terms, Timestamp, Verdict, canonical};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::approve::Approval;
 use crate::decide::Asked;
-use crate::facts::{Time, workload};
+use crate::facts::{self, Time, workload};
+use crate::rule::Action;
 use crate::set::PolicySet;
 
 /// Most questions whose answers are remembered.
@@ -22,6 +23,17 @@ pub struct Replayed {
     verdicts: HashMap<Vec<u8>, Verdict>,
     /// The second that was asked for last, and what policies see of it.
     second: Option<(i64, Value)>,
+    /// Of a scope, whether a policy that can apply to it may look at parameters.
+    minds_params: HashMap<ScopeName, bool>,
+}
+
+/// A second, as contexts record it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    /// The canonical bytes of the context's `time`.
+    pub record: Vec<u8>,
+    /// The date, on which permits expire.
+    pub date: String,
 }
 
 /// A context, without the time where that decides nothing.
@@ -45,7 +57,7 @@ impl PolicySet {
         terms: &Terms,
         scope: &Scope,
     ) -> Result<(), String> {
-        let Some(key) = self.question(memory, decided, terms) else {
+        let Some(key) = self.question(memory, decided, terms, scope) else {
             return self.replay(decided, terms, scope);
         };
         if memory.verdicts.get(&key) == Some(&decided.verdict) {
@@ -61,8 +73,26 @@ impl PolicySet {
 
     /// Everything that the answer depends on; none when the recorded time is not that of the leaf.
     /// Policies whose texts never say `time` can see nothing of it; what is left of it is the date, on
-    /// which permits expire.
-    fn question(&self, memory: &mut Replayed, decided: &Decided, terms: &Terms) -> Option<Vec<u8>> {
+    /// which permits expire. So with parameters, which must be of their types all the same.
+    fn question(
+        &self,
+        memory: &mut Replayed,
+        decided: &Decided,
+        terms: &Terms,
+        scope: &Scope,
+    ) -> Option<Vec<u8>> {
+        let minds_params = match memory.minds_params.get(&scope.name) {
+            Some(minds) => *minds,
+            None => {
+                let minds = self.minds_params(scope);
+                memory.minds_params.insert(scope.name.clone(), minds);
+                minds
+            }
+        };
+        if !minds_params && !self.fits(scope, &terms.params) {
+            return None;
+        }
+        let params = minds_params.then_some(&terms.params);
         let second = decided.at.seconds();
         if memory.second.as_ref().is_none_or(|(known, _)| *known != second) {
             memory.second = Some((second, Time::at(&self.zone, decided.at)?.record()));
@@ -78,13 +108,43 @@ impl PolicySet {
             Without(&decided.context, seen),
             time.get("date"),
             &terms.template,
-            &terms.params,
+            params.into_iter().collect::<Vec<_>>(),
             terms.ttl_s,
             &terms.delegation,
             terms.on_behalf_of.is_some(),
             terms.process.as_ref().map_or_else(|| Value::from(""), workload),
         ))
         .ok()
+    }
+
+    /// Whether a verdict upon this scope may rest on the time, beyond its date.
+    #[must_use]
+    pub fn minds_time(&self) -> bool {
+        self.minds_time
+    }
+
+    /// Whether a verdict upon this scope may rest on parameters, beyond their types: whether a policy
+    /// that can apply to it names them. An escape could spell the name otherwise.
+    #[must_use]
+    pub fn minds_params(&self, scope: &Scope) -> bool {
+        let names = |text: String| text.contains("params") || text.contains('\\');
+        [Action::Issue, Action::IssueAfterApproval].into_iter().any(|action| {
+            let applicable = self.index.applicable(action, scope.name.as_str());
+            applicable.is_none_or(|set| set.policies().any(|policy| names(policy.to_string())))
+        })
+    }
+
+    /// Whether open parameters are of the types that policies are checked against.
+    #[must_use]
+    pub fn fits(&self, scope: &Scope, params: &Params) -> bool {
+        facts::params(scope, params).is_ok()
+    }
+
+    /// A moment as contexts record it; none beyond the calendar.
+    #[must_use]
+    pub fn moment(&self, at: Timestamp) -> Option<Moment> {
+        let time = Time::at(&self.zone, at)?;
+        Some(Moment { record: canonical::to_bytes(&time.record()).ok()?, date: time.date })
     }
 
     /// Decides again what a `decided` leaf records, upon the terms in force then and the
@@ -158,11 +218,7 @@ impl PolicySet {
 
     /// True when `context` holds the time of `at` in this set's zone.
     #[must_use]
-    pub fn tells_time(
-        &self,
-        context: &Map<String, Value>,
-        at: grantwright_domain::Timestamp,
-    ) -> bool {
+    pub fn tells_time(&self, context: &Map<String, Value>, at: Timestamp) -> bool {
         Time::at(&self.zone, at).is_some_and(|t| context.get("time") == Some(&t.record()))
     }
 }

@@ -104,6 +104,16 @@ impl Row {
         }
     }
 
+    /// The bytes of a value of any type.
+    pub(crate) fn any_bytes(&mut self, column: usize) -> Vec<u8> {
+        match self.take(column) {
+            Value::Blob(bytes) => bytes,
+            Value::Text(text) => text.into_bytes(),
+            Value::Int(i) => i.to_string().into_bytes(),
+            Value::Null => Vec::new(),
+        }
+    }
+
     pub(crate) fn bytes32(&mut self, column: usize) -> Result<[u8; 32], DbError> {
         self.blob(column)?.try_into().map_err(|_| DbError::Malformed("32-byte column"))
     }
@@ -293,6 +303,20 @@ pub(crate) trait Db: Send {
     fn lookup(&mut self, needs: &Needs<'_>) -> Result<Found, DbError>;
     /// Reads rows. Parameters are `$1`, `$2`, … and appear in that order.
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, DbError>;
+
+    /// Hands the number and the bytes of each row to `each`, without a copy where the database can. A
+    /// second column of another type is given as the bytes that it has.
+    fn each_bytes(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+        each: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<(), DbError> {
+        for mut row in self.query(sql, params)? {
+            each(row.int(0)?, &row.any_bytes(1));
+        }
+        Ok(())
+    }
     /// Writes a batch. A row that is not as the writer knows it is [`DbError::Malformed`].
     fn write(&mut self, rows: &Rows) -> Result<(), DbError>;
     /// Ends the transaction for good.

@@ -8,7 +8,7 @@
 mod raw;
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use grantwright_domain::{Digest, RequestId};
 use rustix::fs::{FlockOperation, flock};
@@ -31,6 +31,22 @@ pub struct Snapshot {
     db: Box<dyn Db>,
     /// Where the copy lies; removed with it.
     _copy: Option<TempDir>,
+    /// The file at rest that is read in place, as it was.
+    still: Option<Still>,
+}
+
+/// A SQLite file to which nobody writes, and how to see that nobody did.
+struct Still {
+    path: PathBuf,
+    was: Seen,
+}
+
+/// What of a file changes when somebody writes to it.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    file: (u64, u64, u64, i64, i64),
+    wal: bool,
+    in_use: bool,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -54,10 +70,48 @@ impl Snapshot {
             }
         };
         db.begin(Mode::Read)?;
-        if db.query("SELECT count(*) FROM head", &[]).is_err() {
-            return Err(StoreError::NotFound(url.to_owned()));
+        Self { db, _copy: copy, still: None }.of(url)
+    }
+
+    /// As [`Snapshot::open`], but a SQLite store at rest is read where it lies: for whoever reads much,
+    /// and asks [`Snapshot::settled`] when done.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`].
+    pub fn open_in_place(url: &str) -> Result<Self, StoreError> {
+        if let Url::Sqlite(path) = Url::parse(url)?
+            && let Ok(was) = Seen::of(&path)
+            && !was.wal
+            && !was.in_use
+        {
+            let mut db = Box::new(Sqlite::open_still(&path)?);
+            db.begin(Mode::Read)?;
+            return Self { db, _copy: None, still: Some(Still { path, was }) }.of(url);
         }
-        Ok(Self { db, _copy: copy })
+        Self::open(url)
+    }
+
+    fn of(mut self, url: &str) -> Result<Self, StoreError> {
+        match self.db.query("SELECT count(*) FROM head", &[]) {
+            Ok(_) => Ok(self),
+            Err(_) => Err(StoreError::NotFound(url.to_owned())),
+        }
+    }
+
+    /// Whether all that was read is one moment of the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where it came into use while it was read in place.
+    pub fn settled(&self) -> Result<(), StoreError> {
+        match &self.still {
+            Some(still) if Seen::of(&still.path).ok().as_ref() != Some(&still.was) => {
+                Err(StoreError::Unavailable(format!(
+                    "`{}` came into use while it was read: read it again",
+                    still.path.display()
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the head row says of the log's size.
@@ -197,14 +251,37 @@ pub fn backup(url: &str, to: &Path) -> Result<(), StoreError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(unavailable)
 }
 
-fn open_sqlite(path: &Path) -> Result<(Sqlite, Option<TempDir>), StoreError> {
-    if !path.is_file() {
-        return Err(StoreError::NotFound(path.display().to_string()));
+impl Seen {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = fs::metadata(path)?;
+        // Empty once all of it is in the file.
+        let wal = fs::metadata(wal(path)).is_ok_and(|wal| wal.len() > 0);
+        let file = (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec());
+        Ok(Self { file, wal, in_use: in_use(path).1 })
     }
+}
+
+/// The file whose lock a broker holds, if there is one, and whether one does.
+fn in_use(path: &Path) -> (Option<File>, bool) {
     let lock = File::open(lock_path(path)).ok();
     let in_use = lock.as_ref().is_some_and(|lock| {
         flock(lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
     });
+    (lock, in_use)
+}
+
+fn wal(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    PathBuf::from(name)
+}
+
+fn open_sqlite(path: &Path) -> Result<(Sqlite, Option<TempDir>), StoreError> {
+    if !path.is_file() {
+        return Err(StoreError::NotFound(path.display().to_string()));
+    }
+    let (lock, in_use) = in_use(path);
     if in_use {
         return Ok((Sqlite::open_reader(path)?, None));
     }
@@ -213,11 +290,6 @@ fn open_sqlite(path: &Path) -> Result<(Sqlite, Option<TempDir>), StoreError> {
     let folder = tempfile::Builder::new().prefix("grantwright-").tempdir().map_err(unavailable)?;
     let copy = folder.path().join("store");
     fs::copy(path, &copy).map_err(unavailable)?;
-    let wal = |p: &Path| {
-        let mut name = p.as_os_str().to_owned();
-        name.push("-wal");
-        std::path::PathBuf::from(name)
-    };
     if wal(path).is_file() {
         fs::copy(wal(path), wal(&copy)).map_err(unavailable)?;
     }

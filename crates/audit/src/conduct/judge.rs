@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use grantwright_domain::event::{Decided, Intended, PolicyLoaded, Voted};
 use grantwright_domain::{
-    Authority, Digest, HumanId, RequestId, RequestState, Scope, Timestamp, text,
+    Authority, Digest, Event, HumanId, RequestId, RequestState, Scope, Timestamp, VerdictKind, text,
 };
-use grantwright_policy::{Approval, PolicySet, Replayed, attributes};
+use grantwright_policy::{Approval, Moment, PolicySet, Replayed, attributes, attributes_are};
 use serde_json::{Map, Value};
 
 use crate::report::Findings;
+use crate::shape::Like;
 use crate::{CannotVerify, Source};
 
 /// Replays decisions against the policy set in force.
@@ -20,14 +21,20 @@ pub(crate) struct Judge {
     set: Option<PolicySet>,
     /// What that set answered before.
     replayed: Replayed,
-    /// Of each open request, what its last verdict rested on.
-    last: HashMap<RequestId, Basis>,
+    /// Shapes of an ask and of the decision upon it whose verdict this set gives, with the date.
+    again: HashMap<(u64, u64), String>,
+    /// Of a scope's declaration, whether its verdicts may rest on parameters.
+    minds_params: HashMap<Digest, bool>,
+    /// The second that was asked for last.
+    second: Option<(i64, Moment)>,
+    /// The shapes of asks that are not decided yet, whose parameters are of their types.
+    asked: HashMap<RequestId, u64>,
+    /// Of each request that waits for people, the attributes that its last verdict rested on.
+    last: HashMap<RequestId, Map<String, Value>>,
 }
 
-struct Basis {
-    policy_set: Digest,
-    attributes: Map<String, Value>,
-}
+/// Most pairs of shapes that are remembered.
+const MOST_PAIRS: usize = 65_536;
 
 impl Judge {
     /// Reads what `policy_loaded` put in force; the scopes, or why it cannot be read. Blobs prove
@@ -39,6 +46,9 @@ impl Judge {
     ) -> Result<Result<Vec<Arc<Scope>>, String>, CannotVerify> {
         self.set = None;
         self.replayed = Replayed::default();
+        self.again.clear();
+        self.minds_params.clear();
+        self.second = None;
         let Some(policies) = source.blob(&e.policy_set)? else {
             return Ok(Err(format!("policy set {} is not beside the log", e.policy_set)));
         };
@@ -83,13 +93,87 @@ impl Judge {
         {
             findings.add(leaf, "verdict", text::shorten(&text::visible(&why), 500));
         }
-        if request.phase.is_open() {
-            let basis =
-                Basis { policy_set: e.verdict.policy_set, attributes: e.attributes.clone() };
-            self.last.insert(e.request_id.clone(), basis);
-        } else {
-            self.last.remove(&e.request_id);
+        self.rests_on(&e.request_id, &e.attributes, request);
+    }
+
+    /// Remembers what a verdict rested on for as long as people may be asked about it.
+    fn rests_on(
+        &mut self,
+        id: &RequestId,
+        attributes: &Map<String, Value>,
+        request: &RequestState,
+    ) {
+        let asks = request.verdict.as_ref().is_some_and(|v| v.kind == VerdictKind::Ask);
+        if request.phase.is_open() && asks {
+            self.last.insert(id.clone(), attributes.clone());
+        } else if !self.last.is_empty() {
+            self.last.remove(id);
         }
+    }
+
+    /// Remembers the shape of an ask whose parameters are of their types.
+    pub(crate) fn asked(&mut self, id: RequestId, shape: u64) {
+        self.asked.insert(id, shape);
+    }
+
+    /// As [`Judge::verdict`], of a leaf that is like one which was read: where ask and decision are like
+    /// those of a verdict that policy was found to give, and differ in nothing that it could rest on, it
+    /// gives this one too.
+    pub(crate) fn verdict_like(
+        &mut self,
+        leaf: u64,
+        body: &[u8],
+        like: Like<'_>,
+        request: &RequestState,
+        authority: &Authority,
+        findings: &mut Findings,
+    ) {
+        let Event::Decided(e) = &like.read.event else { return };
+        let id = &request.terms.request_id;
+        let pair = self.asked.remove(id).map(|asked| (asked, like.read.id));
+        let known = self.moment(request.last_at).is_some_and(|m| like.time() == m.record);
+        let date = self.second.as_ref().map(|(_, m)| m.date.clone()).unwrap_or_default();
+        // Its first decision, upon the very terms that were asked.
+        let pair = pair.filter(|_| known && request.version == 2);
+        if let Some(pair) = &pair
+            && self.again.get(pair) == Some(&date)
+            && attributes_are(&e.attributes, authority, &request.terms.agent, request.last_at)
+        {
+            self.rests_on(id, &e.attributes, request);
+            return;
+        }
+        let before = findings.count();
+        match Event::from_leaf(body) {
+            Ok(Event::Decided(e)) => self.verdict(leaf, &e, request, authority, findings),
+            Ok(_) => {}
+            Err(why) => findings.add(leaf, "canonical", why.to_string()),
+        }
+        if findings.count() == before
+            && let Some(pair) = pair
+            && self.rests_on_shape(request, authority)
+        {
+            if self.again.len() >= MOST_PAIRS {
+                self.again.clear();
+            }
+            self.again.insert(pair, date);
+        }
+    }
+
+    /// Whether a verdict upon this request can rest on nothing that differs between leaves of a shape,
+    /// beside the date.
+    fn rests_on_shape(&mut self, request: &RequestState, authority: &Authority) -> bool {
+        let (Some(set), Some(scope)) = (&self.set, scope(request, authority)) else { return false };
+        let template = request.terms.template;
+        let minds = self.minds_params.entry(template).or_insert_with(|| set.minds_params(scope));
+        !set.minds_time() && !*minds
+    }
+
+    fn moment(&mut self, at: Timestamp) -> Option<&Moment> {
+        let second = at.seconds();
+        if self.second.as_ref().is_none_or(|(known, _)| *known != second) {
+            self.second = Some((second, self.set.as_ref()?.moment(at)?));
+        }
+        self.second.as_ref().map(|(_, moment)| moment)
     }
 
     /// A vote names the policies that let its voter decide.
@@ -121,8 +205,7 @@ impl Judge {
         authority: &Authority,
         findings: &mut Findings,
     ) {
-        let decided_under = self.last.get(&e.request_id).map(|b| b.policy_set);
-        if decided_under != authority.policy_set {
+        if request.decided_under != authority.policy_set {
             let detail = "the verdict is of a policy set that is no longer in force at the intent";
             findings.add(leaf, "policy-set", detail);
         }
@@ -138,12 +221,17 @@ impl Judge {
                 findings.add(leaf, "approve", format!("at the intent: {why}"));
             }
         }
-        self.last.remove(&e.request_id);
+        self.forget(&e.request_id);
     }
 
-    /// Forgets a request that ended.
+    /// Forgets a request that is no longer open.
     pub(crate) fn forget(&mut self, id: &RequestId) {
-        self.last.remove(id);
+        if !self.last.is_empty() {
+            self.last.remove(id);
+        }
+        if !self.asked.is_empty() {
+            self.asked.remove(id);
+        }
     }
 
     /// None when there is nothing to ask: the blobs are missing, which is a finding already.
@@ -156,7 +244,7 @@ impl Judge {
         request: &RequestState,
         authority: &Authority,
     ) -> Option<Result<std::collections::BTreeSet<String>, String>> {
-        let (set, scope, basis) =
+        let (set, scope, attributes) =
             (self.set.as_ref()?, scope(request, authority)?, self.last.get(id)?);
         let groups = authority.groups_of(human, at);
         let answer = set.may_approve(&Approval {
@@ -165,7 +253,7 @@ impl Judge {
             scope,
             params: &request.terms.params,
             agent: &request.terms.agent,
-            attributes: &basis.attributes,
+            attributes,
             ttl_s: request.terms.ttl_s,
             channel,
             at,

@@ -14,6 +14,7 @@ mod forbidden;
 mod passkey;
 mod reconcile;
 mod reports;
+mod resume;
 mod source;
 mod store;
 mod story;

@@ -28,7 +28,7 @@ impl Source for Log {
         self.0.count_leaves().map(Some).map_err(unreadable)
     }
     fn checkpoints(&mut self) -> Result<Vec<(u64, String)>, CannotVerify> {
-        self.0.raw_checkpoints().map_err(unreadable)
+        self.0.raw_checkpoints(None, 1 << 20).map_err(unreadable)
     }
     fn leaf_hashes(&mut self, from: u64, most: usize) -> Result<Vec<Hash>, CannotVerify> {
         self.0.leaf_hashes(from, most).map_err(unreadable)

@@ -1,11 +1,11 @@
 //! The campaign of someone who can write the store, but does not hold the log's key.
 
 use grantwright_audit::{Finding, Report, Rollback};
-use grantwright_domain::canonical;
+use grantwright_domain::{Event, canonical};
 use grantwright_proof::{Checkpoint, leaf_hash};
 use serde_json::{Map, Value};
 
-use crate::fixture::{log, whole};
+use crate::fixture::{Writer, at, log, whole};
 use crate::source::{Memory, ORIGIN, Rules, SIGNER, STRANGER, batches, sign};
 
 /// With stored leaf hashes the leaf is named exactly; without, its batch is.
@@ -185,6 +185,48 @@ fn invariant_20_every_class_of_byte_is_covered() {
     spoilt.leaves[place].1.clear();
     assert_names(&spoilt, place as u64, "emptied");
     assert!(seen.len() >= 8, "{seen:?}");
+}
+
+/// What is told of a request after its end is judged by all of its leaves, wherever they are.
+#[test]
+fn invariant_13_what_follows_an_end_is_named_by_its_rule() {
+    let mut w = Writer::new();
+    for n in 0..3 {
+        let id = format!("r-{n}");
+        w.ask(&id, "demo.read", serde_json::json!({"dataset": "sales"}));
+        w.decide(&id);
+        w.intend(&id);
+        w.issue(&id, 60);
+    }
+    w.wait(60);
+    w.end("r-0", "ended");
+    let (whole, asked) = (w.events.len(), |kind, id| at(&w.events, id, kind, 0));
+    for (kind, id, rule) in [
+        ("requested", "r-0", "request-once"),
+        ("requested", "r-1", "request-once"),
+        ("decided", "r-0", "terminal"),
+        ("decided", "r-1", "terminal"),
+        ("intended", "r-1", "terminal"),
+        ("issued", "r-0", "lease-once"),
+        ("issued", "r-1", "lease-once"),
+        ("expired", "r-0", "lease"),
+    ] {
+        let mut events = w.events.clone();
+        let mut again = events[asked(kind, id)].clone();
+        let late = w.now;
+        match &mut again {
+            Event::Requested(e) => e.at = late,
+            Event::Decided(e) => e.at = late,
+            Event::Intended(e) => e.at = late,
+            Event::Issued(e) => e.at = late,
+            Event::Expired(e) => e.at = late,
+            _ => unreachable!(),
+        }
+        events.push(again);
+        let report = Memory::of(&events, &w.beside).verify(&[]);
+        assert!(report.names(whole as u64, rule), "{kind} {id}: {:?}", report.findings);
+        assert_eq!(report.requests, 3, "{kind} {id}");
+    }
 }
 
 #[test]

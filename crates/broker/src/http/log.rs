@@ -23,7 +23,7 @@ pub async fn witnessed(State(broker): Shared) -> Result<Response, Refused> {
         refuse(
             404,
             "unwitnessed",
-            "no checkpoint was cosigned by enough witnesses since this broker started",
+            "no checkpoint was cosigned by enough witnesses yet",
             "configure witnesses with [[log.witness]], or wait a moment",
         )
     })?;

@@ -73,7 +73,7 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
 /// # Errors
 /// When the log cannot be read, holds a leaf that is no event, or the output cannot be written.
 pub fn run(out: &Out, settings: &Settings, args: &Args) -> Outcome {
-    let mut opened = args.what.open(settings)?;
+    let mut opened = args.what.open(settings, super::Reader::Exports)?;
     let origin =
         Origin { host: args.host.clone(), enterprise: args.enterprise, ..Origin::new("", "") };
     let mut exporter = Exporter::new(args.format, origin);

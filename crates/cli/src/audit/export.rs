@@ -111,9 +111,11 @@ pub fn bundle(
     let mut done = tiles(source, vkey, &mut pack)?;
     let mut number = 0;
     let mut seen = BTreeSet::from([done.checkpoint.clone()]);
-    for text in kept {
+    // What witnesses cosigned is evidence as a kept one is.
+    let witnessed = source.witnessed().map_err(Failure::unable)?;
+    for text in kept.iter().chain(&witnessed) {
         verify_note(text, std::slice::from_ref(vkey))
-            .map_err(|e| Failure::unable(format!("a kept checkpoint: {e}")))?;
+            .map_err(|e| Failure::unable(format!("a kept or cosigned checkpoint: {e}")))?;
         if seen.insert(text.clone()) {
             pack.put(&numbered("checkpoints", number), text.as_bytes())?;
             number += 1;

@@ -1,6 +1,6 @@
 //! The verifier's view of a store: one read-only snapshot, trusted for nothing.
 
-use grantwright_audit::{CannotVerify, Source, Text};
+use grantwright_audit::{CannotVerify, Page, Source, Text};
 use grantwright_domain::request::LeaseState;
 use grantwright_domain::{Digest, RequestId, Timestamp};
 use grantwright_proof::Hash;
@@ -24,6 +24,14 @@ impl Log {
     pub fn open(url: &str) -> Result<Self, Failure> {
         Snapshot::open(url).map(Self).map_err(Failure::unable)
     }
+
+    /// Opens it to be read whole, and asked afterwards whether it is [settled](Source::settled).
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_whole(url: &str) -> Result<Self, Failure> {
+        Snapshot::open_in_place(url).map(Self).map_err(Failure::unable)
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a `map_err` function")]
@@ -36,12 +44,39 @@ impl Source for Log {
         self.0.raw_leaves(from, most as u64).map_err(unreadable)
     }
 
+    fn page(&mut self, from: u64, most: usize, page: &mut Page) -> Result<(), CannotVerify> {
+        let mut each = |index, leaf: &[u8]| page.push(index, leaf);
+        self.0.each_raw_leaf(from, most as u64, &mut each).map_err(unreadable)
+    }
+
     fn count(&mut self) -> Result<Option<u64>, CannotVerify> {
         self.0.count_leaves().map(Some).map_err(unreadable)
     }
 
     fn checkpoints(&mut self) -> Result<Vec<(u64, String)>, CannotVerify> {
-        self.0.raw_checkpoints().map_err(unreadable)
+        self.0.raw_checkpoints(None, i64::MAX as u64).map_err(unreadable)
+    }
+
+    fn each_checkpoints(
+        &mut self,
+        from: u64,
+        each: &mut dyn FnMut(Vec<(u64, String)>),
+    ) -> Result<(), CannotVerify> {
+        let mut after = from.checked_sub(1);
+        loop {
+            let page = self.0.raw_checkpoints(after, PAGE).map_err(unreadable)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            each(page);
+        }
+    }
+
+    fn witnessed(&mut self) -> Result<Option<String>, CannotVerify> {
+        self.0.raw_witnessed().map_err(unreadable)
+    }
+
+    fn settled(&mut self) -> Result<(), CannotVerify> {
+        self.0.settled().map_err(unreadable)
     }
 
     fn leaf_hashes(&mut self, from: u64, most: usize) -> Result<Vec<Hash>, CannotVerify> {

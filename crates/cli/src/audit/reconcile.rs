@@ -60,7 +60,7 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
         Command::Cloudtrail(args) => (Backend::CloudTrail, args),
         Command::Vault(args) => (Backend::Vault, args),
     };
-    let mut log = args.what.open(settings)?;
+    let mut log = args.what.open(settings, super::Reader::Exports)?;
     let leases = Leases::of(log.source.as_mut()).map_err(Failure::unable)?;
     let mut known = remembered(args.state.as_deref(), leases.origin())?;
     for path in &args.files {

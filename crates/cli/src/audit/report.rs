@@ -96,7 +96,7 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
     let wanted = Wanted { kind, from, until, seed: args.seed.clone(), sample: args.sample };
     let vkey = parse(args.key.vkey(settings).as_deref())?;
     let kept = export::kept(&args.key.checkpoints(settings))?;
-    let mut log = args.what.open(settings)?;
+    let mut log = args.what.open(settings, super::Reader::Exports)?;
     let report = reports::report(log.source.as_mut(), vkey.as_ref(), &kept, &wanted)
         .map_err(Failure::unable)?;
     let text = match args.format.as_str() {

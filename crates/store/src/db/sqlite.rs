@@ -63,6 +63,29 @@ impl Sqlite {
         Ok(Self { connection: connect(path, flags)?, _lock: None })
     }
 
+    /// Opens a file that nobody writes to, without making anything beside it. Whoever asks looks
+    /// afterwards whether nobody did.
+    pub(crate) fn open_still(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI;
+        let path = path
+            .to_str()
+            .ok_or_else(|| StoreError::Invalid("the path of a store is UTF-8".to_owned()))?;
+        let escaped: String = path.bytes().fold(String::new(), |mut uri, byte| {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => {
+                    uri.push(char::from(byte));
+                }
+                other => uri.push_str(&format!("%{other:02X}")),
+            }
+            uri
+        });
+        let uri = format!("file:{escaped}?immutable=1");
+        // Not mapped into memory: who cuts the file off would end this process.
+        Ok(Self { connection: connect(Path::new(&uri), flags)?, _lock: None })
+    }
+
     /// Writes what this connection sees at this moment into an empty file.
     pub(crate) fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
         let path = path
@@ -271,13 +294,8 @@ impl Db for Sqlite {
         let read = || -> rusqlite::Result<Vec<Row>> {
             let mut statement = self.connection.prepare_cached(sql)?;
             let columns = statement.column_count();
-            let params = rusqlite::params_from_iter(params.iter().map(|v| match v {
-                Value::Null => Sql::Null,
-                Value::Int(i) => Sql::Integer(*i),
-                Value::Text(t) => Sql::Text(t.clone()),
-                Value::Blob(b) => Sql::Blob(b.clone()),
-            }));
-            let mut rows = statement.query(params)?;
+            let mut rows =
+                statement.query(rusqlite::params_from_iter(params.iter().map(sql_value)))?;
             let mut out = Vec::new();
             while let Some(row) = rows.next()? {
                 let mut values = Vec::with_capacity(columns);
@@ -294,6 +312,32 @@ impl Db for Sqlite {
             Ok(out)
         };
         read().map_err(fault)
+    }
+
+    fn each_bytes(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+        each: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<(), DbError> {
+        let negative = DbError::Malformed("negative column");
+        let read = || -> rusqlite::Result<Result<(), DbError>> {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows =
+                statement.query(rusqlite::params_from_iter(params.iter().map(sql_value)))?;
+            while let Some(row) = rows.next()? {
+                let Ok(number) = u64::try_from(row.get::<_, i64>(0)?) else {
+                    return Ok(Err(negative));
+                };
+                match row.get_ref(1)? {
+                    ValueRef::Blob(bytes) | ValueRef::Text(bytes) => each(number, bytes),
+                    ValueRef::Integer(i) => each(number, i.to_string().as_bytes()),
+                    ValueRef::Null | ValueRef::Real(_) => each(number, b""),
+                }
+            }
+            Ok(Ok(()))
+        };
+        read().map_err(fault)?
     }
 
     fn write(&mut self, rows: &Rows) -> Result<(), DbError> {
@@ -323,6 +367,15 @@ impl Db for Sqlite {
 
     fn reconnects(&self) -> bool {
         false
+    }
+}
+
+fn sql_value(value: &Value) -> Sql {
+    match value {
+        Value::Null => Sql::Null,
+        Value::Int(i) => Sql::Integer(*i),
+        Value::Text(t) => Sql::Text(t.clone()),
+        Value::Blob(b) => Sql::Blob(b.clone()),
     }
 }
 

@@ -35,6 +35,20 @@ impl Snapshot {
         rows.into_iter().map(|mut row| Ok((row.int(0)?, bytes(&mut row, 1)))).collect()
     }
 
+    /// As [`Snapshot::raw_leaves`], handing each to `each`.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn each_raw_leaf(
+        &mut self,
+        from: u64,
+        most: u64,
+        each: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<(), StoreError> {
+        let sql = "SELECT idx, body FROM leaves WHERE idx >= $1 ORDER BY idx LIMIT $2";
+        Ok(self.db.each_bytes(sql, &[Value::from(from), Value::from(most)], each)?)
+    }
+
     /// How many rows of leaves there are, whatever their indexes.
     ///
     /// # Errors
@@ -44,13 +58,30 @@ impl Snapshot {
         Ok(rows.first_mut().map(|row| row.int(0)).transpose()?.unwrap_or(0))
     }
 
-    /// Every stored checkpoint with the size of its row.
+    /// Stored checkpoints with the size of their rows, those of more than `after` leaves, at most `most`.
     ///
     /// # Errors
     /// See [`Snapshot::size`].
-    pub fn raw_checkpoints(&mut self) -> Result<Vec<(u64, String)>, StoreError> {
-        let rows = self.db.query("SELECT size, note FROM checkpoints ORDER BY size", &[])?;
+    pub fn raw_checkpoints(
+        &mut self,
+        after: Option<u64>,
+        most: u64,
+    ) -> Result<Vec<(u64, String)>, StoreError> {
+        let sql = "SELECT size, note FROM checkpoints WHERE size > $1 ORDER BY size LIMIT $2";
+        let after = after.map_or(Value::Int(i64::MIN), Value::from);
+        let rows = self.db.query(sql, &[after, Value::from(most)])?;
         rows.into_iter().map(|mut row| Ok((row.int(0)?, text(&mut row, 1)))).collect()
+    }
+
+    /// The newest checkpoint that witnesses cosigned, as a broker keeps it in the side table.
+    ///
+    /// # Errors
+    /// See [`Snapshot::size`].
+    pub fn raw_witnessed(&mut self) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT value FROM side WHERE kind = $1 AND key = $2";
+        let rows =
+            self.db.query(sql, &[Value::from("witnessed"), Value::Blob(b"newest".to_vec())])?;
+        Ok(rows.into_iter().next().map(|mut row| text(&mut row, 0)))
     }
 
     /// Stored leaf hashes from index `from` on, at most `most`: those of full tiles, and after the
@@ -131,12 +162,7 @@ fn raw_text(mut row: Row) -> RawText {
 }
 
 fn bytes(row: &mut Row, column: usize) -> Vec<u8> {
-    match row.0.get_mut(column).map(|v| std::mem::replace(v, Value::Null)) {
-        Some(Value::Blob(bytes)) => bytes,
-        Some(Value::Text(text)) => text.into_bytes(),
-        Some(Value::Int(i)) => i.to_string().into_bytes(),
-        Some(Value::Null) | None => Vec::new(),
-    }
+    row.any_bytes(column)
 }
 
 fn text(row: &mut Row, column: usize) -> String {

@@ -1,5 +1,6 @@
 """How the rows measure: load programs, memory, the disk, and a stand-in for STS."""
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -115,6 +116,44 @@ def fsync(folder, times=300):
             took.append((time.perf_counter() - begun) * 1e6)
     path.unlink()
     return median(took)
+
+
+class Cage:
+    """A control group of its own, with a share of one core and so many MB: version 2 of the kernel's interface
+    where it has the controllers, else version 1. `wrap` is a command that runs another in it."""
+
+    def __init__(self, cores, mb):
+        root, name = Path("/sys/fs/cgroup"), f"grantwright-bench-{os.getpid()}"
+        quota, most = int(cores * 100_000), mb * 1024 * 1024
+        if (root / "cgroup.controllers").exists():
+            self.folders = {root / name: {"cpu.max": f"{quota} 100000", "memory.max": most, "memory.swap.max": 0}}
+            with contextlib.suppress(OSError):
+                (root / "cgroup.subtree_control").write_text("+cpu +memory")
+        else:
+            self.folders = {root / "cpu" / name: {"cpu.cfs_period_us": 100_000, "cpu.cfs_quota_us": quota},
+                            root / "memory" / name: {"memory.limit_in_bytes": most}}
+
+    def __enter__(self):
+        try:
+            for folder, values in self.folders.items():
+                folder.mkdir()
+                for key, value in values.items():
+                    # Where there is no swap there is no bound of it.
+                    if key != "memory.swap.max" or (folder / key).exists():
+                        (folder / key).write_text(str(value))
+        except OSError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for folder in self.folders:
+            if folder.exists():
+                folder.rmdir()
+
+    def wrap(self, *command):
+        script = "".join(f"echo $$ > {folder}/cgroup.procs && " for folder in self.folders)
+        return ["sh", "-c", f'{script}exec "$@"', "sh", *map(str, command)]
 
 
 # ---- the sidecar as it is shipped ----------------------------------------------------------------

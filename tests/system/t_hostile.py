@@ -1,0 +1,249 @@
+"""Bad company on the same host: names that rebind, other agents and other users. Thousands of asks at once,
+no two alike or all the same, are answered or refused, all of them."""
+
+import json
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+import time
+import unittest
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from harness import ROOT, SIDECAR, Demo, Process, call, clean_env, scratch, until
+
+demo = doors = None
+ASK = {"scope": "demo.read", "params": {"dataset": "hostile"}, "reason": "a test"}
+
+
+def setUpModule():
+    global demo, doors
+    demo = Demo()
+    doors = demo.doors
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+
+
+def tearDownModule():
+    demo.__exit__()
+
+
+def prepared(name, owner="alice"):
+    """A folder for another agent's sidecar at the same broker."""
+    operator = {"Authorization": f"Bearer {(demo.dir / 'operator.token').read_text()}"}
+    home = scratch(name)
+    home.mkdir()
+    console = demo.env["GRANTWRIGHT_CONSOLE"]
+    made = call(console, "POST", "/api/v1/agents", {
+        "name": name, "owner": owner, "team": "data", "environment": "demo", "model": "demo", "model_version": "1"},
+        operator)
+    assert made.status in (200, 201, 409), made
+    joined = call(console, "POST", f"/api/v1/agents/{name}/join", {}, operator)
+    (home / "join.token").write_text(joined.json["join_token"])
+    (home / "join.token").chmod(0o600)
+    text = (demo.dir / "sidecar.toml").read_text()
+    for key, value in (("trust_bundle", f"{demo.dir}/keys/ca.pem"), ("listen", "127.0.0.1:0"),
+                       ("socket", f"{home}/s.sock")):
+        text = re.sub(rf"(?m)^{key} = .*", f'{key} = "{value}"', text)
+    (home / "sidecar.toml").write_text(text)
+    return home
+
+
+def another():
+    """A second agent with a sidecar of its own at the same broker: its (process, folder)."""
+    home = prepared("other-agent")
+    process = Process([SIDECAR, "--config", home / "sidecar.toml"], env=clean_env())
+
+    def ready():
+        assert process.code() is None, process.said()
+        try:
+            return call(home / "s.sock", "GET", "/readyz").status == 200
+        except OSError:
+            return False
+    until("the other sidecar", 30, ready, 0.05)
+    return process, home
+
+
+def address():
+    parts = urlsplit(doors.tcp)
+    return parts.hostname, parts.port
+
+
+def served():
+    """One call as an agent makes it, on a connection of its own."""
+    reply = doors.call("POST", "/v1/credentials", ASK, timeout=30)
+    assert reply.status == 200, reply
+
+
+class Distinct(unittest.TestCase):
+    """Ten thousand asks, no two alike."""
+
+    def test_28_all_are_answered_or_told_to_come_again_and_memory_is_bounded(self):
+        with Demo() as own:
+            params = {"dataset": own.doors.fresh()}
+            self.assertEqual(own.doors.ask("demo.read", params).status, 200)
+            load = Process([sys.executable, ROOT / "tests/system/distinct.py", own.doors.socket, "many", 10_000, 200],
+                           env=clean_env())
+            calls = 0
+            while load.code() is None:
+                # Somebody else's cached credential is served all the while.
+                self.assertEqual(own.doors.ask("demo.read", params).status, 200)
+                calls += 1
+                time.sleep(0.01)
+            self.assertEqual(load.code(), 0, load.said())
+            answers = json.loads(load.out.read_text())
+            self.assertEqual(sum(answers.values()), 10_000)
+            self.assertLessEqual(set(answers), {"200", "429", "503"}, answers)
+            self.assertGreater(answers.get("200", 0), 0)
+            self.assertGreater(calls, 0)
+            status = Path(f"/proc/{own.sidecar_pid}/status").read_text()
+            self.assertLess(int(re.search(r"VmHWM:\s+(\d+)", status)[1]), 200_000, "its memory is not bounded")
+
+
+class Identical(unittest.TestCase):
+    """A thousand at once, no two different."""
+
+    def test_one_goes_up_and_one_card_waits(self):
+        params = {"dataset": doors.fresh(), "rows": 5}
+        body = json.dumps({"scope": "demo.export", "params": params, "reason": "a test"})
+        said = (f"POST /v1/credentials HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {doors.token}\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}").encode()
+        lines = []
+        for n in range(1000):
+            if n % 2:
+                line = socket.create_connection(address(), timeout=60)
+            else:
+                line = socket.socket(socket.AF_UNIX)
+                line.settimeout(60)
+                line.connect(doors.socket)
+            lines.append(line)
+        for line in lines:
+            line.sendall(said)
+        ids = set()
+        for line in lines:
+            with line.makefile("rb") as answer:
+                ids.add(json.loads(answer.read().partition(b"\r\n\r\n")[2])["request_id"])
+            line.close()
+        self.assertEqual(len(ids), 1)
+        self.assertEqual([r["request_id"] for r in demo.bob.pending() if r["params"] == params], list(ids))
+        self.assertEqual(len([e for e in demo.events(ids.pop()) if e["kind"] == "requested"]), 1)
+
+
+class Rebinding(unittest.TestCase):
+    """A page in the person's browser whose name now means 127.0.0.1: it has no token, and a foreign Host; and
+    with the token it would still be refused."""
+
+    def test_a_name_that_rebinds_is_refused_at_every_door(self):
+        port = address()[1]
+        for host in (f"attacker.example:{port}", "attacker.example", f"127.0.0.1.attacker.example:{port}",
+                     f"localhost.attacker.example:{port}", f"[::ffff:7f00:1]:{port}", f"0.0.0.0:{port}",
+                     f"127.0.0.1:{port}@attacker.example", "169.254.169.254"):
+            for method, path in (("POST", "/v1/credentials"), ("GET", "/aws/aws.s3-read?bucket=demo&prefix=a/"),
+                                 ("GET", "/v1/scopes"), ("GET", "/metrics"), ("GET", "/healthz")):
+                reply = doors.call(method, path, ASK if method == "POST" else None, {"Host": host})
+                self.assertIn(reply.status, (400, 403), (host, path, reply))
+                self.assertNotIn("access-control-allow-origin", reply.headers)
+
+    def test_a_page_may_not_even_ask_whether_it_may(self):
+        reply = doors.call("OPTIONS", "/v1/credentials", headers={
+            "Origin": "http://attacker.example", "Access-Control-Request-Method": "POST"})
+        self.assertEqual(reply.status, 403, reply)
+        self.assertFalse([name for name in reply.headers if name.startswith("access-control-")])
+
+
+class Apart(unittest.TestCase):
+    """Two agents on one host, each with its own sidecar."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.process, cls.home = another()
+        cls.socket = cls.home / "s.sock"
+        cls.token = (cls.home / "agent.token").read_text()
+        ready = json.loads((cls.home / "sidecar.ready").read_text())
+        cls.tcp = f"http://{ready['tcp']}"
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.process.kill()
+
+    def ask(self, method, path, body=None):
+        return call(self.tcp, method, path, body, {"Authorization": f"Bearer {self.token}"})
+
+    def test_25_neither_reads_changes_or_collects_what_is_the_others(self):
+        request_id = doors.pending()
+        self.assertEqual(demo.bob.approve(request_id).status, 200)
+        for method, path, body in (("GET", f"/v1/requests/{request_id}", None),
+                                   ("DELETE", f"/v1/requests/{request_id}", None),
+                                   ("POST", f"/v1/requests/{request_id}/answer", {"text": "x"}),
+                                   ("POST", f"/v1/requests/{request_id}/release", {})):
+            reply = self.ask(method, path, body)
+            self.assertEqual(reply.status, 404, reply)
+            none = self.ask(method, path.replace(request_id, request_id[:-4] + "0000"), body)
+            self.assertEqual((none.status, none.json["code"]), (404, reply.json["code"]), "existence leaks")
+        self.assertEqual(doors.get(request_id).json["state"], "granted")
+
+    def test_25_what_one_has_in_memory_is_not_given_to_the_other(self):
+        params = {"dataset": doors.fresh()}
+        mine = doors.ask("demo.read", params).json["credential"]["token"]
+        reply = self.ask("POST", "/v1/credentials", {"scope": "demo.read", "params": params, "reason": "a test"})
+        self.assertNotIn(mine, reply.body.decode())
+
+    def test_25_the_same_key_is_anothers(self):
+        key = doors.fresh("key")
+        body = {"scope": "demo.read", "params": {"dataset": doors.fresh()}, "reason": "a test", "idempotency_key": key}
+        mine = doors.call("POST", "/v1/credentials", body).json
+        reply = self.ask("POST", "/v1/credentials", body)
+        self.assertNotEqual(reply.json.get("request_id"), mine["request_id"])
+        self.assertNotIn(mine["credential"]["token"], reply.body.decode())
+
+    def test_one_sidecars_token_opens_no_other(self):
+        self.assertEqual(call(self.tcp, "GET", "/v1/scopes", headers={
+            "Authorization": f"Bearer {doors.token}"}).status, 401)
+        self.assertEqual(doors.call("GET", "/v1/scopes", headers={
+            "Authorization": f"Bearer {self.token}"}).status, 401)
+
+
+@unittest.skipUnless(os.geteuid() == 0, "only root can become another user")
+class OtherUser(unittest.TestCase):
+    """Another account of this host: it can reach the TCP port, and nothing else."""
+
+    def run_as(self, script, *words):
+        return subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3",
+                               "-c", script, *map(str, words)], capture_output=True, text=True, timeout=30)
+
+    def test_tokens_state_and_socket_cannot_be_read(self):
+        script = ("import sys\nfor path in sys.argv[1:]:\n try:\n  open(path, 'rb').read(1); print('read', path)\n"
+                  " except OSError as e: print(type(e).__name__)\n")
+        files = [demo.env["GRANTWRIGHT_TOKEN_FILE"], demo.env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"],
+                 *(p for p in (demo.dir / "sidecar").rglob("*") if p.is_file())]
+        done = self.run_as(script, *files)
+        self.assertEqual(set(done.stdout.split()), {"PermissionError"}, done.stdout + done.stderr)
+
+    def test_without_a_token_the_port_gives_nothing(self):
+        script = ("import http.client as h, sys\nfor path in ('/v1/scopes', '/v1/requests/x', '/aws/aws.s3-read'):\n"
+                  " c = h.HTTPConnection('127.0.0.1', int(sys.argv[1])); c.request('GET', path)\n"
+                  " print(c.getresponse().status)\n")
+        done = self.run_as(script, address()[1])
+        self.assertEqual(done.stdout.split(), ["401", "401", "401"], done.stderr)
+
+    def test_it_cannot_take_the_sidecars_place(self):
+        """What lies at the socket's path already is left as it is, and the sidecar does not start."""
+        home = prepared("late-agent")
+        (home / "s.sock").write_text("not a socket")
+        process = Process([SIDECAR, "--config", home / "sidecar.toml"], env=clean_env())
+        self.assertNotEqual(process.wait(30), 0)
+        self.assertIn("s.sock", process.said())
+        self.assertEqual((home / "s.sock").read_text(), "not a socket")
+
+
+class Survives(unittest.TestCase):
+    def test_still_serves_after_all_of_it(self):
+        served()
+        code, report = demo.cli_json("audit", "verify")
+        self.assertEqual(code, 0, report)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -180,6 +180,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         denies: Mutex::default(),
         rates: Mutex::default(),
         calls: Rates::new(config.limits.calls_per_second),
+        doors: Rates::new(config.limits.sign_ins_per_second),
         streams: Mutex::default(),
         minting: Mutex::default(),
         parking: Mutex::default(),

@@ -234,6 +234,8 @@ pub struct Limits {
     pub asks_per_second: u32,
     /// Other calls per second, of one agent and of one person.
     pub calls_per_second: u32,
+    /// Calls per second of one address to the doors where people sign in.
+    pub sign_ins_per_second: u32,
     /// How long people have to decide.
     pub pending_ttl: String,
     /// How long a person's deny sticks to the identical ask.
@@ -246,6 +248,7 @@ impl Default for Limits {
             open_requests_per_agent: 20,
             asks_per_second: 50,
             calls_per_second: 200,
+            sign_ins_per_second: 20,
             pending_ttl: "1h".into(),
             deny_sticky: "10m".into(),
         }
@@ -671,6 +674,7 @@ impl Config {
             self.limits.open_requests_per_agent,
             self.limits.asks_per_second,
             self.limits.calls_per_second,
+            self.limits.sign_ins_per_second,
         ]
         .contains(&0)
         {

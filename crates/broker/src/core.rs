@@ -61,6 +61,8 @@ pub struct Broker {
     pub rates: Mutex<HashMap<AgentId, Bucket>>,
     /// Every other call, by agent and by person.
     pub calls: Rates,
+    /// Calls to the doors where people sign in, by address.
+    pub doors: Rates,
     /// Open streams, by instance.
     pub streams: Mutex<HashMap<InstanceId, u32>>,
     /// Requests whose intent is being made durable or whose backend is being called by this process.

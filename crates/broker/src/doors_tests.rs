@@ -26,6 +26,7 @@ use tower::ServiceExt;
 
 use crate::app;
 use crate::clock::SystemClock;
+use crate::http::peer::Peer;
 use crate::http::{self, Demand, ROUTES};
 use crate::issue::rig::{Rig, human, id_of};
 use crate::rpc::access::TABLE;
@@ -268,10 +269,11 @@ async fn invariant_23_and_25_every_call_by_every_kind_of_caller() {
 /// The headers of a call that the console's own page sends.
 async fn at_the_console(rig: &Rig, person: &str) -> Vec<(&'static str, String)> {
     let how = http::session::How::Link;
-    let cookie = http::session::begin(&rig.broker, &human(person), how).await.unwrap();
+    let cookie =
+        http::session::begin(&rig.broker, &human(person), how, &Peer::default()).await.unwrap();
     let cookie = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
     let sent = header::HeaderMap::from_iter([(header::COOKIE, cookie.parse().unwrap())]);
-    let session = http::session::find(&rig.broker, &sent).await.unwrap().unwrap();
+    let session = http::session::find(&rig.broker, &sent, &Peer::default()).await.unwrap().unwrap();
     vec![
         ("cookie", cookie),
         ("origin", "http://localhost".into()),

@@ -16,12 +16,14 @@ pub mod oidc;
 pub mod open;
 pub mod operators;
 pub mod passkeys;
+pub mod peer;
 pub mod requests;
 pub mod search;
 pub mod session;
 pub mod sign;
 pub mod slack;
 pub mod view;
+pub mod webauthn;
 
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use crate::http;
+use crate::http::peer::Peer;
 use crate::http::session::{self, CSRF_HEADER, How};
 use crate::issue::rig::{Rig, human};
 use crate::session_tests::link;
@@ -50,12 +51,16 @@ struct Browser {
 impl Browser {
     async fn of(rig: &Rig, cookie: &str) -> Self {
         let headers = HeaderMap::from_iter([(header::COOKIE, cookie.parse().unwrap())]);
-        let session = session::find(&rig.broker, &headers).await.unwrap().expect("a session");
+        let session = session::find(&rig.broker, &headers, &Peer::default())
+            .await
+            .unwrap()
+            .expect("a session");
         Self { cookie: cookie.to_owned(), csrf: session.csrf }
     }
 
     async fn new(rig: &Rig, person: &str) -> Self {
-        let cookie = session::begin(&rig.broker, &human(person), How::Link).await.unwrap();
+        let cookie =
+            session::begin(&rig.broker, &human(person), How::Link, &Peer::default()).await.unwrap();
         Self::of(rig, cookie.to_str().unwrap().split(';').next().unwrap()).await
     }
 
@@ -288,7 +293,7 @@ async fn invariant_28_an_answer_that_no_passkey_signed_writes_nothing() {
 
 async fn lives(rig: &Rig, browser: &Browser) -> bool {
     let headers = HeaderMap::from_iter([(header::COOKIE, browser.cookie.parse().unwrap())]);
-    session::find(&rig.broker, &headers).await.unwrap().is_some()
+    session::find(&rig.broker, &headers, &Peer::default()).await.unwrap().is_some()
 }
 
 /// A call of olivia's to the API.

@@ -306,7 +306,7 @@ impl Step<'_> {
 
     /// Puts the proof into the vote, once its signature is seen to be over this very vote.
     fn sign(&self, vote: &mut Voted, proof: &PasskeyProof) -> Result<(), Refusal> {
-        let Party { id, origin } = &self.broker.party;
+        let Party { id, origin, .. } = &self.broker.party;
         vote.proof = Some(proof.to_map());
         let passkey = self.authority.passkeys.get(&proof.credential_id);
         let passkey =

@@ -11,7 +11,8 @@ use crate::error::refuse;
 /// Callers remembered at most; beyond them the full buckets are forgotten, which changes nothing.
 const MOST: usize = 50_000;
 
-/// Buckets by caller: `agent:<name>` or `person:<id>`, each known by its certificate or token.
+/// Buckets by caller: `agent:<name>` or `person:<id>`, each known by its certificate or token, and
+/// `address:<ip>` of who is not known yet.
 #[derive(Debug)]
 pub struct Rates {
     per_second: u32,

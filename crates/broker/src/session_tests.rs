@@ -10,6 +10,7 @@ use grantwright_store::Transition;
 use tower::ServiceExt as _;
 
 use crate::http;
+use crate::http::peer::Peer;
 use crate::http::session::{self, CSRF_HEADER, How, IDLE_MS, LIFE_MS, MOST};
 use crate::issue::rig::{Rig, human};
 
@@ -23,13 +24,14 @@ async fn call(rig: &Rig, method: &str, path: &str, headers: &[(&str, &str)]) -> 
 }
 
 async fn sign_in(rig: &Rig, person: &str) -> String {
-    let cookie = session::begin(&rig.broker, &human(person), How::Link).await.unwrap();
+    let cookie =
+        session::begin(&rig.broker, &human(person), How::Link, &Peer::default()).await.unwrap();
     cookie.to_str().unwrap().split(';').next().unwrap().to_owned()
 }
 
 async fn who(rig: &Rig, cookie: &str) -> Option<HumanId> {
     let headers = HeaderMap::from_iter([(header::COOKIE, cookie.parse().unwrap())]);
-    session::find(&rig.broker, &headers).await.unwrap().map(|s| s.human)
+    session::find(&rig.broker, &headers, &Peer::default()).await.unwrap().map(|s| s.human)
 }
 
 /// A link of this purpose for a person, by olivia; its code.
@@ -123,10 +125,11 @@ async fn what_changes_something_wants_the_token_and_the_own_origin() {
     let rig = Rig::new().await;
     let cookie = sign_in(&rig, "bob").await;
     let headers = HeaderMap::from_iter([(header::COOKIE, cookie.parse().unwrap())]);
-    let csrf = session::find(&rig.broker, &headers).await.unwrap().unwrap().csrf;
+    let csrf = session::find(&rig.broker, &headers, &Peer::default()).await.unwrap().unwrap().csrf;
     let other = sign_in(&rig, "bob").await;
     let headers = HeaderMap::from_iter([(header::COOKIE, other.parse().unwrap())]);
-    let others = session::find(&rig.broker, &headers).await.unwrap().unwrap().csrf;
+    let others =
+        session::find(&rig.broker, &headers, &Peer::default()).await.unwrap().unwrap().csrf;
     assert_ne!(csrf, others);
     let origin = ("origin", "http://localhost");
     let cookie_header = ("cookie", cookie.as_str());
@@ -186,6 +189,53 @@ async fn a_login_link_signs_in_once_and_previews_spend_nothing() {
     let late = link(&rig, "bob", "login").await;
     rig.clock.advance(3_600_000);
     assert_eq!(call(&rig, "GET", &format!("/login/{late}"), &[]).await.status(), 404);
+}
+
+/// A browser shows the cookie to every server on this host: to another user it opens nothing.
+#[tokio::test]
+async fn a_session_of_this_host_is_its_users() {
+    let rig = Rig::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ours = listener.local_addr().unwrap();
+    let (one, other) =
+        (std::net::TcpStream::connect(ours).unwrap(), std::net::TcpStream::connect(ours).unwrap());
+    let mine = |stream: &std::net::TcpStream| Peer::new(stream.local_addr().unwrap(), ours);
+    let begun = session::begin(&rig.broker, &human("bob"), How::Link, &mine(&one)).await.unwrap();
+    let cookie = begun.to_str().unwrap().split(';').next().unwrap().to_owned();
+    let headers = HeaderMap::from_iter([(header::COOKIE, cookie.parse().unwrap())]);
+    let found = async |peer: Peer| session::find(&rig.broker, &headers, &peer).await.unwrap();
+    assert!(found(mine(&one)).await.is_some());
+    assert!(found(mine(&other)).await.is_some(), "another connection of the same user");
+    let far = Peer::new("192.0.2.1:5".parse().unwrap(), ours);
+    assert!(found(far).await.is_none(), "from another host");
+    assert!(found(Peer::default()).await.is_none(), "from nobody known");
+    drop(other);
+}
+
+#[tokio::test]
+async fn invariant_28_one_address_knocks_so_often_and_its_neighbour_is_not_kept_out() {
+    let rig = Rig::new().await;
+    let knock = async |from: &str, path: &str| {
+        let mut request = Request::builder().uri(path).header(header::HOST, "localhost");
+        let theirs = std::net::SocketAddr::new(from.parse().unwrap(), 7);
+        let peer = Peer::new(theirs, "192.0.2.9:443".parse().unwrap());
+        request.extensions_mut().unwrap().insert(peer);
+        let router = http::router(Arc::clone(&rig.broker));
+        let answer = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        (answer.status().as_u16(), answer.headers().contains_key(header::RETRY_AFTER))
+    };
+    let most = 2 * rig.broker.config.limits.sign_ins_per_second;
+    for n in 0..most {
+        let path = ["/signin", "/login/guess", "/enrol/guess", "/oidc/start"][n as usize % 4];
+        assert_ne!(knock("192.0.2.1", path).await.0, 429, "{n}: {path}");
+    }
+    for path in ["/signin", "/login/guess", "/enrol/guess", "/oidc/callback", "/api/v1/login"] {
+        assert_eq!(knock("192.0.2.1", path).await, (429, true), "{path}");
+    }
+    assert_eq!(knock("192.0.2.2", "/signin").await.0, 200, "another address");
+    assert_eq!(knock("192.0.2.1", "/healthz").await.0, 200, "another door");
+    rig.clock.advance(1000);
+    assert_eq!(knock("192.0.2.1", "/signin").await.0, 200, "a second later");
 }
 
 #[tokio::test]

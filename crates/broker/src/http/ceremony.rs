@@ -1,6 +1,7 @@
-//! What a passkey's ceremonies share: the relying party, the options that a page hands to its browser,
-//! and challenges. A challenge of enrolment or sign-in is a token that this broker recognises and
-//! takes once, so that strangers who ask for thousands fill nothing.
+//! What a passkey's ceremonies share: the relying party, the options that a page hands to its browser
+//! for a decision (for enrolment and sign-in: [`super::webauthn`]), and challenges. A challenge of
+//! enrolment or sign-in is a token that this broker recognises and takes once, so that strangers who
+//! ask for thousands fill nothing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,21 +13,22 @@ use grantwright_wire::Refusal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::webauthn::{self, Site};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 
 /// Rows of challenges that were used.
 const SPENT: &str = "ceremony-spent";
-/// How long a browser waits for its person, in milliseconds.
-const TIMEOUT_MS: i64 = 120_000;
 
 /// Who passkeys of this console answer to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Party {
     /// The relying party: the host of `public_url`.
     pub id: String,
     /// The origin of the console's pages.
     pub origin: String,
+    /// Enrols and signs in.
+    pub site: Site,
 }
 
 impl Party {
@@ -56,7 +58,10 @@ impl Party {
         }
         let default = matches!((scheme, port), ("https", "443") | ("http", "80"));
         let port = if port.is_empty() || default { String::new() } else { format!(":{port}") };
-        Ok(Self { origin: format!("{scheme}://{id}{port}"), id })
+        let origin = format!("{scheme}://{id}{port}");
+        let site = Site::new(&id, &origin)
+            .map_err(|_| format!("`{origin}` cannot be the origin of passkeys of `{id}`"))?;
+        Ok(Self { id, origin, site })
     }
 }
 
@@ -82,12 +87,12 @@ struct Ticket {
 }
 
 /// A fresh challenge: the ticket that the page sends back with the answer, and the bytes to sign.
-pub fn challenge(broker: &Broker, purpose: Purpose) -> (String, String) {
+pub fn challenge(broker: &Broker, purpose: Purpose) -> (String, Vec<u8>) {
     let until = broker.now().plus_millis(NONCE_LIFE_MS);
     let ticket = Ticket { purpose, nonce: broker.random.secret(), until };
     let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&ticket).unwrap_or_default());
     let mac = broker.vouch.derive("ceremony", &payload);
-    let challenge = encode(&ticket.nonce);
+    let challenge = hex::decode(&ticket.nonce).unwrap_or_default();
     (format!("{payload}.{mac}"), challenge)
 }
 
@@ -150,18 +155,39 @@ pub fn decode(text: &str) -> Result<Vec<u8>, Refusal> {
 
 /// What an answer must be for.
 pub fn expected<'a>(broker: &'a Broker, challenge: &'a [u8]) -> Expected<'a> {
-    let Party { id, origin } = &broker.party;
+    let Party { id, origin, .. } = &broker.party;
     Expected { challenge, rp_id: id, origin: Some(origin) }
 }
 
 /// Why a passkey's answer is refused, to who gave it.
 pub fn refused(e: PasskeyError) -> Refusal {
-    refuse(
-        403,
-        "passkey_refused",
-        e.to_string(),
-        "try again, with the passkey that you enrolled here",
-    )
+    not_believed(e.to_string())
+}
+
+fn not_believed(why: String) -> Refusal {
+    refuse(403, "passkey_refused", why, "try again, with the passkey that you enrolled here")
+}
+
+/// The same, where the library does not believe it; its words are for operators.
+pub fn unlike(e: &webauthn::Fault) -> Refusal {
+    tracing::warn!(error = %e, "a passkey's answer was refused");
+    not_believed("the passkey's answer does not verify".into())
+}
+
+/// The library made no options: never, for what is configured here.
+pub fn no_options(e: &webauthn::Fault) -> Refusal {
+    tracing::error!(error = %e, "no options for a passkey");
+    refuse(500, "internal", "no options for a passkey were made", "look at the broker's log")
+}
+
+/// Whose passkey is made: the same handle each time, so that a device replaces its own.
+pub fn user<'a>(broker: &Broker, human: &'a HumanId) -> webauthn::User<'a> {
+    let derived = hex::decode(broker.vouch.derive("user-handle", human.as_str()));
+    let mut handle = [0; 16];
+    for (to, from) in handle.iter_mut().zip(derived.unwrap_or_default()) {
+        *to = from;
+    }
+    webauthn::User { handle, name: human.as_str() }
 }
 
 /// Credentials, as options name them.
@@ -169,26 +195,11 @@ pub fn descriptors<'a>(ids: impl IntoIterator<Item = &'a String>) -> Value {
     ids.into_iter().map(|id| json!({ "type": "public-key", "id": id })).collect()
 }
 
-/// Options for `navigator.credentials.get`; bytes in base64url.
+/// Options for `navigator.credentials.get`, to sign a decision; bytes in base64url.
 pub fn get_options(broker: &Broker, challenge: &str, allowed: Value) -> Value {
     json!({
-        "challenge": challenge, "rpId": broker.party.id, "timeout": TIMEOUT_MS,
+        "challenge": challenge, "rpId": broker.party.id, "timeout": webauthn::TIMEOUT.as_secs() * 1000,
         "userVerification": "required", "allowCredentials": allowed,
-    })
-}
-
-/// Options for `navigator.credentials.create`; bytes in base64url.
-pub fn create_options(broker: &Broker, challenge: &str, human: &HumanId, have: Value) -> Value {
-    let user = broker.vouch.derive("user-handle", human.as_str());
-    json!({
-        "challenge": challenge, "timeout": TIMEOUT_MS, "attestation": "none",
-        "rp": { "id": broker.party.id, "name": "Grantwright" },
-        "user": { "id": encode(&user), "name": human, "displayName": human },
-        "pubKeyCredParams": [{ "type": "public-key", "alg": -7 }, { "type": "public-key", "alg": -8 }],
-        "authenticatorSelection": {
-            "residentKey": "preferred", "requireResidentKey": false, "userVerification": "required",
-        },
-        "excludeCredentials": have,
     })
 }
 
@@ -244,8 +255,8 @@ mod tests {
             ("https://gw.example.org:443/x", "gw.example.org", "https://gw.example.org"),
             ("https://gw.example.org:8443", "gw.example.org", "https://gw.example.org:8443"),
         ] {
-            let want = Party { id: id.into(), origin: origin.into() };
-            assert_eq!(Party::of(url), Ok(want), "{url}");
+            let party = Party::of(url).unwrap();
+            assert_eq!((party.id.as_str(), party.origin.as_str()), (id, origin), "{url}");
         }
         for url in [
             "https://127.0.0.1",

@@ -13,6 +13,7 @@ use axum::response::Response;
 use grantwright_wire::Refusal;
 
 use super::listen::Arrived;
+use super::peer::Peer;
 use super::problem;
 use crate::core::Broker;
 use crate::error::refuse;
@@ -27,7 +28,8 @@ pub const CALL_TIME: Duration = Duration::from_secs(30);
 /// Browsers of other origins get nothing, nobody sends or waits without end, and no answer is
 /// sniffed, or cached unless it says so.
 pub async fn guard(State(broker): State<Arc<Broker>>, request: Request, next: Next) -> Response {
-    let mut response = match admit(&broker.public_url, &request) {
+    let admitted = admit(&broker.public_url, &request).and_then(|()| knock(&broker, &request));
+    let mut response = match admitted {
         Ok(()) => within(CALL_TIME, request.method() == Method::POST, next.run(request)).await,
         Err(refusal) => problem(*refusal),
     };
@@ -39,6 +41,21 @@ pub async fn guard(State(broker): State<Arc<Broker>>, request: Request, next: Ne
     // What may be kept says so itself: tiles of the log, files that are named by their content.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// Where people are not known yet: each call costs a signature or a look at the log, and anybody calls.
+const SIGN_IN: [&str; 5] = ["/signin", "/login/", "/enrol/", "/oidc/", "/api/v1/login"];
+
+/// One address signs in so often and no oftener.
+fn knock(broker: &Broker, request: &Request) -> Result<(), Box<Refusal>> {
+    let path = request.uri().path();
+    let address = request.extensions().get::<Peer>().and_then(Peer::address);
+    match address.filter(|_| SIGN_IN.iter().any(|door| path.starts_with(door))) {
+        Some(address) => {
+            broker.doors.take("address", &address.to_string(), broker.now()).map_err(Box::new)
+        }
+        None => Ok(()),
+    }
 }
 
 /// The answer, or 503 `too_slow` after `time`. What `changes` something goes on without its caller:

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service as _;
+
+use super::peer::Peer;
 
 /// Largest head of a call, in bytes; more is 431.
 const MOST_HEAD: usize = 16 << 10;
@@ -142,7 +144,7 @@ async fn accept(
                     tracing::debug!(%peer, "too many connections; this one is closed");
                     continue;
                 };
-                let serving = connection(stream, router.clone(), bounds);
+                let serving = connection(stream, peer, router.clone(), bounds);
                 tokio::spawn(async move {
                     serving.await;
                     drop((place, share));
@@ -156,14 +158,16 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, bounds: Bounds) {
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, bounds: Bounds) {
     let _ = stream.set_nodelay(true);
     let Ok(here) = stream.local_addr() else { return };
+    let peer = Peer::new(peer, here);
     let arrived = Arrived(here.ip().to_canonical());
     let (begun, latest) = watch::channel(Instant::now());
     let service = service_fn(move |mut call: Request<Incoming>| {
         begun.send_replace(Instant::now());
         call.extensions_mut().insert(arrived);
+        call.extensions_mut().insert(peer.clone());
         router.clone().call(call)
     });
     let mut http = http1::Builder::new();

@@ -10,6 +10,7 @@ use grantwright_store::{StoreError, Transition};
 use grantwright_wire::Refusal;
 
 use super::console::respond::{self, reads_pages};
+use super::peer::Peer;
 use super::session::{self, How};
 use super::{Shared, problem};
 use crate::core::Broker;
@@ -36,9 +37,10 @@ pub async fn login(
     State(broker): Shared,
     Path(code): Path<String>,
     method: Method,
+    peer: Peer,
     headers: HeaderMap,
 ) -> Response {
-    match redeem(&broker, &code, &method, &headers).await {
+    match redeem(&broker, &code, &method, &headers, &peer).await {
         Ok(response) => response,
         Err(refusal) if reads_pages(&headers) => respond::problem(&refusal),
         Err(refusal) => problem(refusal),
@@ -50,6 +52,7 @@ async fn redeem(
     code: &str,
     method: &Method,
     headers: &HeaderMap,
+    peer: &Peer,
 ) -> Result<Response, Refusal> {
     if *method != Method::GET || is_preview(headers) {
         return Ok((StatusCode::OK, "A link to sign in at Grantwright.\n").into_response());
@@ -64,7 +67,7 @@ async fn redeem(
         Err(StoreError::Violation(_)) => return Err(used()),
         Err(e) => return Err(of_store(e)),
     }
-    let cookie = session::begin(broker, &link.subject, How::Link).await?;
+    let cookie = session::begin(broker, &link.subject, How::Link, peer).await?;
     let headers = [
         (header::SET_COOKIE, cookie),
         (header::LOCATION, axum::http::HeaderValue::from_static("/")),

@@ -17,6 +17,7 @@ use grantwright_wire::Refusal;
 use serde::{Deserialize, Serialize};
 
 use super::console::respond::{self, reads_pages};
+use super::peer::Peer;
 use super::session::{self, How};
 use super::{Shared, problem};
 use crate::config::FirstLogin;
@@ -138,15 +139,17 @@ fn sign_in(broker: &Broker, id: &str) -> SignIn {
 pub async fn callback(
     State(broker): Shared,
     Query(query): Query<Callback>,
+    peer: Peer,
     headers: HeaderMap,
 ) -> Response {
-    shown(finish(&broker, query, &headers).await, &headers)
+    shown(finish(&broker, query, &headers, &peer).await, &headers)
 }
 
 async fn finish(
     broker: &Broker,
     query: Callback,
     headers: &HeaderMap,
+    peer: &Peer,
 ) -> Result<Response, Refusal> {
     let provider = provider(broker)?;
     broker.consistent()?;
@@ -180,7 +183,7 @@ async fn finish(
     record_groups(broker, provider, &human, &verified, now).await?;
     let mut response = (StatusCode::SEE_OTHER, [(header::LOCATION, begun.next)]).into_response();
     let cookies = response.headers_mut();
-    cookies.append(header::SET_COOKIE, session::begin(broker, &human, How::Oidc).await?);
+    cookies.append(header::SET_COOKIE, session::begin(broker, &human, How::Oidc, peer).await?);
     let gone = "__Host-grantwright-oidc=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
     cookies.append(header::SET_COOKIE, HeaderValue::from_static(gone));
     Ok(response)

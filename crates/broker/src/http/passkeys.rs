@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 use super::ceremony::{self, Assertion, Attestation, Purpose};
 use super::console::decide::all_was_shown;
 use super::console::respond;
+use super::peer::Peer;
 use super::session::{self, How, Session, SessionPost, own_origin};
+use super::webauthn::Said;
 use super::{Answer, Operator, Refused, Shared, body, login, view};
 use crate::core::Broker;
 use crate::error::{no_such_request, of_store, refuse};
@@ -54,8 +56,11 @@ pub async fn enrol_options(
     let link = login::usable(&authority, &code, "enrol", broker.now())?;
     let purpose = Purpose::Enrol { link: link.id.clone() };
     let (ticket, challenge) = ceremony::challenge(&broker, purpose);
-    let have = ceremony::descriptors(authority.passkeys_of(&link.subject).map(|(id, _)| id));
-    let options = ceremony::create_options(&broker, &challenge, &link.subject, have);
+    let have = authority.passkeys_of(&link.subject).map(|(id, _)| ceremony::decode(id));
+    let have = have.collect::<Result<Vec<_>, _>>()?;
+    let user = ceremony::user(&broker, &link.subject);
+    let options = broker.party.site.create_options(&challenge, user, have);
+    let options = options.map_err(|e| ceremony::no_options(&e))?;
     Ok(Json(json!({ "ticket": ticket, "publicKey": options })))
 }
 
@@ -70,6 +75,7 @@ struct Enrol {
 pub async fn enrol(
     State(broker): Shared,
     Path(code): Path<String>,
+    peer: Peer,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Response, Refused> {
@@ -82,12 +88,15 @@ pub async fn enrol(
     let purpose = Purpose::Enrol { link: link.id.clone() };
     let challenge = ceremony::read(&broker, &given.ticket, &purpose)?;
     let response = &given.credential.response;
-    let made = verify_registration(
-        &ceremony::expected(&broker, &challenge.bytes),
-        &ceremony::decode(&response.client_data)?,
-        &ceremony::decode(&response.attestation_object)?,
-    );
+    let client = ceremony::decode(&response.client_data)?;
+    let object = ceremony::decode(&response.attestation_object)?;
+    let expected = ceremony::expected(&broker, &challenge.bytes);
+    let made = verify_registration(&expected, &client, &object);
     let made = made.map_err(ceremony::refused)?.into_inner();
+    let user = ceremony::user(&broker, &link.subject);
+    let same =
+        broker.party.site.verify_registration(&challenge.bytes, user, (&client, &object), &made);
+    same.map_err(|e| ceremony::unlike(&e))?;
     ceremony::spend(&broker, &challenge).await?;
     let event = Event::PasskeyEnrolled(PasskeyEnrolled {
         at: now,
@@ -106,7 +115,7 @@ pub async fn enrol(
         }
         Err(e) => return Err(of_store(e).into()),
     }
-    let cookie = session::begin(&broker, &link.subject, How::Passkey).await?;
+    let cookie = session::begin(&broker, &link.subject, How::Passkey, &peer).await?;
     Ok(([(header::SET_COOKIE, cookie)], Json(json!({ "next": "/account" }))).into_response())
 }
 
@@ -120,10 +129,11 @@ pub struct Next {
 pub async fn signin_page(
     State(broker): Shared,
     Query(q): Query<Next>,
+    peer: Peer,
     headers: HeaderMap,
 ) -> Response {
     let next = local(q.next.as_deref());
-    if let Ok(Some(_)) = session::find(&broker, &headers).await {
+    if let Ok(Some(_)) = session::find(&broker, &headers, &peer).await {
         return (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response();
     }
     let company = broker.oidc.as_ref().map(|provider| {
@@ -169,7 +179,8 @@ pub async fn signin_options(State(broker): Shared, headers: HeaderMap, bytes: By
         }
     };
     let (ticket, challenge) = ceremony::challenge(&broker, Purpose::SignIn);
-    let options = ceremony::get_options(&broker, &challenge, allowed);
+    let options = broker.party.site.get_options(&challenge, allowed);
+    let options = options.map_err(|e| ceremony::no_options(&e))?;
     Ok(Json(json!({ "ticket": ticket, "publicKey": options })))
 }
 
@@ -184,6 +195,7 @@ struct SignIn {
 /// Signs the passkey's person in.
 pub async fn signin(
     State(broker): Shared,
+    peer: Peer,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Response, Refused> {
@@ -216,8 +228,13 @@ pub async fn signin(
     if said.map_err(ceremony::refused)?.backup_eligible != passkey.backup_eligible {
         return Err(ceremony::refused(grantwright_proof::PasskeyError::Backup).into());
     }
+    let said =
+        Said { id: &given.assertion.id, data: &data, client: &client, signature: &signature };
+    let (key, copies) = (&passkey.public_key, passkey.backup_eligible);
+    let same = broker.party.site.verify_assertion(&challenge.bytes, key, copies, said);
+    same.map_err(|e| ceremony::unlike(&e))?;
     ceremony::spend(&broker, &challenge).await?;
-    let cookie = session::begin(&broker, &passkey.human, How::Passkey).await?;
+    let cookie = session::begin(&broker, &passkey.human, How::Passkey, &peer).await?;
     let next = json!({ "next": local(given.next.as_deref()) });
     Ok(([(header::SET_COOKIE, cookie)], Json(next)).into_response())
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::console::respond::reads_pages;
+use super::peer::Peer;
 use super::{Refused, Shared, body, problem};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
@@ -84,6 +85,9 @@ struct Stored {
     how: How,
     signed_in_at: Timestamp,
     used_at: Timestamp,
+    /// On this host: the user who signed in, see [`Peer`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<u32>,
 }
 
 impl Stored {
@@ -92,13 +96,19 @@ impl Stored {
     }
 }
 
-/// Begins a session, and gives the `Set-Cookie` that carries it.
+/// Begins a session, and gives the `Set-Cookie` that carries it. On this host it is the user's who
+/// signed in.
 ///
 /// # Errors
 /// When the store cannot be written.
-pub async fn begin(broker: &Broker, human: &HumanId, how: How) -> Result<HeaderValue, Refusal> {
-    let now = broker.now();
-    let stored = Stored { human: human.clone(), how, signed_in_at: now, used_at: now };
+pub async fn begin(
+    broker: &Broker,
+    human: &HumanId,
+    how: How,
+    peer: &Peer,
+) -> Result<HeaderValue, Refusal> {
+    let (now, user) = (broker.now(), peer.user().await);
+    let stored = Stored { human: human.clone(), how, signed_in_at: now, used_at: now, user };
     let mut mine = all(broker, human).await?;
     mine.sort_by_key(|(_, s)| s.signed_in_at);
     let surplus = (mine.len() + 1).saturating_sub(MOST);
@@ -157,7 +167,11 @@ fn key(human: &HumanId, name: &str) -> String {
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn find(broker: &Broker, headers: &HeaderMap) -> Result<Option<Session>, Refusal> {
+pub async fn find(
+    broker: &Broker,
+    headers: &HeaderMap,
+    peer: &Peer,
+) -> Result<Option<Session>, Refusal> {
     let Some((human, id)) = cookie(headers) else { return Ok(None) };
     let name = name_of(&id);
     let (key, now) = (key(&human, &name), broker.now());
@@ -167,6 +181,10 @@ pub async fn find(broker: &Broker, headers: &HeaderMap) -> Result<Option<Session
     let Some(stored) = broker.vouch.open::<Stored>(KIND, &row) else { return Ok(None) };
     let active = broker.authority().humans.get(&human).is_some_and(|h| h.active);
     if !active || stored.human != human || stored.ends_at() <= now {
+        return Ok(None);
+    }
+    if stored.user.is_some() && stored.user != peer.user().await {
+        tracing::error!(%human, "ALARM: the cookie of a session came from another user of this host");
         return Ok(None);
     }
     if now.since(stored.used_at) >= TOUCH_MS {
@@ -233,7 +251,8 @@ impl FromRequestParts<Arc<Broker>> for Session {
         parts: &mut Parts,
         broker: &Arc<Broker>,
     ) -> Result<Self, NoSession> {
-        if let Some(session) = find(broker, &parts.headers).await? {
+        let Ok(peer) = Peer::from_request_parts(parts, broker).await;
+        if let Some(session) = find(broker, &parts.headers, &peer).await? {
             return Ok(session);
         }
         if reads_pages(&parts.headers) {
@@ -248,7 +267,8 @@ impl FromRequestParts<Arc<Broker>> for Session {
 impl FromRequest<Arc<Broker>> for SessionPost {
     type Rejection = Refused;
     async fn from_request(request: Request, broker: &Arc<Broker>) -> Result<Self, Refused> {
-        let session = find(broker, request.headers()).await?.ok_or_else(not_signed_in)?;
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let session = find(broker, request.headers(), &peer).await?.ok_or_else(not_signed_in)?;
         own_origin(request.headers())?;
         let headers = request.headers().clone();
         let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());

@@ -332,6 +332,7 @@ impl Rig {
             denies: Mutex::default(),
             rates: Mutex::default(),
             calls: Rates::new(config.limits.calls_per_second),
+            doors: Rates::new(config.limits.sign_ins_per_second),
             streams: Mutex::default(),
             minting: Mutex::default(),
             parking: Mutex::default(),
@@ -400,25 +401,7 @@ impl Rig {
                 attributes: Attributes::default(),
             }));
             for k in [n, n + 10] {
-                events.push(Event::JoinCreated(JoinCreated {
-                    at,
-                    by: olivia.clone(),
-                    join_id: format!("j-{k}"),
-                    agent: agent(name),
-                    token_hash: Digest::of("join-token", format!("{k}").as_bytes()),
-                    expires_at: at.plus_millis(1000),
-                }));
-                let seal = grantwright_credential::SealKeyPair::generate();
-                events.push(Event::InstanceEnrolled(InstanceEnrolled {
-                    at,
-                    join_id: format!("j-{k}"),
-                    agent: agent(name),
-                    instance: InstanceId::parse(&format!("i-{k}")).unwrap(),
-                    serial: format!("4{k}"),
-                    key: Digest::of("spki", b"k"),
-                    seal_key: hex::encode(seal.public().to_bytes()),
-                    not_after: at.plus_millis(3_600_000),
-                }));
+                events.extend(enrolled(at, &agent(name), k));
             }
         }
         for (group, members) in
@@ -530,6 +513,31 @@ impl Rig {
             }
         }
     }
+}
+
+/// An instance of an agent, numbered.
+fn enrolled(at: Timestamp, agent: &AgentId, n: u32) -> [Event; 2] {
+    let seal = grantwright_credential::SealKeyPair::generate();
+    [
+        Event::JoinCreated(JoinCreated {
+            at,
+            by: human("olivia"),
+            join_id: format!("j-{n}"),
+            agent: agent.clone(),
+            token_hash: Digest::of("join-token", format!("{n}").as_bytes()),
+            expires_at: at.plus_millis(1000),
+        }),
+        Event::InstanceEnrolled(InstanceEnrolled {
+            at,
+            join_id: format!("j-{n}"),
+            agent: agent.clone(),
+            instance: InstanceId::parse(&format!("i-{n}")).unwrap(),
+            serial: format!("4{n}"),
+            key: Digest::of("spki", b"k"),
+            seal_key: hex::encode(seal.public().to_bytes()),
+            not_after: at.plus_millis(3_600_000),
+        }),
+    ]
 }
 
 /// The request id of an outcome.

@@ -15,6 +15,7 @@ use tower::ServiceExt as _;
 
 use super::{Hand, Work};
 use crate::http::console::respond::Code;
+use crate::http::peer::Peer;
 use crate::http::session::{self, How};
 use crate::issue::rig::{Rig, human};
 
@@ -175,11 +176,14 @@ impl Hand for Console {
     fn ready<'a>(&'a self, rig: &'a Rig) -> Work<'a, ()> {
         Box::pin(async move {
             for who in ["alice", "bob", "carol", "dave"] {
-                let cookie = session::begin(&rig.broker, &human(who), How::Link).await.unwrap();
+                let cookie = session::begin(&rig.broker, &human(who), How::Link, &Peer::default())
+                    .await
+                    .unwrap();
                 let cookie = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
                 let headers =
                     HeaderMap::from_iter([(axum::http::header::COOKIE, cookie.parse().unwrap())]);
-                let found = session::find(&rig.broker, &headers).await.unwrap().unwrap();
+                let found =
+                    session::find(&rig.broker, &headers, &Peer::default()).await.unwrap().unwrap();
                 self.0.lock().unwrap().insert(who.to_owned(), (cookie, found.csrf));
             }
         })

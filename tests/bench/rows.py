@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -378,6 +379,48 @@ def append():
                 f"{min(rates_):,.0f}–{max(rates_):,.0f}/s, {runs[-1]['callers']} callers, SQLite")]
 
 
+def scale():
+    """What grows with the log and what must not: appends, proofs, searches, receipts and bytes, at 10,000 leaves
+    and at BENCH_SCALE of them (1,000,000; the promise is made for 10,000,000)."""
+    folder = scratch("scale")
+    folder.mkdir()
+    leaves, grants = os.environ.get("BENCH_SCALE", "1000000"), os.environ.get("BENCH_SCALE_GRANTS", "4000")
+    got = run_json(RELEASE / "examples" / "scale", folder, leaves, grants, timeout=7200)
+    size = got["leaves"]
+    slower = got["append_small"] / got["append_large"]
+    dearer = got["commit_with_receipt_us"] / got["commit_us"]
+    store = sqlite3.connect(f"file:{folder}/store.db?mode=ro", uri=True)
+    (own,) = store.execute("SELECT sum(length(body)) FROM leaves").fetchone()
+    try:
+        of = dict(store.execute("SELECT tbl_name, sum(pgsize) FROM dbstat JOIN sqlite_master USING (name) "
+                                "GROUP BY tbl_name"))
+    except sqlite3.OperationalError:  # a SQLite without dbstat
+        of = {}
+    store.close()
+    whole = sum(f.stat().st_size for f in store_files(folder / "store.db"))
+    logged = sum(of.get(name, 0) for name in ("leaves", "tiles", "checkpoints"))
+    worst = max(got["search_ms"], key=got["search_ms"].get)
+    at = f"at {size:,} leaves"
+    return [
+        Row(f"store: appends {at}, against 10,000", f"{slower:.2f} ×", "≤ 1.2 ×", slower <= 1.2,
+            f"{got['append_small']:,.0f} and {got['append_large']:,.0f} grants/s, 64 callers, medians of 5; "
+            f"opened again in {got['open_s']:.1f} s"),
+        Row(f"store: inclusion proof {at}, p99 of 1,000", f"{got['proof_us'] / 1000:.2f} ms", "≤ 5 ms",
+            got["proof_us"] <= 5000, "leaves all over the log"),
+        Row(f"store: a receipt's share of one caller's commit {at}", f"{dearer:.2f} ×", "≤ 1.1 ×",
+            dearer <= 1.1, f"{got['commit_us']:.0f} µs without, {got['commit_with_receipt_us']:.0f} µs with"),
+        Row(f"store: a receipt {at}", f"{got['receipt_bytes']:,} bytes", "≤ 2,000 bytes",
+            got["receipt_bytes"] <= 2000, "leaf, inclusion proof and checkpoint, as JSON"),
+        Row(f"store: leaves and tree {at}, against the leaves' own bytes",
+            f"{logged / own:.2f} ×" if logged else "not known", "≤ 1.5 ×", logged / own <= 1.5 if logged else None,
+            f"{own / 1e6:,.0f} MB of leaves, {logged / 1e6:,.0f} MB with tree and checkpoints; tables and search "
+            f"indexes make {whole / 1e6:,.0f} MB of it"),
+        Row(f"store: slowest search {at}", f"{got['search_ms'][worst]:.0f} ms", "≤ 500 ms",
+            got["search_ms"][worst] <= 500,
+            ", ".join(f"{name} {ms:.0f}" for name, ms in got["search_ms"].items()) + " ms"),
+    ]
+
+
 def verify():
     """Offline verification of a log of many grants, with all its checks, by the command."""
     with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS) as demo_:
@@ -614,6 +657,6 @@ def backend_vault():
 
 ROWS = {"grant": grant, "fleet": fleet, "cached": cached, "vote": vote, "page-vote": page_vote, "chat": chat,
         "console": console, "policy": policy, "sidecar": sidecar, "local": local, "demo": demo,
-        "append": append, "verify": verify, "backend-sts": backend_sts, "backend-vault": backend_vault,
+        "append": append, "scale": scale, "verify": verify, "backend-sts": backend_sts, "backend-vault": backend_vault,
         "export": export, "reconcile": reconcile,
         "issuers": issuers, "history": history, "kill": kill, "distinct": distinct}

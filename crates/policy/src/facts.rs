@@ -453,6 +453,8 @@ fn boolean(map: &Map<String, Value>, key: &str) -> Result<bool, Mismatch> {
 
 #[cfg(test)]
 mod tests {
+    use grantwright_domain::Digest;
+
     use super::*;
 
     /// As above, with the process that asks.

@@ -23,12 +23,14 @@ pub struct Terms {
     pub until: String,
     /// Words of the agent's or of reviewers.
     pub text: String,
+    /// A parameter's text.
+    pub resource: String,
 }
 
 impl Terms {
     /// More than words and an outcome.
     fn is_narrowed(&self) -> bool {
-        [&self.agent, &self.human, &self.scope, &self.from, &self.until]
+        [&self.agent, &self.human, &self.scope, &self.resource, &self.from, &self.until]
             .iter()
             .any(|t| !t.is_empty())
     }
@@ -85,11 +87,12 @@ pub fn log(m: &Log<'_>) -> Markup {
                 button type="submit" { "Search" }
             }
             details open[t.is_narrowed()] {
-                summary { "By agent, person, scope or day" }
+                summary { "By agent, person, scope, resource or day" }
                 div.second {
                     label { "Agent" input name="agent" value=(t.agent) list="agents" autocapitalize="off" spellcheck="false"; }
                     label { "Person" input name="human" value=(t.human) autocapitalize="off" spellcheck="false"; }
                     label { "Scope" input name="scope" value=(t.scope) list="scopes" autocapitalize="off" spellcheck="false"; }
+                    label { "Resource" input name="resource" value=(t.resource) maxlength="100" autocapitalize="off" spellcheck="false"; }
                     label { "From" input name="from" type="date" value=(t.from); }
                     label { "Until" input name="until" type="date" value=(t.until); }
                 }

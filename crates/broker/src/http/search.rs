@@ -25,8 +25,6 @@ const NAMES: [&str; 11] = [
 /// Rows of one answer, unless asked for fewer; with proofs.
 const ROWS: u32 = 200;
 const PROVEN_ROWS: u32 = 20;
-/// Longest words to search for, in characters.
-const WORDS: usize = 100;
 /// A credential is delivered again for so long, for which its texts may be needed.
 const SETTLED_MS: i64 = 180_000;
 
@@ -73,10 +71,6 @@ pub async fn search(
         "true" => true,
         _ => return Err(malformed("`proof` is true or false").into()),
     };
-    let resource = word("resource");
-    if resource.chars().count() > WORDS {
-        return Err(malformed(format!("a resource is at most {WORDS} characters")).into());
-    }
     let terms = Terms {
         agent: word("agent"),
         human: word("human"),
@@ -85,15 +79,12 @@ pub async fn search(
         from: word("from"),
         until: word("until"),
         text: word("text"),
+        resource: word("resource"),
     };
     let most = if proof { PROVEN_ROWS } else { ROWS };
     let limit = number("limit")?.and_then(|n| u32::try_from(n).ok()).unwrap_or(most);
-    let wanted = RequestSearch {
-        before: number("before")?,
-        limit: limit.clamp(1, most),
-        resource: (!resource.is_empty()).then_some(resource),
-        ..parsed(&terms)?
-    };
+    let wanted =
+        RequestSearch { before: number("before")?, limit: limit.clamp(1, most), ..parsed(&terms)? };
     let found = broker.store.search(wanted).await.map_err(of_store)?;
     let head = broker.store.head();
     let mut rows = Vec::new();

@@ -108,6 +108,11 @@ CREATE INDEX requests_scope ON requests (scope, first_index);
 CREATE INDEX requests_open_due ON requests (due_ms, first_index) WHERE identity IS NOT NULL;
 CREATE INDEX requests_open_agent ON requests (agent, first_index) WHERE identity IS NOT NULL;
 ",
+    // Few credentials live at a time, however many there were.
+    "
+CREATE INDEX requests_live ON requests (first_index)
+    WHERE lease_state IN ('live', 'withdrawn');
+",
 ];
 
 /// Which database the statements are for.

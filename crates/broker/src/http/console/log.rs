@@ -45,6 +45,7 @@ pub async fn page(
         from: word("from"),
         until: word("until"),
         text: word("text"),
+        resource: word("resource"),
     };
     let search = RequestSearch {
         before: asked.get("before").and_then(|b| b.parse().ok()),
@@ -110,6 +111,9 @@ pub(in crate::http) fn search(terms: &Terms) -> Result<RequestSearch, Refusal> {
     if terms.text.chars().count() > WORDS {
         return Err(wrong(format!("words to search for are at most {WORDS} characters")));
     }
+    if terms.resource.chars().count() > WORDS {
+        return Err(wrong(format!("a resource is at most {WORDS} characters")));
+    }
     Ok(RequestSearch {
         agent: given(&terms.agent)
             .map(|t| AgentId::parse(&t).map_err(|e| named(&e)))
@@ -122,6 +126,7 @@ pub(in crate::http) fn search(terms: &Terms) -> Result<RequestSearch, Refusal> {
             .transpose()?,
         phase: given(&terms.outcome).map(outcome).transpose()?,
         text: given(&terms.text),
+        resource: given(&terms.resource),
         from: given(&terms.from).map(|t| day(t, false)).transpose()?,
         until: given(&terms.until).map(|t| day(t, true)).transpose()?,
         ..RequestSearch::default()

@@ -5,6 +5,8 @@ import hashlib
 import hmac
 import json
 import re
+import socket
+import ssl
 import threading
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -142,6 +144,72 @@ class Syslog(unittest.TestCase):
         finally:
             broker.stop()
             peer.stop()
+
+
+    def test_a_connection_that_is_cut_delivers_nothing(self):
+        from peers import rsyslog
+        try:
+            receiver = Cutter(scratch("cutter"), rsyslog)
+        except ModuleNotFoundError as missing:
+            self.skipTest(str(missing))
+        broker = Broker(f'[[export]]\nname = "syslog"\nformat = "syslog"\n[export.syslog]\n'
+                        f'address = "localhost:{receiver.port}"\nca_file = "{receiver.dir}/ca.pem"')
+        try:
+            broker.act(3)
+            until("all leaves", 30, lambda: len(receiver.all()) >= broker.size())
+            until("no lag", 30, lambda: broker.metric("lag_leaves", "syslog") == 0)
+            self.assertEqual(receiver.all(), list(range(broker.size())))
+            last, known = receiver.batches[-1], len(receiver.batches)
+            # Whoever cuts a connection before anything of it was read has taken nothing.
+            receiver.cuts = True
+            broker.act(2)
+            until("a failure", 30, lambda: broker.metric("failures_total", "syslog") >= 1)
+            self.assertGreaterEqual(broker.metric("lag_leaves", "syslog"), 1)
+            receiver.cuts = False
+            until("the rest", 60, lambda: broker.metric("lag_leaves", "syslog") == 0)
+            self.assertEqual(sorted(set(receiver.all())), list(range(broker.size())))
+            # It said no good-bye after the batch before, which may have been cut off as well.
+            self.assertEqual(receiver.batches[known][:len(last)], last)
+        finally:
+            broker.stop()
+            receiver.stop()
+
+
+class Cutter:
+    """Receives syslog over TLS and says no good-bye; or ends each connection before it has read anything."""
+
+    def __init__(self, folder, certifier):
+        self.dir, self.cuts, self.batches = folder, False, []
+        folder.mkdir()
+        certifier.certificates(folder)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        self.listener = socket.create_server(("localhost", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, args=(context,), daemon=True).start()
+
+    def serve(self, context):
+        while True:
+            try:
+                tcp, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                with context.wrap_socket(tcp, server_side=True) as tls:
+                    if self.cuts:
+                        continue
+                    data = b""
+                    while part := tls.recv(65536):
+                        data += part
+                self.batches.append([int(n) for n in re.findall(rb' index="(\d+)"', data)])
+            except OSError:
+                pass
+
+    def all(self):
+        return [index for batch in list(self.batches) for index in batch]
+
+    def stop(self):
+        self.listener.close()
 
 
 class Receiver:

@@ -88,6 +88,9 @@ pub struct SyslogTarget {
     /// Your private enterprise number.
     #[serde(default = "documentation")]
     pub enterprise: u32,
+    /// A batch counts as delivered only when the receiver ends the connection with TLS's close_notify.
+    #[serde(default)]
+    pub clean_close: bool,
 }
 
 /// `[export.webhook]`.

@@ -1,5 +1,5 @@
-"""boto3, the AWS CLI, the SDKs for JavaScript v3 and for Go v2, unmodified, get credentials through the
-sidecar: from the container endpoint, from `credential_process`, from instance metadata. moto is STS."""
+"""The AWS SDKs, unmodified, get credentials through the sidecar: boto3 and the AWS CLI from the container
+endpoint, each of them from instance metadata; what each does in each case is `t_cells`. moto is STS."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import moto  # noqa: F401  the suite `python` brings it
 
 from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, clean_env, free_port, scratch,
                      until)
-from peers import golang, node
+from peers import golang, java, node, rust
 from recorder import Recorder
 
 demo = doors = recorder = server = None
@@ -133,70 +133,14 @@ if (node.folder(ROOT) / "node_modules/@aws-sdk/client-sts").exists():
     SDKS["JavaScript v3"] = ["node", str(ROOT / "tests/peers/aws.mjs"), str(node.folder(ROOT))]
 if golang.ready(ROOT, "awsgo"):
     SDKS["Go v2"] = [str(golang.binary(ROOT, "awsgo"))]
+if rust.ready(ROOT):
+    SDKS["Rust"] = [str(rust.binary(ROOT))]
+if java.ready(ROOT):
+    SDKS["Java v2"] = java.command(ROOT)
 
 
 def waiting(params):
     return next(r for r in demo.bob.pending() if r["params"] == params)
-
-
-class Matrix(unittest.TestCase):
-    """Each SDK, each way to the sidecar: routine, pending and then approved in the same process, denied."""
-
-    def sources(self, scope, params):
-        env = agent_env(scope, **params)
-        process = {k: v for k, v in env.items() if not k.startswith("AWS_CONTAINER")}
-        config = scratch("aws")
-        flags = " ".join(f"--param {k}={v}" for k, v in params.items())
-        config.write_text(f"[default]\nregion = {REGION}\ncredential_process = {GRANTWRIGHT} helper aws "
-                          f"--scope {scope} {flags}\n")
-        process.update(AWS_CONFIG_FILE=str(config), CREDENTIALS_FROM="process", GRANTWRIGHT_SIDECAR=doors.tcp,
-                       GRANTWRIGHT_TOKEN_FILE=demo.env["GRANTWRIGHT_TOKEN_FILE"])
-        return {"container": env, "process": process}
-
-    # The one's default chain forgets why a source failed; the other shows a process's exit code alone.
-    SILENT = {("JavaScript v3", "container"), ("Go v2", "process")}
-
-    def each(self, scope, prefix, does):
-        for sdk, command in SDKS.items():
-            for source in ("container", "process"):
-                params = {"bucket": "demo", "prefix": f"{prefix}/{doors.fresh()}/"}
-                with self.subTest(sdk=sdk, source=source):
-                    it = Boto(self.sources(scope, params)[source], command)
-                    try:
-                        does(it, params, (sdk, source) not in self.SILENT)
-                    finally:
-                        it.close()
-
-    def test_routine(self):
-        def does(it, _, __):
-            word, arn = it.identity()
-            self.assertEqual(word, "OK", arn)
-            self.assertIn("assumed-role/grantwright-demo/", arn)
-        self.each("aws.s3-read", "public", does)
-
-    def test_what_waits_is_said_and_works_in_the_same_process_after_the_vote(self):
-        def does(it, params, tells):
-            word, text = it.identity()
-            self.assertEqual(word, "NO", text)
-            request_id = waiting(params)["request_id"]
-            if tells:
-                self.assertIn(request_id, text)
-            self.assertEqual(demo.bob.approve(request_id).status, 200)
-            deadline = time.monotonic() + 20
-            while (said := it.identity())[0] != "OK" and time.monotonic() < deadline:
-                time.sleep(1)
-            self.assertEqual(said[0], "OK", said)
-        self.each("aws.s3-export", "export", does)
-
-    def test_denied(self):
-        def does(it, params, tells):
-            self.assertEqual(it.identity()[0], "NO")
-            self.assertEqual(demo.bob.deny(waiting(params)["request_id"], reason="too much").status, 200)
-            word, text = it.identity()
-            self.assertEqual(word, "NO", text)
-            if tells:
-                self.assertRegex(text.lower(), "denied")
-        self.each("aws.s3-export", "denied", does)
 
 
 class Metadata(unittest.TestCase):

@@ -1,9 +1,11 @@
-"""A bad life: load on cached scopes while the broker is killed and comes back, and the configuration is read
-again, over and over. Not one call fails. E2E_SOAK seconds, one minute unless said (`tests/run --soak`: ten)."""
+"""A bad life: load on cached scopes while the broker is killed and comes back, the sidecar's certificate is
+renewed, and its configuration changes and is read again, over and over. Not one call fails. E2E_SOAK seconds,
+one minute unless said (`tests/run --soak`: ten)."""
 
 import http.client
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -15,11 +17,15 @@ from harness import Demo, Process, Unix, alive, call, clean_env, until
 
 SECONDS = float(os.environ.get("E2E_SOAK", "60"))
 CALLERS = 8
+# Renewed at half of it: at least once in a minute, and the other half is time for a broker that is away.
+CERTIFICATE = 90
 
 
 class Soak(unittest.TestCase):
     def setUp(self):
-        self.demo = Demo()
+        self.demo = Demo(GRANTWRIGHT_DEMO_CERTIFICATE_LIFE=f"{CERTIFICATE}s")
+        self.file = self.demo.dir / "sidecar.toml"
+        self.configured = self.file.read_text()
         self.addCleanup(self.demo.__exit__)
         self.broker_pid, self.again = self.demo.broker_pid, None
         words = Path(f"/proc/{self.broker_pid}/cmdline").read_bytes().split(b"\0")
@@ -37,8 +43,24 @@ class Soak(unittest.TestCase):
     def start_broker(self):
         self.again = Process(self.command, env=clean_env(), cwd=self.cwd)
 
+    def reload(self, n):
+        """Another console, and a second broker that nobody is, come and go; now and then the file is faulty."""
+        text = re.sub(r"(?m)^console = .*", f'console = "http://localhost:{10_000 + n}"', self.configured)
+        if n % 2:
+            text = re.sub(r'(?m)^brokers = \[(.*)\]', r'brokers = [\1, "https://127.0.0.1:9"]', text)
+        if n % 5 == 4:
+            text += "nonsense = 1\n"
+        part = self.file.with_suffix(".part")
+        part.write_text(text)
+        part.rename(self.file)
+        os.kill(self.demo.sidecar_pid, signal.SIGHUP)
+
+    def metric(self, name):
+        text = call(self.demo.doors.tcp, "GET", "/metrics").body.decode()
+        return int(re.search(rf"(?m)^grantwright_sidecar_{name} (-?\d+)$", text)[1])
+
     def attended(self):
-        return b"grantwright_sidecar_attended 1" in call(self.demo.doors.tcp, "GET", "/metrics").body
+        return self.metric("attended") == 1
 
     def test_cached_scopes_never_fail(self):
         doors = self.demo.doors
@@ -70,13 +92,17 @@ class Soak(unittest.TestCase):
         threads = [threading.Thread(target=load, args=(n,)) for n in range(CALLERS)]
         for thread in threads:
             thread.start()
-        kills = 0
+        kills = rotations = 0
+        left = self.metric("certificate_seconds")
         begun = time.monotonic()
         try:
-            while time.monotonic() - begun < SECONDS:
+            # A slow machine has until the first renewal is due, and as long again.
+            while (gone := time.monotonic() - begun) < SECONDS or rotations == 0 and gone < 2 * CERTIFICATE:
+                before, left = left, self.metric("certificate_seconds")
+                rotations += left > before
                 self.kill_broker()
+                self.reload(kills)
                 kills += 1
-                os.kill(self.demo.sidecar_pid, signal.SIGHUP)
                 time.sleep(2)
                 self.start_broker()
                 until("the sidecar is attended to again", 60, self.attended, 0.2)
@@ -88,9 +114,12 @@ class Soak(unittest.TestCase):
             over.set()
             for thread in threads:
                 thread.join()
-        print(f"       {sum(counts):,} calls, {kills} deaths of the broker, {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"       {sum(counts):,} calls, {kills} deaths of the broker, {rotations} renewals of "
+              f"the certificate, {self.metric('reloaded_total')} reloads, {time.monotonic() - begun:.0f} s", flush=True)
         self.assertEqual(failed[:5], [])
         self.assertGreater(min(counts), 100)
+        self.assertGreater(rotations, 0, "the certificate was never renewed")
+        self.assertGreater(self.metric("reloaded_total"), 0)
         code, report = self.demo.cli_json("audit", "verify")
         self.assertEqual(code, 0, report)
 

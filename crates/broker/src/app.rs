@@ -146,7 +146,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
     }
     let trust_domain =
         TrustDomain::parse(&authority.trust_domain).map_err(|e| StartError::new(e.to_string()))?;
-    let ca = Arc::new(Ca::load(&keys, trust_domain.as_str())?);
+    let ca = Ca::load(&keys, trust_domain.as_str())?.with_life(config.certificate_s());
+    let ca = Arc::new(ca);
     let grpc = listen("listen.grpc", &config.listen.grpc).await?;
     let http = listen("listen.http", &config.listen.http).await?;
     let (grpc_addr, http_addr) = (local(&grpc)?, local(&http)?);
@@ -668,7 +669,9 @@ async fn keep_certificate(broker: Arc<Broker>, tls: TlsServer, keys: KeyDir) {
             _ = hangup.recv() => {}
         }
         let trust_domain = broker.authority().trust_domain.clone();
+        let life_s = broker.ca.read().unwrap_or_else(PoisonError::into_inner).life_s();
         let renewed = Ca::load(&keys, &trust_domain)
+            .map(|ca| ca.with_life(life_s))
             .and_then(|ca| tls_config(&ca, broker.now()).map(|tls| (ca, tls)));
         match renewed {
             Ok((ca, config)) => {

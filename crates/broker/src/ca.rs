@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyD
 use crate::error::StartError;
 use crate::keys::{KeyDir, replace};
 
-/// Life of an agent's certificate: one hour.
+/// Life of an agent's certificate unless configured: one hour.
 pub const CERTIFICATE_S: i64 = 3600;
 /// Certificates begin this much earlier, for clocks that run behind.
 const BACKDATE_S: i64 = 60;
@@ -28,6 +28,7 @@ pub struct Ca {
     roots: Vec<CertificateDer<'static>>,
     trust_domain: String,
     signing_pem: String,
+    life_s: i64,
 }
 
 /// A certificate signed for a sidecar.
@@ -124,7 +125,20 @@ impl Ca {
         let signing_pem = pem_of(pem.expose_secret(), &signing)
             .ok_or_else(|| wrong("its certificate has no text".into()))?;
         let issuer = Issuer::from_ca_cert_der(&signing, key).map_err(|e| wrong(e.to_string()))?;
-        Ok(Self { issuer, roots, trust_domain: trust_domain.to_owned(), signing_pem })
+        let trust_domain = trust_domain.to_owned();
+        Ok(Self { issuer, roots, trust_domain, signing_pem, life_s: CERTIFICATE_S })
+    }
+
+    /// Life of the certificates that it signs for sidecars, in seconds.
+    #[must_use]
+    pub fn life_s(&self) -> i64 {
+        self.life_s
+    }
+
+    /// The same, whose certificates live so many seconds.
+    #[must_use]
+    pub fn with_life(self, life_s: i64) -> Self {
+        Self { life_s, ..self }
     }
 
     /// Every authority that is trusted.
@@ -150,7 +164,7 @@ impl Ca {
         if let Some(first) = serial.first_mut() {
             *first = (*first & 0x7f) | 0x40;
         }
-        self.sign(csr, agent, serial, now, now.plus_seconds(CERTIFICATE_S).whole_second())
+        self.sign(csr, agent, serial, now, now.plus_seconds(self.life_s).whole_second())
     }
 
     /// Signs the certificate of this serial again: its answer was lost.

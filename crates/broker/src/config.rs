@@ -11,6 +11,7 @@ use grantwright_mint::vault::Engine;
 use serde::Deserialize;
 
 use self::clouds::{AzureSection, GcpSection, GithubSection, KubernetesSection, OauthSection};
+use crate::ca::CERTIFICATE_S;
 use crate::channels::slack::config::SlackSection;
 use crate::channels::teams::config::TeamsSection;
 use crate::channels::webhook::config::WebhookSection;
@@ -59,6 +60,20 @@ pub struct Config {
     /// Written by rename once both listeners are up.
     #[serde(default)]
     pub ready_file: Option<PathBuf>,
+    /// How events are written to standard error.
+    #[serde(default)]
+    pub log_format: LogFormat,
+}
+
+/// `log_format`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Lines for people.
+    #[default]
+    Text,
 }
 
 /// Addresses to listen on; port 0 lets the system choose.
@@ -240,6 +255,8 @@ pub struct Limits {
     pub pending_ttl: String,
     /// How long a person's deny sticks to the identical ask.
     pub deny_sticky: String,
+    /// Life of a sidecar's certificate, renewed at half of it; 30 s to 24 h.
+    pub certificate_life: String,
 }
 
 impl Default for Limits {
@@ -251,6 +268,7 @@ impl Default for Limits {
             sign_ins_per_second: 20,
             pending_ttl: "1h".into(),
             deny_sticky: "10m".into(),
+            certificate_life: "1h".into(),
         }
     }
 }
@@ -665,10 +683,16 @@ impl Config {
         for (key, ttl) in [
             ("limits.pending_ttl", &self.limits.pending_ttl),
             ("limits.deny_sticky", &self.limits.deny_sticky),
+            ("limits.certificate_life", &self.limits.certificate_life),
         ] {
             if let Err(e) = parse_ttl(ttl) {
                 out.push(format!("{key}: {e}"));
             }
+        }
+        if !(30..=86_400).contains(&self.certificate_s()) {
+            out.push(
+                "limits.certificate_life: want 30s to 24h; sidecars renew at half of it".into(),
+            );
         }
         if [
             self.limits.open_requests_per_agent,
@@ -767,6 +791,12 @@ impl Config {
     #[must_use]
     pub fn pending_ms(&self) -> i64 {
         i64::from(parse_ttl(&self.limits.pending_ttl).unwrap_or(3600)) * 1000
+    }
+
+    /// Life of a sidecar's certificate, in seconds.
+    #[must_use]
+    pub fn certificate_s(&self) -> i64 {
+        parse_ttl(&self.limits.certificate_life).map_or(CERTIFICATE_S, i64::from)
     }
 
     /// How long a deny sticks, in milliseconds.

@@ -45,7 +45,7 @@ pub mod doors {
 }
 
 pub use app::{CaStep, ca_step, run, token_key_step};
-pub use config::Config;
+pub use config::{Config, LogFormat};
 pub use error::StartError;
 pub use http::listen::{Bounds, serve as serve_http};
 pub use init::{InitOptions, InitReport, fresh_link, init};

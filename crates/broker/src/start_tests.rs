@@ -53,10 +53,13 @@ fn invariant_30_a_configuration_reports_every_fault_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("broker.toml");
     let text = "public_url = \"ftp://x\"\n[listen]\ngrpc = \"here\"\nhttp = \"127.0.0.1:0\"\n[store]\nurl = \"mem\"\n\
-        [keys]\ndir = \"keys\"\n[limits]\nasks_per_second = 0\npending_ttl = \"soon\"\n";
+        [keys]\ndir = \"keys\"\n[limits]\nasks_per_second = 0\npending_ttl = \"soon\"\n\
+        certificate_life = \"5s\"\n";
     std::fs::write(&path, text).unwrap();
     let faults = Config::load(&path).unwrap_err().to_string();
-    for word in ["listen.grpc", "store.url", "public_url", "limits", "pending_ttl"] {
+    for word in
+        ["listen.grpc", "store.url", "public_url", "limits", "pending_ttl", "certificate_life"]
+    {
         assert!(faults.contains(word), "{word}: {faults}");
     }
     std::fs::write(&path, format!("surprise = 1\n{text}")).unwrap();

@@ -3,6 +3,8 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use grantwright_broker::LogFormat;
+
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Out;
 
@@ -19,7 +21,9 @@ pub struct Args {
 /// # Errors
 /// Why it did not start.
 pub fn run(out: &Out, args: &Args) -> Outcome {
-    trace(out.json);
+    // A file with faults is told of by the start itself.
+    let config = grantwright_broker::Config::load(&args.config);
+    trace(out.json || config.is_ok_and(|it| it.log_format == LogFormat::Json));
     grantwright_broker::run(&args.config).map_err(Failure::unable)?;
     Ok(Exit::Done)
 }
@@ -32,5 +36,5 @@ pub fn trace(json: bool) {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
     let lines = lines.with_writer(std::io::stderr);
     // A second subscriber would be a mistake of ours; the first one stays.
-    let _ = if json { lines.json().try_init() } else { lines.try_init() };
+    let _ = if json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
 }

@@ -100,6 +100,8 @@ pub struct DemoSettings {
     pub asks_per_second: Option<String>,
     /// `GRANTWRIGHT_DEMO_OPEN_REQUESTS`: how many of an agent's requests may be open, for measurements.
     pub open_requests: Option<String>,
+    /// `GRANTWRIGHT_DEMO_CERTIFICATE_LIFE`: life of the sidecar's certificate, for example `90s`.
+    pub certificate_life: Option<String>,
     /// `GRANTWRIGHT_DEMO_ROLE_ARN`: the role that the AWS scopes assume.
     pub role_arn: Option<String>,
     /// Static AWS credentials, and where STS is.
@@ -191,6 +193,7 @@ impl DemoSettings {
             pending_ttl: variable("GRANTWRIGHT_DEMO_PENDING_TTL"),
             asks_per_second: variable("GRANTWRIGHT_DEMO_ASKS_PER_SECOND"),
             open_requests: variable("GRANTWRIGHT_DEMO_OPEN_REQUESTS"),
+            certificate_life: variable("GRANTWRIGHT_DEMO_CERTIFICATE_LIFE"),
             role_arn: variable("GRANTWRIGHT_DEMO_ROLE_ARN"),
             aws,
             aws_absent,

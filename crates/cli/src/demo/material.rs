@@ -151,6 +151,9 @@ pub fn broker_toml(settings: &DemoSettings, ports: Ports, store: &str) -> Result
     let pending = settings.pending_ttl.as_deref().unwrap_or("1h");
     parse_ttl(pending)
         .map_err(|e| Failure::unable(format!("GRANTWRIGHT_DEMO_PENDING_TTL: {e}")))?;
+    let life = settings.certificate_life.as_deref().unwrap_or("1h");
+    parse_ttl(life)
+        .map_err(|e| Failure::unable(format!("GRANTWRIGHT_DEMO_CERTIFICATE_LIFE: {e}")))?;
     let asks = limit("ASKS_PER_SECOND", settings.asks_per_second.as_deref(), 50)?;
     let open = limit("OPEN_REQUESTS", settings.open_requests.as_deref(), 20)?;
     let mut out = format!(
@@ -171,7 +174,8 @@ pub fn broker_toml(settings: &DemoSettings, ports: Ports, store: &str) -> Result
          open_requests_per_agent = {open}\n\
          asks_per_second = {asks}\n\
          pending_ttl = {}\n\
-         deny_sticky = \"10m\"\n\n\
+         deny_sticky = \"10m\"\n\
+         certificate_life = {}\n\n\
          [[minter]]\n\
          name = \"jwt\"\n\
          kind = \"jwt\"\n\
@@ -180,6 +184,7 @@ pub fn broker_toml(settings: &DemoSettings, ports: Ports, store: &str) -> Result
         ports.http,
         text(store),
         text(pending),
+        text(life),
     );
     let _ = match &settings.aws {
         Some(aws) => {

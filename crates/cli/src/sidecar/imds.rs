@@ -30,6 +30,13 @@ const MOST_LIFE: u64 = 21_600;
 const MOST_TOKENS: usize = 1024;
 /// What `/aws/` may take before it says that something is under way.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// What stands before an IPv4 address in the kernel's table of IPv6 sockets: `::ffff:`, in words of the
+/// machine's order.
+const MAPPED: &str = if cfg!(target_endian = "little") {
+    "0000000000000000FFFF0000"
+} else {
+    "00000000000000000000FFFF"
+};
 
 /// What is served.
 pub struct Imds {
@@ -198,16 +205,17 @@ fn said(status: StatusCode, words: &str) -> Response {
 }
 
 /// Whose socket the other end of this connection is (proc(5), `/proc/net/tcp`); none where the kernel
-/// does not say.
+/// does not say. A program may reach an IPv4 address from an IPv6 socket, as Java's do.
 fn uid_of(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    uid_in(&table, peer, own)
+    [("/proc/net/tcp", ""), ("/proc/net/tcp6", MAPPED)].into_iter().find_map(|(table, before)| {
+        uid_in(&std::fs::read_to_string(table).ok()?, before, peer, own)
+    })
 }
 
-fn uid_in(table: &str, peer: SocketAddr, own: SocketAddr) -> Option<u32> {
+fn uid_in(table: &str, before: &str, peer: SocketAddr, own: SocketAddr) -> Option<u32> {
     let shown = |at: SocketAddr| match at.ip() {
         IpAddr::V4(ip) => {
-            Some(format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), at.port()))
+            Some(format!("{before}{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), at.port()))
         }
         IpAddr::V6(_) => None,
     };
@@ -230,12 +238,18 @@ mod tests {
              1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000     7\n\
              2: 0100007F:D431 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1001\n";
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        assert_eq!(uid_in(table, at(0xD431), at(0x1F90)), Some(1001));
-        assert_eq!(uid_in(table, at(0xD432), at(0x1F90)), None);
+        assert_eq!(uid_in(table, "", at(0xD431), at(0x1F90)), Some(1001));
+        assert_eq!(uid_in(table, "", at(0xD432), at(0x1F90)), None);
         let listener = std::net::TcpListener::bind(at(0)).unwrap();
         let own = listener.local_addr().unwrap();
         let client = std::net::TcpStream::connect(own).unwrap();
         let uid = rustix::process::geteuid().as_raw();
         assert_eq!(uid_of(client.local_addr().unwrap(), own), Some(uid));
+        // The same from an IPv6 socket, where there is such a thing.
+        let mapped = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+        if let Ok(client) = std::net::TcpStream::connect((mapped, own.port())) {
+            let peer = at(client.local_addr().unwrap().port());
+            assert_eq!(uid_of(peer, own), Some(uid));
+        }
     }
 }

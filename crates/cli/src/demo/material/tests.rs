@@ -91,6 +91,7 @@ fn configurations_are_what_broker_and_sidecar_read() {
             aws_absent: "it's \"absent\"".into(),
             pending_ttl: Some("2s".into()),
             asks_per_second: Some("100000".into()),
+            certificate_life: Some("90s".into()),
             ..DemoSettings::default()
         };
         let file = broker_toml(&settings, ports, "sqlite:///tmp/d/store.db").unwrap();
@@ -101,7 +102,7 @@ fn configurations_are_what_broker_and_sidecar_read() {
         let config = grantwright_broker::Config::load(&path).unwrap();
         assert_eq!(config.minters.len(), 3);
         assert_eq!(config.limits.asks_per_second, 100_000);
-        assert_eq!(config.pending_ms(), 2000);
+        assert_eq!((config.pending_ms(), config.certificate_s()), (2000, 90));
     }
     let file = sidecar_toml(ports, "/tmp/d/sidecar.sock");
     let config = grantwright_sidecar::Config::parse(&file, Path::new("/tmp/d")).unwrap();

@@ -49,7 +49,9 @@ async fn main() -> anyhow::Result<()> {
             load(Path::new(dir), callers.parse()?, connections.parse()?, seconds.parse()?, what)
                 .await
         }
-        _ => bail!("usage: bench-grants echo|enrol|fleet|load …, see the first lines of the source"),
+        _ => {
+            bail!("usage: bench-grants echo|enrol|fleet|load …, see the first lines of the source")
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-"""Bad company on the same host: names that rebind, other agents and other users. Thousands of asks at once,
-no two alike or all the same, are answered or refused, all of them."""
+"""Bad company on the same host: connections that say nothing or never read, no descriptors left, names that
+rebind, other agents and other users. Who may come in is served meanwhile; thousands of distinct asks are
+answered or refused, all of them."""
 
 import json
 import os
@@ -13,7 +14,7 @@ import unittest
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import ROOT, SIDECAR, Demo, Process, call, clean_env, scratch, until
+from harness import ROOT, SIDECAR, Demo, Process, Unix, call, clean_env, scratch, until
 
 demo = doors = None
 ASK = {"scope": "demo.read", "params": {"dataset": "hostile"}, "reason": "a test"}
@@ -75,6 +76,124 @@ def served():
     """One call as an agent makes it, on a connection of its own."""
     reply = doors.call("POST", "/v1/credentials", ASK, timeout=30)
     assert reply.status == 200, reply
+
+
+class Silent(unittest.TestCase):
+    """More connections than there are places; none of them has shown a token."""
+
+    MANY = 3000
+
+    def setUp(self):
+        served()
+        self.lines = []
+        self.addCleanup(lambda: [line.close() for line in self.lines])
+
+    def crowd(self, said=b"", many=None):
+        for _ in range(many or self.MANY):
+            line = socket.create_connection(address(), timeout=30)
+            if said:
+                try:
+                    line.sendall(said)
+                except OSError:
+                    pass
+            self.lines.append(line)
+
+    def test_28_half_open_connections_keep_nobody_out(self):
+        kept = Unix(doors.socket)
+        kept.request("POST", "/v1/credentials", json.dumps(ASK), {"Content-Type": "application/json"})
+        self.assertEqual(kept.getresponse().read()[:1], b"{")
+        self.crowd()
+        # A new one is served, again and again, though they all stay.
+        for _ in range(20):
+            served()
+        # And the one that was there before.
+        kept.request("POST", "/v1/credentials", json.dumps(ASK), {"Content-Type": "application/json"})
+        self.assertEqual(kept.getresponse().status, 200)
+        kept.close()
+
+    def test_28_heads_that_never_end_keep_nobody_out(self):
+        self.crowd(b"POST /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        for _ in range(20):
+            served()
+
+    def test_28_open_doors_and_wrong_tokens_win_no_place(self):
+        host = urlsplit(doors.tcp).netloc.encode()
+        for path, more in ((b"/healthz", b""), (b"/v1/scopes", b"Authorization: Bearer wrong\r\n")):
+            self.crowd(b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + more + b"\r\n", 800)
+        for _ in range(20):
+            served()
+
+    def test_28_who_shows_the_token_keeps_its_place(self):
+        body = json.dumps(ASK).encode()
+        said = (f"POST /v1/credentials HTTP/1.1\r\nHost: {urlsplit(doors.tcp).netloc}\r\nAuthorization: Bearer "
+                f"{doors.token}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n").encode() + body
+        mine = socket.create_connection(address(), timeout=30)
+        self.addCleanup(mine.close)
+
+        def again():
+            mine.sendall(said)
+            got = b""
+            while b"\r\n\r\n" not in got or len(got.partition(b"\r\n\r\n")[2]) < int(
+                    re.search(rb"(?i)content-length: (\d+)", got)[1]):
+                part = mine.recv(65536)
+                self.assertTrue(part, "it was turned out")
+                got += part
+            self.assertTrue(got.startswith(b"HTTP/1.1 200"), got[:200])
+        again()
+        self.crowd(many=1500)
+        again()
+
+    def test_28_slow_readers_keep_nobody_out(self):
+        host = urlsplit(doors.tcp).netloc
+        said = (f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n" * 200).encode()
+        for _ in range(300):
+            line = socket.socket()
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.settimeout(30)
+            line.connect(address())
+            line.setblocking(False)
+            try:
+                line.send(said)
+            except BlockingIOError:
+                pass
+            self.lines.append(line)
+        for _ in range(20):
+            served()
+
+    def tearDown(self):
+        status = Path(f"/proc/{demo.sidecar_pid}/status").read_text()
+        rss = int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+        self.assertLess(rss, 200_000, "its memory is not bounded")
+
+
+class Descriptors(unittest.TestCase):
+    """EMFILE: the sidecar may open so few files that a crowd takes them all."""
+
+    def test_28_the_accept_loop_lives_without_descriptors(self):
+        served()
+        crowd = []
+        soft, hard = resource.prlimit(demo.sidecar_pid, resource.RLIMIT_NOFILE)
+        open_now = len(os.listdir(f"/proc/{demo.sidecar_pid}/fd"))
+        resource.prlimit(demo.sidecar_pid, resource.RLIMIT_NOFILE, (open_now + 20, hard))
+        try:
+            for _ in range(200):
+                crowd.append(socket.create_connection(address(), timeout=30))
+            # Strangers give way; both doors answer, with the crowd still there.
+            until("a credential over TCP", 30, lambda: self.comes_in(), 0.1)
+            until("a credential over the socket", 30, lambda: self.comes_in(doors.socket), 0.1)
+        finally:
+            resource.prlimit(demo.sidecar_pid, resource.RLIMIT_NOFILE, (soft, hard))
+            for line in crowd:
+                line.close()
+        served()
+
+    @staticmethod
+    def comes_in(base=None):
+        try:
+            reply = call(base or doors.tcp, "POST", "/v1/credentials", ASK, {"Authorization": f"Bearer {doors.token}"})
+            return reply.status == 200
+        except OSError:
+            return False
 
 
 class Distinct(unittest.TestCase):

@@ -12,7 +12,8 @@ use crate::SidecarError;
 /// Most agents of one sidecar.
 const MOST_AGENTS: usize = 64;
 /// Keys that all agents of one sidecar share; every other one belongs to one agent.
-const SHARED: [&str; 5] = ["brokers", "console", "log", "trust_bundle", "trust_domain"];
+const SHARED: [&str; 6] =
+    ["brokers", "console", "log", "log_format", "trust_bundle", "trust_domain"];
 
 /// What `deploy/config/sidecar.toml` says, key by key, of one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// Least severity that is logged.
     pub log: tracing::Level,
+    /// One JSON object a line, instead of lines for people.
+    pub log_json: bool,
 }
 
 impl Config {
@@ -231,6 +234,7 @@ impl Keys<'_> {
             workload: self.text("workload"),
             ready_file: self.path("ready_file"),
             log: self.level(),
+            log_json: self.format(),
         };
         if config.listen.is_none() && config.socket.is_none() {
             self.fault("neither `listen` nor `socket` is given: nobody could reach the sidecar");
@@ -345,6 +349,17 @@ impl Keys<'_> {
             }
         }
     }
+
+    fn format(&mut self) -> bool {
+        match self.text("log_format").as_deref() {
+            None | Some("text") => false,
+            Some("json") => true,
+            Some(_) => {
+                self.fault("`log_format` is neither text nor json");
+                false
+            }
+        }
+    }
 }
 
 /// `https://host:port`, nothing behind it.
@@ -388,6 +403,7 @@ mod tests {
             "workload",
             "ready_file",
             "log",
+            "log_format",
         ] {
             let named = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
             assert!(REFERENCE.lines().any(named), "{key}");
@@ -435,7 +451,8 @@ mod tests {
     #[test]
     fn every_fault_is_reported_at_once() {
         let faults = Config::parse(
-            "brokers = [\"http://a:1\"]\nlisten = \"0.0.0.0:1\"\nlog = \"loud\"\ntoken = \"x\"\n",
+            "brokers = [\"http://a:1\"]\nlisten = \"0.0.0.0:1\"\nlog = \"loud\"\nlog_format = \"xml\"\n\
+             token = \"x\"\n",
             Path::new(""),
         )
         .unwrap_err()
@@ -446,7 +463,8 @@ mod tests {
             "trust_domain",
             "https://host:port",
             "loopback",
-            "log",
+            "`log` is none",
+            "neither text nor json",
             "unknown key `token`",
             "neither",
         ] {

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use crate::linger::Lingering;
+use crate::places::Place;
 use crate::process::Caller;
 use crate::repeat::{Exchange, Repeats, Step};
 use crate::{Sidecar, doors};
@@ -27,16 +28,35 @@ const HEAD_TIME: Duration = Duration::from_secs(60);
 /// Calls that run when the sidecar ends have this long.
 pub(crate) const LAST_CALLS: Duration = Duration::from_secs(1);
 
-/// Serves until the client leaves or `closed` says so.
+/// Serves until the client leaves, `closed` says so, or its place is another's.
 pub(crate) async fn connection<S>(
     stream: S,
     caller: Caller,
+    place: Place,
     sidecar: Arc<Sidecar>,
+    closed: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut serving = pin!(serve(stream, caller, &place, &sidecar, closed));
+    let mut out = pin!(place.turned_out());
+    poll_fn(|cx| match serving.as_mut().poll(cx) {
+        Poll::Pending if !place.is_known() => out.as_mut().poll(cx),
+        polled => polled,
+    })
+    .await;
+}
+
+async fn serve<S>(
+    stream: S,
+    caller: Caller,
+    place: &Place,
+    sidecar: &Arc<Sidecar>,
     mut closed: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut stream = Lingering::new(stream);
+    let mut stream = Lingering::new(stream, place.seat());
     let mut repeats = Repeats::default();
     loop {
         let step = {
@@ -53,7 +73,7 @@ pub(crate) async fn connection<S>(
                 }
             });
             let mut end = pin!(closed.wait_for(|it| *it));
-            poll_fn(|cx| match repeats.poll(&mut stream, &sidecar, cx) {
+            poll_fn(|cx| match repeats.poll(&mut stream, sidecar, cx) {
                 Poll::Ready(step) => Poll::Ready(step),
                 Poll::Pending if idle.as_mut().poll(cx).is_ready() => Poll::Ready(Step::End),
                 Poll::Pending => end.as_mut().poll(cx).map(|_| Step::End),
@@ -64,7 +84,8 @@ pub(crate) async fn connection<S>(
             return;
         }
         let exchange = Exchange::begin(repeats.take());
-        if !Box::pin(through_hyper(&mut stream, &exchange, &caller, &sidecar, &mut closed)).await {
+        let calls = through_hyper(&mut stream, &exchange, (&caller, place), sidecar, &mut closed);
+        if !Box::pin(calls).await {
             return;
         }
         repeats.learn(exchange);
@@ -76,7 +97,7 @@ pub(crate) async fn connection<S>(
 async fn through_hyper<S>(
     stream: &mut Lingering<S>,
     exchange: &Exchange,
-    caller: &Caller,
+    (caller, place): (&Caller, &Place),
     sidecar: &Arc<Sidecar>,
     closed: &mut watch::Receiver<bool>,
 ) -> bool
@@ -85,7 +106,7 @@ where
 {
     let service = service_fn(|call| async move {
         exchange.called(&call);
-        let reply = doors::answer(sidecar, caller, call).await;
+        let reply = doors::answer(sidecar, caller, place, call).await;
         exchange.answered(&reply);
         Ok::<_, Infallible>(reply)
     });

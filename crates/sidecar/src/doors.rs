@@ -21,6 +21,7 @@ use hyper::body::{Body as _, Incoming};
 use crate::Sidecar;
 use crate::cache::Raw;
 use crate::guard::Door;
+use crate::places::Place;
 use crate::process::Caller;
 use crate::remember::log_inconsistent;
 
@@ -36,6 +37,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 pub(crate) async fn answer(
     sidecar: &Arc<Sidecar>,
     caller: &Caller,
+    place: &Place,
     call: Request<Incoming>,
 ) -> Reply {
     let (head, body) = call.into_parts();
@@ -44,6 +46,10 @@ pub(crate) async fn answer(
     if let Err(refusal) = sidecar.tokens.admit(caller.peer, door, &head) {
         sidecar.metrics.guarded.add(1);
         return refused(sidecar, door, &refusal);
+    }
+    // An open door shows nothing of who comes.
+    if door != Door::Open {
+        place.known();
     }
     match door {
         Door::Aws if head.method == Method::GET => {

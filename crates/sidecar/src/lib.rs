@@ -26,6 +26,7 @@ mod linger;
 mod listen;
 mod metrics;
 mod params;
+mod places;
 mod process;
 mod reload;
 mod remember;
@@ -57,13 +58,13 @@ pub fn run(config_path: &Path) -> anyhow::Result<()> {
     let agents = Config::load_all(config_path)?;
     let log = agents.first().map_or(tracing::Level::INFO, |it| it.log);
     // Whoever runs us as a part may have a subscriber already: then that one is used.
-    let _ = tracing::subscriber::set_global_default(
-        tracing_subscriber::fmt()
-            .with_max_level(log)
-            .with_writer(std::io::stderr)
-            .with_ansi(false)
-            .finish(),
-    );
+    let lines =
+        tracing_subscriber::fmt().with_max_level(log).with_writer(std::io::stderr).with_ansi(false);
+    let _ = if agents.first().is_some_and(|it| it.log_json) {
+        tracing::subscriber::set_global_default(lines.json().flatten_event(true).finish())
+    } else {
+        tracing::subscriber::set_global_default(lines.finish())
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

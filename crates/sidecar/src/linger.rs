@@ -9,18 +9,23 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::runtime::Handle;
 
 use crate::connection::LAST_CALLS;
+use crate::places::Seat;
 
 /// So much of what a client sends after its answer is read and thrown away.
 const MOST_UNREAD: usize = 1 << 20;
 
 /// See the module.
-pub(crate) struct Lingering<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(Option<S>);
+pub(crate) struct Lingering<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(Option<S>, Seat);
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Lingering<S> {
     fn drop(&mut self) {
         let (Some(mut stream), Ok(runtime)) = (self.0.take(), Handle::try_current()) else {
             return;
         };
+        // Its place is another's already, and so is its descriptor.
+        if self.1.is_lost() {
+            return;
+        }
         runtime.spawn(tokio::time::timeout(LAST_CALLS, async move {
             let _ = stream.shutdown().await;
             let mut unread = [0; 512];
@@ -36,8 +41,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Lingering<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Lingering<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self(Some(stream))
+    pub(crate) fn new(stream: S, seat: Seat) -> Self {
+        Self(Some(stream), seat)
     }
 
     fn stream(&mut self) -> std::io::Result<Pin<&mut S>> {

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::connection::{LAST_CALLS, connection};
+use crate::places::Places;
 use crate::process::{Caller, identify};
 use crate::{Config, Sidecar, SidecarError, files};
 
 /// Connections at the same time, on each socket: strangers on TCP cannot crowd out the unix socket.
 const MOST_CONNECTIONS: usize = 512;
+/// Strangers that give way at once where descriptors are short.
+const MOST_TURNED_OUT: usize = 16;
 
 /// The bound sockets.
 pub(crate) struct Listeners {
@@ -61,15 +64,16 @@ impl Listeners {
     /// Serves until `end` completes, then lets running calls finish for a moment.
     pub(crate) async fn serve(self, sidecar: &Arc<Sidecar>, end: impl Future<Output = ()>) {
         let (closing, closed) = watch::channel(false);
+        let places = [Places::new(MOST_CONNECTIONS), Places::new(MOST_CONNECTIONS)];
         let tcp = async {
             match &self.tcp {
-                Some((listener, _)) => accept_tcp(listener, sidecar, &closed).await,
+                Some((listener, _)) => accept_tcp(listener, sidecar, &places, &closed).await,
                 None => std::future::pending().await,
             }
         };
         let unix = async {
             match &self.unix {
-                Some((listener, _)) => accept_unix(listener, sidecar, &closed).await,
+                Some((listener, _)) => accept_unix(listener, sidecar, &places, &closed).await,
                 None => std::future::pending().await,
             }
         };
@@ -94,22 +98,19 @@ impl Listeners {
 async fn accept_tcp(
     listener: &TcpListener,
     sidecar: &Arc<Sidecar>,
+    places: &[Arc<Places>; 2],
     closed: &watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let [own, _] = places;
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                let serving =
-                    connection(stream, Caller::tcp(), Arc::clone(sidecar), closed.clone());
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(place);
-                });
+                let place = own.admit().await;
+                let (sidecar, closed) = (Arc::clone(sidecar), closed.clone());
+                tokio::spawn(connection(stream, Caller::tcp(), place, sidecar, closed));
             }
-            Err(error) => pause(&error).await,
+            Err(error) => pause(&error, places).await,
         }
     }
 }
@@ -117,30 +118,32 @@ async fn accept_tcp(
 async fn accept_unix(
     listener: &UnixListener,
     sidecar: &Arc<Sidecar>,
+    places: &[Arc<Places>; 2],
     closed: &watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let own = rustix::process::geteuid().as_raw();
-    let user = sidecar.config.user.unwrap_or(own);
+    let [_, own] = places;
+    let user = sidecar.config.user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                let place = own.admit().await;
                 let (sidecar, closed) = (Arc::clone(sidecar), closed.clone());
                 tokio::spawn(async move {
                     let caller = Box::pin(identify(&stream, user, &sidecar.programs)).await;
-                    connection(stream, caller, sidecar, closed).await;
-                    drop(place);
+                    connection(stream, caller, place, sidecar, closed).await;
                 });
             }
-            Err(error) => pause(&error).await,
+            Err(error) => pause(&error, places).await,
         }
     }
 }
 
-/// No descriptors left, or the peer is gone already: neither ends the listener.
-async fn pause(error: &std::io::Error) {
-    tracing::warn!(%error, "cannot accept a connection");
+/// No descriptors left, or the peer is gone already: neither ends the listener. Where descriptors are
+/// short, strangers give way, on the socket that has more of them.
+async fn pause(error: &std::io::Error, places: &[Arc<Places>; 2]) {
+    let crowd = places.iter().max_by_key(|it| it.strangers());
+    let made = crowd.map_or(0, |it| it.make_room(MOST_TURNED_OUT));
+    tracing::warn!(%error, turned_out = made, "cannot accept a connection");
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 

@@ -49,6 +49,7 @@ fn waiting(old: &Config, new: &Config) -> Vec<&'static str> {
         ("join_token_file", old.join_token_file == new.join_token_file),
         ("listen", old.listen == new.listen),
         ("log", old.log == new.log),
+        ("log_format", old.log_json == new.log_json),
         ("ready_file", old.ready_file == new.ready_file),
         ("socket", old.socket == new.socket),
         ("socket_mode", old.socket_mode == new.socket_mode),

@@ -97,7 +97,7 @@ impl Says {
         }
         params.subject_alt_names.clone_from(&self.names);
         params.extended_key_usages.clone_from(&self.usage);
-        params.is_ca = self.is_ca.clone();
+        params.is_ca = self.is_ca;
         params.serial_number = Some(SerialNumber::from_slice(&[0x0a, 0xbc, 0x01]));
         (params.not_before, params.not_after) = (moment(self.begins), moment(self.ends));
         params.signed_by(key, &CA).unwrap().pem()

@@ -19,13 +19,15 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::fixtures::now;
 
+/// Makes the minter for a backend at an address.
+pub type Make = Box<dyn Fn(&str) -> Box<dyn Minter>>;
+
 /// A backend that answers well, and how it is asked.
 pub struct Row {
     pub name: &'static str,
     /// Where it listens.
     pub url: String,
-    /// The minter for a backend at this address.
-    pub make: Box<dyn Fn(&str) -> Box<dyn Minter>>,
+    pub make: Make,
     pub asked: (Scope, Params),
     pub ttl_s: u32,
     /// In the first line of the call that makes the credential.

@@ -11,6 +11,7 @@ use tower::ServiceExt as _;
 use super::config::GuardsSection;
 use crate::http;
 use crate::http::console::desk;
+use crate::http::peer::Peer;
 use crate::http::session::{self, How};
 use crate::issue::rig::{Rig, human, id_of};
 use crate::people::Intention;
@@ -34,7 +35,7 @@ async fn asked(rig: &Rig, rows: u32, task: &str) -> String {
 
 /// A page as a person reads it.
 async fn read(rig: &Rig, person: &str, path: &str) -> String {
-    let cookie = session::begin(&rig.broker, &human(person), How::Link).await.unwrap();
+    let cookie = session::begin(&rig.broker, &human(person), How::Link, &Peer::default()).await.unwrap();
     let request = Request::get(path)
         .header(header::HOST, "localhost")
         .header(header::ACCEPT, "text/html")

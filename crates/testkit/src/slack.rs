@@ -46,6 +46,13 @@ pub enum Fault {
     Error(&'static str),
 }
 
+/// How fast it takes messages: one in so long, over the whole workspace; what comes sooner is 429.
+struct Pace {
+    every_ms: i64,
+    clock: Box<dyn Fn() -> i64 + Send>,
+    next: i64,
+}
+
 /// What it holds.
 pub struct FakeSlack {
     /// Where the Web API is.
@@ -68,6 +75,11 @@ pub struct FakeSlack {
     pub acks: Mutex<Vec<Value>>,
     /// What the bot token may.
     pub scopes: Mutex<BTreeSet<String>>,
+    /// When messages were taken, in milliseconds of the pace's clock; see [`Self::takes_one_every`].
+    pub taken: Mutex<Vec<i64>>,
+    /// Messages that came too soon.
+    pub too_soon: Mutex<u64>,
+    pace: Mutex<Option<Pace>>,
     socket: String,
     envelopes: broadcast::Sender<String>,
     serial: Mutex<u64>,
@@ -90,6 +102,9 @@ impl FakeSlack {
             users: Mutex::default(),
             acks: Mutex::default(),
             scopes: Mutex::new(["chat:write", "users:read"].map(ToOwned::to_owned).into()),
+            taken: Mutex::default(),
+            too_soon: Mutex::default(),
+            pace: Mutex::default(),
             socket: format!("ws://{}/link", ws.local_addr().expect("an address")),
             envelopes: broadcast::channel(1024).0,
             serial: Mutex::new(0),
@@ -149,6 +164,29 @@ impl FakeSlack {
     /// Tells the connections that they are wound up.
     pub fn disconnect(&self, reason: &str) {
         let _ = self.envelopes.send(json!({ "type": "disconnect", "reason": reason }).to_string());
+    }
+
+    /// From now on one message is taken in so long, posted or changed, wherever it goes: the others are
+    /// 429 with `Retry-After`. `clock` tells milliseconds.
+    pub fn takes_one_every(&self, every_ms: i64, clock: impl Fn() -> i64 + Send + 'static) {
+        let next = clock();
+        *self.pace.lock().unwrap() = Some(Pace { every_ms, clock: Box::new(clock), next });
+    }
+
+    /// In how many seconds this message may come again; none: it is taken.
+    fn wait(&self, method: &str) -> Option<u64> {
+        let mut pace = self.pace.lock().unwrap();
+        let pace =
+            pace.as_mut().filter(|_| matches!(method, "chat.postMessage" | "chat.update"))?;
+        let now = (pace.clock)();
+        if now < pace.next {
+            *self.too_soon.lock().unwrap() += 1;
+            let ms = u64::try_from(pace.next - now).unwrap_or(0);
+            return Some(ms.div_ceil(1000).max(1));
+        }
+        pace.next = now + pace.every_ms;
+        self.taken.lock().unwrap().push(now);
+        None
     }
 
     fn next(&self) -> u64 {
@@ -319,12 +357,7 @@ async fn call(
     fake.calls.lock().unwrap().push(method.clone());
     let next = fake.faults.lock().unwrap().pop_front();
     match next {
-        Some(Fault::TooMany(seconds)) => {
-            let mut response = Response::new(Body::from(r#"{"ok":false,"error":"ratelimited"}"#));
-            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-            response.headers_mut().insert("retry-after", seconds.into());
-            return response;
-        }
+        Some(Fault::TooMany(seconds)) => return too_many(seconds),
         Some(Fault::Status(status)) => {
             return StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY).into_response();
         }
@@ -333,6 +366,9 @@ async fn call(
             return Json(json!({ "ok": false, "error": error })).into_response();
         }
         None => {}
+    }
+    if let Some(seconds) = fake.wait(&method) {
+        return too_many(seconds);
     }
     // Clients send JSON, a form, or a query.
     let given = serde_json::from_slice(&body).unwrap_or_else(|_| {
@@ -352,6 +388,13 @@ async fn call(
         Err(error) => json!({ "ok": false, "error": error }),
     };
     Json(answer).into_response()
+}
+
+fn too_many(seconds: u64) -> Response {
+    let mut response = Response::new(Body::from(r#"{"ok":false,"error":"ratelimited"}"#));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    response.headers_mut().insert("retry-after", seconds.into());
+    response
 }
 
 async fn hook(State(fake): State<Arc<FakeSlack>>, Json(body): Json<Value>) -> &'static str {

@@ -1,6 +1,7 @@
 //! What every door for decisions must bear: each way in which a delivery can be wrong gets a refusal
 //! and changes nothing. A door's tests give a [`Hand`]; `docs/channels.md` holds the table of all.
 
+mod hostile;
 mod people;
 
 use std::collections::BTreeMap;
@@ -9,8 +10,8 @@ use std::pin::Pin;
 
 use grantwright_approval::channel::{Channel, Delivery, Rejected, Wish};
 use grantwright_approval::sheet::handle;
-use grantwright_domain::event::{Account, AccountLinked};
-use grantwright_domain::{Event, RequestId, Timestamp};
+use grantwright_domain::event::{Account, AccountLinked, GroupSet, HumanSet};
+use grantwright_domain::{Event, GroupName, RequestId, Timestamp};
 use grantwright_store::{Loaded, Transition};
 
 use super::inbound::{self, Outcome};
@@ -36,6 +37,10 @@ pub trait Hand: Send + Sync {
     fn ready<'a>(&'a self, _rig: &'a Rig) -> Work<'a, ()> {
         Box::pin(std::future::ready(()))
     }
+    /// Whether its deliveries say when they were made, or its people's right to make them ends.
+    fn is_timed(&self) -> bool {
+        true
+    }
     /// After how many milliseconds a delivery is stale.
     fn stale_after(&self) -> i64 {
         301_000
@@ -46,19 +51,19 @@ pub trait Hand: Send + Sync {
             let channel = self.channel().unwrap();
             match channel.verify(delivery, rig.broker.now()) {
                 Err(rejected) => rejected.code().to_owned(),
-                Ok(press) => match inbound::press(&rig.broker, channel.name(), press).await {
-                    Outcome::Done(_) => "done".into(),
-                    Outcome::Repeated => "repeated".into(),
-                    Outcome::Refused(refusal) => {
-                        assert!(!refusal.detail.is_empty() && !refusal.next.is_empty());
-                        refusal.code.to_string()
-                    }
-                    Outcome::Unlinked(url) => {
-                        assert!(url.starts_with("http://localhost:1/link/"));
-                        "link".into()
-                    }
-                },
+                Ok(press) => came(inbound::press(&rig.broker, channel.name(), press).await),
             }
+        })
+    }
+    /// Every text that a person is shown of a request.
+    fn shows<'a>(&'a self, rig: &'a Rig, loaded: &'a Loaded) -> Work<'a, Vec<String>> {
+        Box::pin(async move {
+            let channel = self.channel().unwrap();
+            let sheet = super::sheet::sheet(&rig.broker, loaded, channel.name()).unwrap();
+            let message = channel.card(&sheet);
+            let mut texts = hostile::texts(&message.body);
+            texts.push(message.text);
+            texts
         })
     }
     /// The workspace or tenant that it is configured for.
@@ -96,18 +101,40 @@ pub trait Hand: Send + Sync {
         id: &str,
         at: Timestamp,
     ) -> Delivery;
+    /// The same, as authentic, with a body that is not of its form.
+    fn garble(&self, delivery: Delivery) -> Delivery;
     /// The same as somebody else would send it, who does not hold the service's secret.
     fn forge(&self, delivery: Delivery) -> Delivery;
 }
 
 const APPROVE: Wish = Wish::Approve { confirm: None };
 
+/// Everybody who has an account in each suite: alice owns the agent, dave may not decide.
+pub const PEOPLE: [&str; 7] = ["alice", "bob", "carol", "dave", "frank", "grace", "heidi"];
+
+/// The word for what came of a press; whoever pressed is told why nothing changed, and what to do.
+pub fn came(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Done(_) => "done".into(),
+        Outcome::Repeated => "repeated".into(),
+        Outcome::Refused(refusal) => {
+            assert!(!refusal.detail.is_empty() && !refusal.next.is_empty());
+            refusal.code.to_string()
+        }
+        Outcome::Unlinked(url) => {
+            assert!(url.starts_with("http://localhost:1/link/"));
+            "link".into()
+        }
+    }
+}
+
 /// A case and what it must come to.
-const CASES: [(&str, &str); 21] = [
+const CASES: [(&str, &str); 31] = [
     ("genuine", "done"),
     ("duplicate", "repeated"),
     ("pressed twice", "done, changes nothing"),
     ("five at once", "one vote each"),
+    ("twice by five people at once", "five votes of ten presses"),
     ("late", "stale"),
     ("early", "stale"),
     ("reordered", "not_seen"),
@@ -115,6 +142,15 @@ const CASES: [(&str, &str); 21] = [
     ("forged", "forged"),
     ("edited", "forged"),
     ("malformed", "malformed"),
+    ("malformed JSON", "malformed"),
+    ("100 kB of words", "malformed"),
+    ("200 parameters", "bad_params"),
+    ("markdown", "done, shown inert"),
+    ("HTML", "done, shown inert"),
+    ("ANSI", "done, shown inert"),
+    ("bidirectional", "done, shown inert"),
+    ("zero-width", "done, shown inert"),
+    ("tag characters", "done, shown inert"),
     ("wrong digest", "digest_mismatch"),
     ("narrowed meanwhile", "digest_mismatch"),
     ("wrong workspace", "stranger"),
@@ -139,24 +175,29 @@ pub type Column = BTreeMap<&'static str, String>;
 /// Runs every case, each on a fresh broker.
 pub async fn suite(hand: &dyn Hand) -> Column {
     let name = hand.name();
-    let mut column = Column::new();
+    let (mut column, mut unlike) = (Column::new(), Vec::new());
     for (case, usual) in CASES {
         let bench = Bench::new(hand).await;
         let got = bench.run(case).await;
-        assert_eq!(got, hand.wants(case).unwrap_or(usual), "{name}: {case}");
+        let want = hand.wants(case).unwrap_or(usual);
+        if got != want {
+            unlike.push(format!("{name}: {case}: {got}, not {want}"));
+        }
         bench.rig.fold().await;
         column.insert(case, got);
     }
+    assert_eq!(unlike, Vec::<String>::new());
     column
 }
 
 /// Every door bears every case; the table of the manual says what each comes to.
 #[tokio::test(flavor = "multi_thread")]
 async fn invariant_12_every_door_bears_every_case_as_the_table_says() {
-    let (api, console, slack, teams, webhook) = tokio::join!(
+    let (api, console, slack, socket, teams, webhook) = tokio::join!(
         async { suite(&people::Api).await },
         async { suite(&people::Console::default()).await },
         async { suite(&*super::slack::tests::hand().await).await },
+        async { suite(&*super::slack::tests::socket_hand().await).await },
         async { suite(&*super::teams::tests::hand().await).await },
         async { suite(&*super::webhook::tests::hand()).await },
     );
@@ -164,6 +205,7 @@ async fn invariant_12_every_door_bears_every_case_as_the_table_says() {
         ("console", console),
         ("api", api),
         ("slack", slack),
+        ("slack, Socket Mode", socket),
         ("teams", teams),
         ("webhook", webhook),
     ];
@@ -192,19 +234,39 @@ async fn invariant_12_every_door_bears_every_case_as_the_table_says() {
 impl<'h> Bench<'h> {
     async fn new(hand: &'h dyn Hand) -> Self {
         let rig = Rig::new().await;
-        let links = ["alice", "bob", "carol", "dave"];
-        let links = links.map(|who| hand.introduce(who, rig.broker.now()));
-        rig.broker.commit(Transition::authority(links.to_vec())).await.unwrap();
+        let (at, by) = (rig.broker.now(), human("olivia"));
+        let mut events: Vec<Event> = PEOPLE[4..]
+            .iter()
+            .map(|who| HumanSet {
+                at,
+                by: by.clone(),
+                human: human(who),
+                active: true,
+                operator: false,
+            })
+            .map(Event::HumanSet)
+            .collect();
+        let members = PEOPLE.iter().filter(|who| **who != "dave").map(|who| human(who)).collect();
+        let group = GroupName::parse("reviewers").unwrap();
+        events.push(Event::GroupSet(GroupSet { at, by, group, members }));
+        events.extend(PEOPLE.map(|who| hand.introduce(who, at)));
+        rig.broker.commit(Transition::authority(events)).await.unwrap();
         hand.ready(&rig).await;
         Self { hand, rig, serial: 0.into() }
     }
 
     async fn asked(&self, scope: &str) -> Loaded {
+        self.asked_because(scope, "a test").await
+    }
+
+    async fn asked_because(&self, scope: &str, reason: &str) -> Loaded {
         let params = match scope {
             "export" => r#"{"dataset":"a","rows":10}"#,
             _ => r#"{"dataset":"a"}"#,
         };
-        let outcome = self.rig.issue(self.rig.ask(scope, params, scope)).await.unwrap();
+        let mut ask = self.rig.ask(scope, params, scope);
+        ask.reason = reason.into();
+        let outcome = self.rig.issue(ask).await.unwrap();
         self.load(&id_of(&outcome)).await
     }
 
@@ -231,6 +293,9 @@ impl<'h> Bench<'h> {
     }
 
     async fn run(&self, case: &str) -> String {
+        if let Some(text) = hostile::text(case) {
+            return hostile::shown(self, text).await;
+        }
         let scope = if case == "passkey request" { "signed" } else { "export" };
         let loaded = self.asked(scope).await;
         let id = loaded.state.terms.request_id.to_string();
@@ -265,6 +330,29 @@ impl<'h> Bench<'h> {
                 assert!(!votes.is_empty());
                 "one vote each".into()
             }
+            "twice by five people at once" => {
+                let before = self.rig.broker.store.head().size;
+                let presses: Vec<Delivery> = ["bob", "carol", "frank", "grace", "heidi"]
+                    .iter()
+                    .flat_map(|who| [(); 2].map(|()| self.made(who, &value, &APPROVE)))
+                    .collect();
+                futures_util::future::join_all(presses.iter().map(|p| self.give(p))).await;
+                let votes = self.load(&id).await.state.votes;
+                let people: std::collections::BTreeSet<_> =
+                    votes.iter().map(|v| v.human.clone()).collect();
+                assert_eq!((votes.len(), people.len()), (5, 5));
+                assert_eq!(self.rig.broker.store.head().size, before + 5, "a leaf for each vote");
+                "five votes of ten presses".into()
+            }
+            "malformed JSON" => self.refused(&self.hand.garble(approve)).await,
+            "100 kB of words" => {
+                let ask = Wish::Ask { text: "why? ".repeat(20_000) };
+                self.refused(&self.made("bob", &value, &ask)).await
+            }
+            "200 parameters" => {
+                self.refused(&self.made("bob", &value, &hostile::two_hundred())).await
+            }
+            "late" | "early" if !self.hand.is_timed() => "carries no time".into(),
             "late" => {
                 self.rig.clock.advance(self.hand.stale_after());
                 self.refused(&approve).await

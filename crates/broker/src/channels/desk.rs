@@ -1,7 +1,7 @@
 //! One channel's desk: it follows the log, and sees that what is to be said is said, in every place
 //! at its own pace. Of several brokers one at a time keeps the desk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const KEPT_MS: i64 = 15_000;
 const KEEP_EVERY_MS: i64 = 5_000;
 /// A desk looks at least this often: other brokers commit too.
 const LOOK_EVERY_MS: i64 = 1_000;
+/// After the service asked to wait, its places take turns for so long, one message at a time.
+const PACED_MS: i64 = 60_000;
 /// Commits in quick succession are looked at together.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -43,6 +45,12 @@ pub(super) struct State {
     pub(super) cursor: u64,
     pub(super) lanes: BTreeMap<String, Lane>,
     blocked_until: Timestamp,
+    /// Until then one place speaks at a time: the service counts over all of them.
+    paced_until: Timestamp,
+    /// The place that spoke last.
+    spoke: Option<String>,
+    /// Open requests that people decide and that no place here shows.
+    pub(super) elsewhere: BTreeSet<RequestId>,
     /// More requests waited than a desk holds: look for those left out.
     pub(super) left_out: bool,
     /// When to look again whether somebody is to be reminded of a request.
@@ -116,12 +124,16 @@ impl Desk {
         state.remind(&ctx).await?;
         let limits = self.courier.channel().limits();
         if now >= state.blocked_until {
-            let said = join_all(state.lanes.values_mut().map(|lane| lane.step(&ctx))).await;
+            let said = match now < state.paced_until {
+                true => vec![state.one_place(&ctx).await],
+                false => join_all(state.lanes.values_mut().map(|lane| lane.step(&ctx))).await,
+            };
             for fault in said.into_iter().filter_map(Result::err) {
                 tracing::warn!(channel = self.courier.channel().name(), error = %fault, "a message waits");
                 if let SendError::Later(ms) = fault {
                     let until = now.plus_millis(ms.clamp(1, 3_600_000));
                     state.blocked_until = state.blocked_until.max(until);
+                    state.paced_until = state.blocked_until.plus_millis(PACED_MS);
                 }
             }
         }
@@ -208,6 +220,28 @@ impl State {
         self.restore_cursor(ctx).await?;
         self.restored = true;
         Ok(())
+    }
+
+    /// Lets the next place speak that has something to say; the others wait as long as one place does
+    /// between two messages.
+    async fn one_place(&mut self, ctx: &Context<'_>) -> Result<bool, SendError> {
+        let limits = ctx.courier.channel().limits();
+        let after = |place: &&String| self.spoke.as_ref().is_none_or(|spoke| *place > spoke);
+        let (next, before): (Vec<_>, Vec<_>) = self.lanes.keys().partition(after);
+        let places: Vec<String> = next.into_iter().chain(before).cloned().collect();
+        for place in places {
+            let lane = self.lane(&place);
+            if lane.due(limits.most_cards).is_none_or(|due| due > ctx.now) {
+                continue;
+            }
+            let said = lane.step(ctx).await;
+            if !matches!(said, Ok(false)) {
+                self.spoke = Some(place);
+                self.blocked_until = ctx.now.plus_millis(limits.message_every_ms);
+                return said;
+            }
+        }
+        Ok(false)
     }
 
     /// The lane of a place.

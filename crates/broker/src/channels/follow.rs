@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use grantwright_approval::channel::{Notice, Quote};
 use grantwright_approval::show;
 use grantwright_domain::{
-    Decision, Event, GroupName, HumanId, RequestId, Timestamp, Verdict, VerdictKind,
+    Authority, Decision, Digest, Event, GroupName, HumanId, RequestId, Timestamp, Verdict,
+    VerdictKind,
 };
 use grantwright_store::{Loaded, RequestFilter, StoreError};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ const LEAVES: u32 = 1024;
 const MOST_HELD: usize = 20_000;
 /// Most notes that wait in one place; the cards say the same.
 const MOST_NOTES: usize = 2_000;
+/// More outcomes than this waiting to be told to one person are told as one.
+const MANY_OUTCOMES: usize = 20;
 /// How long a note is worth saying.
 const NOTE_MS: i64 = 2 * 86_400_000;
 /// Most columns of somebody's words in a note.
@@ -117,7 +120,8 @@ impl State {
         }
         let places: Vec<String> =
             self.lanes.iter().filter(|(_, l)| l.has(id)).map(|(p, _)| p.clone()).collect();
-        if places.is_empty() {
+        // What no place here shows may still be somebody's here: its owner's, or security's.
+        if places.is_empty() && !self.elsewhere.contains(id) && !looks_wrong(event) {
             return Ok(());
         }
         for place in &places {
@@ -140,6 +144,9 @@ impl State {
         }
         let places: BTreeSet<String> =
             verdict.approvers.iter().filter_map(|g| ctx.courier.place(g)).collect();
+        if places.is_empty() && self.elsewhere.len() < MOST_HELD {
+            self.elsewhere.insert(id.clone());
+        }
         let terms = &loaded.state.terms;
         let scope = ctx.broker.authority().catalog.get(&terms.template).cloned();
         let risk = scope.as_ref().map_or("", |scope| scope.labels.risk.as_str());
@@ -167,7 +174,7 @@ impl State {
         Ok(())
     }
 
-    /// Who is told what besides the card: the thread, security, and the agent's owner.
+    /// Who is told what besides the card: the thread, security, and whose request it is.
     async fn tell(
         &mut self,
         ctx: &Context<'_>,
@@ -207,17 +214,21 @@ impl State {
                     "{} denied a request of `{}` because it looks wrong.",
                     e.human, loaded.state.terms.agent
                 );
-                let place = GroupName::parse(SECURITY).ok().and_then(|g| ctx.courier.place(&g));
                 let notice = Notice { text: said, quote, link: link.clone() };
-                self.say(ctx, &mark(index), place.as_slice(), None, &notice).await?;
+                self.say(ctx, &mark(index), &security(ctx), None, &notice).await?;
             }
             _ => {}
         }
-        self.tell_owner(ctx, index, event, &loaded).await
+        self.tell_whose(ctx, index, event, &loaded).await?;
+        if !loaded.state.phase.is_open() {
+            self.elsewhere.remove(id);
+        }
+        Ok(())
     }
 
-    /// The agent's owner is told how a request ended, and with what.
-    async fn tell_owner(
+    /// The agent's owner, and the human on whose behalf it asked, are told how a request ended, and
+    /// with what; of a flood of ends, the first, and that there are more.
+    async fn tell_whose(
         &mut self,
         ctx: &Context<'_>,
         index: u64,
@@ -229,20 +240,32 @@ impl State {
             Event::Questioned(_) | Event::Answered(_) => false,
             _ => true,
         };
-        let authority = ctx.broker.authority();
-        let owner: Option<HumanId> =
-            authority.agents.get(&loaded.state.terms.agent).and_then(|a| a.owner().cloned());
+        if !ends {
+            return Ok(());
+        }
+        let (authority, terms) = (ctx.broker.authority(), &loaded.state.terms);
+        let owner = authority.agents.get(&terms.agent).and_then(|a| a.owner());
+        let other = terms.on_behalf_of.as_ref().filter(|human| Some(*human) != owner);
         let channel = ctx.courier.channel().name();
-        let account = owner
-            .filter(|_| ends)
-            .and_then(|o| authority.account_of(&o, channel, ctx.courier.tenant()).cloned());
-        let Some(place) = account.and_then(|a| ctx.courier.direct(&a)) else { return Ok(()) };
-        let Some(sheet) = sheet(ctx.broker, loaded, channel) else { return Ok(()) };
-        let card = &sheet.card;
-        let said =
-            format!("Your agent `{}`: {} — {}", card.who.agent, card.headline, card.state.sentence);
-        let notice = Notice { text: said, quote: None, link: Some(sheet.link.clone()) };
-        self.say(ctx, &mark(index), &[place], None, &notice).await
+        for (human, whose) in [(owner, "Your agent"), (other, "On your behalf, agent")] {
+            let place = human.and_then(|human| direct(ctx, &authority, human));
+            let Some(place) = place else { continue };
+            let (mark, notice) = if self.lane(&place).notes() < MANY_OUTCOMES {
+                let Some(sheet) = sheet(ctx.broker, loaded, channel) else { return Ok(()) };
+                let (card, link) = (&sheet.card, Some(sheet.link.clone()));
+                let text = format!(
+                    "{whose} `{}`: {} — {}",
+                    card.who.agent, card.headline, card.state.sentence
+                );
+                (mark(index), Notice { text, quote: None, link })
+            } else {
+                let text = "More of your requests ended than are told here one by one.".into();
+                let link = Some(format!("{}/", ctx.broker.public_url));
+                ("more".to_owned(), Notice { text, quote: None, link })
+            };
+            self.say(ctx, &mark, &[place], None, &notice).await?;
+        }
+        Ok(())
     }
 
     /// Says something once in each place; `mark` names it.
@@ -271,6 +294,28 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Where one person is told something, if their account here is known.
+fn direct(ctx: &Context<'_>, authority: &Authority, human: &HumanId) -> Option<String> {
+    let account = authority.account_of(human, ctx.courier.channel().name(), ctx.courier.tenant());
+    account.and_then(|account| ctx.courier.direct(account))
+}
+
+/// Where security is told something: its place, or else its members, each alone.
+fn security(ctx: &Context<'_>) -> Vec<String> {
+    let Ok(group) = GroupName::parse(SECURITY) else { return Vec::new() };
+    if let Some(place) = ctx.courier.place(&group) {
+        return vec![place];
+    }
+    let authority = ctx.broker.authority();
+    let members = authority.members_of(&group, ctx.now);
+    members.iter().filter_map(|human| direct(ctx, &authority, human)).collect()
+}
+
+/// A reviewer says so.
+fn looks_wrong(event: &Event) -> bool {
+    matches!(event, Event::Voted(vote) if vote.reason_code == "looks_wrong")
 }
 
 /// How a note of a leaf is named; sorted by age.

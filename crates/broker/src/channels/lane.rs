@@ -120,7 +120,9 @@ pub(super) struct Lane {
     members: BTreeMap<RequestId, Vec<RequestId>>,
     /// The last message of each group.
     groups: BTreeMap<Digest, RequestId>,
+    /// Whose turn it was last, and before.
     served: Option<AgentId>,
+    served_before: Option<AgentId>,
     notes: VecDeque<(String, Note)>,
     flood: FloodMessage,
     class: u8,
@@ -345,14 +347,15 @@ impl Lane {
         queue.iter().map(with).sum()
     }
 
-    /// Says the next thing, if it is time.
-    pub(super) async fn step(&mut self, ctx: &Context<'_>) -> Result<(), SendError> {
+    /// Says the next thing, if it is time; true when something was sent.
+    pub(super) async fn step(&mut self, ctx: &Context<'_>) -> Result<bool, SendError> {
         self.release(ctx.now);
+        let mut sent = false;
         for _ in 0..LOOKS {
             if ctx.now < self.next_at {
-                return Ok(());
+                break;
             }
-            let Some(job) = self.pick(ctx) else { return Ok(()) };
+            let Some(job) = self.pick(ctx) else { break };
             let done = match &job {
                 Job::Card(request) => self.card(ctx, request).await,
                 Job::Note => self.note(ctx).await,
@@ -364,16 +367,18 @@ impl Lane {
                     self.failures = 0;
                     let every = ctx.courier.channel().limits().message_every_ms;
                     self.next_at = ctx.now.plus_millis(every);
+                    sent = true;
                 }
                 Err(fault) => {
                     if let Job::Card(request) = job {
+                        self.turn_back(&request);
                         self.put_back(request);
                     }
-                    return self.failed(ctx, fault);
+                    return self.failed(ctx, fault).map(|()| sent);
                 }
             }
         }
-        Ok(())
+        Ok(sent)
     }
 
     /// The next job: changes, notes and new cards take turns.
@@ -415,8 +420,15 @@ impl Lane {
         if queue.is_empty() {
             self.waiting.remove(&agent);
         }
-        self.served = Some(agent);
+        self.served_before = self.served.replace(agent);
         request
+    }
+
+    /// A new card was not sent: its agent keeps its turn.
+    fn turn_back(&mut self, request: &RequestId) {
+        if self.cards.get(request).is_some_and(|card| card.reference.is_none()) {
+            self.served = self.served_before.take();
+        }
     }
 
     fn put_back(&mut self, request: RequestId) {

@@ -1,7 +1,7 @@
 //! A channel of paper, for tests of what all channels share: it signs with a digest, renders JSON,
 //! and its courier keeps what it was given and fails as it is told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use grantwright_approval::Sheet;
@@ -37,6 +37,8 @@ pub struct Wall {
     pub messages: Mutex<BTreeMap<String, Sheeted>>,
     pub faults: Mutex<VecDeque<SendError>>,
     pub calls: Mutex<Vec<String>>,
+    /// Groups that have no place here.
+    pub nowhere: Mutex<BTreeSet<String>>,
 }
 
 /// The courier.
@@ -70,7 +72,7 @@ impl Channel for Paper {
             "request": sheet.handle.request, "value": sheet.handle.encode(), "open": sheet.open,
             "headline": sheet.card.headline, "state": state.sentence, "have": state.have,
             "questions": state.questions.len(), "answers": sheet.card.words.answers.len(),
-            "agent": sheet.card.who.agent, "asked": sheet.asked,
+            "agent": sheet.card.who.agent, "asked": sheet.asked, "reason": sheet.card.words.reason,
         });
         Message { text: sheet.card.headline.clone(), body }
     }
@@ -105,9 +107,11 @@ impl Channel for Paper {
             "withdraw" => Wish::Withdraw,
             "ask" => Wish::Ask { text: text("text") },
             "deny" => Wish::Deny { reason_code: text("text"), reason: None },
-            "narrow" => {
-                Wish::Narrow { ttl_s: text("text").parse().ok(), params: None, confirm: None }
-            }
+            "narrow" => Wish::Narrow {
+                ttl_s: text("text").parse().ok().filter(|ttl| *ttl > 0),
+                params: body.get("params").filter(|p| p.is_object()).cloned(),
+                confirm: None,
+            },
             _ => return Err(Rejected::Malformed("wish")),
         };
         let handle = Handle::decode(&text("value"))?;
@@ -147,12 +151,22 @@ impl Hand for Paper {
             Wish::Deny { reason_code, .. } => ("deny", reason_code.clone()),
             Wish::Narrow { ttl_s, .. } => ("narrow", ttl_s.unwrap_or(0).to_string()),
         };
+        let params = match wish {
+            Wish::Narrow { params, .. } => params.clone(),
+            _ => None,
+        };
         let body = json!({
             "tenant": tenant, "account": account, "value": value, "wish": word, "text": text, "id": id,
+            "params": params,
         });
         let (at, body) = (at.millis().to_string(), body.to_string().into_bytes());
         let mark = sign(&at, &body);
         Delivery { headers: BTreeMap::from([("at".into(), at), ("sign".into(), mark)]), body }
+    }
+    fn garble(&self, mut delivery: Delivery) -> Delivery {
+        delivery.body = b"{\"tenant\":".to_vec();
+        delivery.headers.insert("sign".into(), sign(&delivery.headers["at"], &delivery.body));
+        delivery
     }
     fn forge(&self, mut delivery: Delivery) -> Delivery {
         delivery.headers.insert("sign".into(), "00".repeat(32));
@@ -186,7 +200,8 @@ impl Courier for PaperCourier {
         "T1"
     }
     fn place(&self, group: &GroupName) -> Option<String> {
-        Some(format!("#{group}"))
+        let nowhere = self.wall.nowhere.lock().unwrap().contains(group.as_str());
+        (!nowhere).then(|| format!("#{group}"))
     }
     fn direct(&self, account: &Account) -> Option<String> {
         Some(format!("@{}", account.account))

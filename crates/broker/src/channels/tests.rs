@@ -285,6 +285,30 @@ async fn what_looks_wrong_is_told_to_security() {
 }
 
 #[tokio::test]
+async fn where_no_card_is_shown_whoever_it_concerns_is_told_all_the_same() {
+    let stand = Stand::new().await;
+    for group in ["reviewers", "security"] {
+        stand.wall.nowhere.lock().unwrap().insert(group.into());
+    }
+    for who in ["alice", "bob", "dave"] {
+        stand.link(who).await;
+    }
+    let id = stand.ask("k1").await;
+    stand.rig.issue(stand.rig.ask("read", r#"{"dataset":"a"}"#, "routine")).await.unwrap();
+    stand.settle(2).await;
+    assert_eq!(*stand.wall.calls.lock().unwrap(), Vec::<String>::new());
+    let deny = Intention::Deny { reason: Some("odd".into()), reason_code: "looks_wrong".into() };
+    stand.rig.act("bob", &id, deny).await.unwrap();
+    stand.settle(3).await;
+    let security = stand.notices("@dave");
+    assert_eq!(security, ["bob denied a request of `etl` because it looks wrong."]);
+    let owner = stand.notices("@alice");
+    assert_eq!(owner.len(), 1, "of what people decided, not of the routine: {owner:?}");
+    assert!(owner[0].starts_with("Your agent `etl`: Export 1 rows of `a` — denied"), "{owner:?}");
+    assert_eq!(stand.notices("@bob"), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_restart_loses_nothing_and_says_nothing_twice() {
     let mut stand = Stand::new().await;
     let shown = stand.ask("k1").await;

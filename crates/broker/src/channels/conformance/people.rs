@@ -13,7 +13,7 @@ use grantwright_domain::{Digest, Event, Timestamp};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use super::{Hand, Work};
+use super::{Hand, PEOPLE, Work};
 use crate::http::console::respond::Code;
 use crate::http::peer::Peer;
 use crate::http::session::{self, How};
@@ -122,6 +122,10 @@ impl Hand for Api {
             "replayed" => "done, then not_signed_in",
             "edited" => "digest_mismatch",
             "wrong workspace" => "foreign_host",
+            "100 kB of words" => "too_large",
+            "markdown" | "HTML" | "ANSI" | "bidirectional" | "zero-width" | "tag characters" => {
+                "done, as data"
+            }
             _ => return None,
         })
     }
@@ -142,8 +146,20 @@ impl Hand for Api {
             ("host".to_owned(), tenant.to_owned()),
             ("authorization".to_owned(), format!("Bearer {account}")),
         ]);
-        let body = json!({ "digest": digest, "seen": seen });
+        let body = match wish {
+            Wish::Ask { text } => json!({ "digest": digest, "text": text }),
+            Wish::Narrow { params, .. } => json!({ "digest": digest, "params": params }),
+            _ => json!({ "digest": digest, "seen": seen }),
+        };
         Delivery { headers, body: body.to_string().into_bytes() }
+    }
+    fn garble(&self, mut delivery: Delivery) -> Delivery {
+        delivery.body = b"{\"digest\":".to_vec();
+        delivery
+    }
+    /// It hands out data; who shows it makes it safe to show.
+    fn shows<'a>(&'a self, _: &'a Rig, _: &'a grantwright_store::Loaded) -> Work<'a, Vec<String>> {
+        Box::pin(std::future::ready(Vec::new()))
     }
     fn forge(&self, mut delivery: Delivery) -> Delivery {
         delivery.headers.insert("authorization".into(), format!("Bearer {}", "0".repeat(64)));
@@ -175,7 +191,7 @@ impl Hand for Console {
     }
     fn ready<'a>(&'a self, rig: &'a Rig) -> Work<'a, ()> {
         Box::pin(async move {
-            for who in ["alice", "bob", "carol", "dave"] {
+            for who in PEOPLE {
                 let cookie = session::begin(&rig.broker, &human(who), How::Link, &Peer::default())
                     .await
                     .unwrap();
@@ -200,6 +216,7 @@ impl Hand for Console {
             "forged" => "csrf",
             "edited" => "digest_mismatch",
             "wrong workspace" => "foreign_origin",
+            "100 kB of words" => "too_large",
             _ => return None,
         })
     }
@@ -223,8 +240,43 @@ impl Hand for Console {
             ("cookie".to_owned(), cookie),
             ("accept".to_owned(), "text/html".to_owned()),
         ]);
-        let body = format!("csrf={csrf}&seen={seen}&digest={digest}");
+        let mut body = format!("csrf={csrf}&seen={seen}");
+        let encoded =
+            |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        match wish {
+            Wish::Ask { text } => body.push_str(&format!("&text={}", encoded(text))),
+            Wish::Narrow { params: Some(params), .. } => {
+                body.push_str(&format!("&ttl=60s&params={}", encoded(&params.to_string())));
+            }
+            _ => {}
+        }
+        body.push_str(&format!("&digest={digest}"));
         Delivery { headers, body: body.into_bytes() }
+    }
+    /// Forms hold no JSON: one without its fields.
+    fn garble(&self, mut delivery: Delivery) -> Delivery {
+        let text = String::from_utf8(delivery.body).unwrap();
+        delivery.body = text.split('&').next().unwrap().as_bytes().to_vec();
+        delivery
+    }
+    fn shows<'a>(
+        &'a self,
+        rig: &'a Rig,
+        loaded: &'a grantwright_store::Loaded,
+    ) -> Work<'a, Vec<String>> {
+        Box::pin(async move {
+            let (cookie, _) = self.0.lock().unwrap()["bob"].clone();
+            let page = Request::get(format!("/requests/{}", loaded.state.terms.request_id))
+                .header("host", "localhost")
+                .header("accept", "text/html")
+                .header("cookie", cookie)
+                .body(Body::empty())
+                .unwrap();
+            let page = crate::http::router(Arc::clone(&rig.broker)).oneshot(page).await.unwrap();
+            assert_eq!(page.status(), 200);
+            let page = axum::body::to_bytes(page.into_body(), 1 << 20).await.unwrap();
+            vec![String::from_utf8(page.to_vec()).unwrap()]
+        })
     }
     fn forge(&self, mut delivery: Delivery) -> Delivery {
         let text = String::from_utf8(delivery.body).unwrap();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use grantwright_approval::channel::{Channel, Delivery, Wish};
-use grantwright_approval::slack;
+use grantwright_approval::channel::{Channel, Delivery, Rejected, Verified, Wish};
+use grantwright_approval::slack::{self, Incoming};
 use grantwright_domain::event::{Account, AccountLinked};
 use grantwright_domain::{Event, RequestId, Timestamp};
 use grantwright_store::Transition;
@@ -16,15 +16,15 @@ use tower::ServiceExt;
 
 use super::SlackChannel;
 use super::config::SlackSection;
-use crate::channels::conformance::Hand;
-use crate::channels::{Courier, Desk};
+use crate::channels::conformance::{Hand, Work, came};
+use crate::channels::{Courier, Desk, inbound};
 use crate::issue::rig::{Rig, human, id_of, word};
 
-struct Stand {
-    rig: Rig,
-    fake: Arc<FakeSlack>,
-    slack: Arc<SlackChannel>,
-    desk: Arc<Desk>,
+pub(super) struct Stand {
+    pub(super) rig: Rig,
+    pub(super) fake: Arc<FakeSlack>,
+    pub(super) slack: Arc<SlackChannel>,
+    pub(super) desk: Arc<Desk>,
 }
 
 fn section(rig: &Rig, api: &str) -> SlackSection {
@@ -43,7 +43,7 @@ fn section(rig: &Rig, api: &str) -> SlackSection {
 }
 
 impl Stand {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let mut rig = Rig::new().await;
         let fake = FakeSlack::start().await;
         let slack = Arc::new(SlackChannel::new(&section(&rig, &fake.api)).unwrap());
@@ -54,7 +54,7 @@ impl Stand {
         stand
     }
 
-    async fn link(&self, who: &str) {
+    pub(super) async fn link(&self, who: &str) {
         let account = Account {
             channel: "slack".into(),
             tenant: TEAM.into(),
@@ -73,7 +73,7 @@ impl Stand {
         id_of(&self.rig.issue(self.rig.ask(scope, params, key)).await.unwrap())
     }
 
-    async fn settle(&self, seconds: i64) {
+    pub(super) async fn settle(&self, seconds: i64) {
         let end = self.rig.broker.now().plus_seconds(seconds);
         while self.rig.broker.now() < end {
             let next = self.desk.turn(&self.rig.broker).await;
@@ -96,7 +96,7 @@ impl Stand {
     }
 
     /// Gives a payload to the HTTP door as Slack would; what the door answers.
-    async fn http(&self, payload: &Value) -> (u16, Value) {
+    pub(super) async fn http(&self, payload: &Value) -> (u16, Value) {
         let body = FakeSlack::body(payload);
         let at = self.rig.broker.now().seconds().to_string();
         let signed = slack::sign(SECRET.as_bytes(), &at, body.as_bytes());
@@ -115,8 +115,8 @@ impl Stand {
     }
 
     /// Waits until something is so.
-    async fn until(&self, what: &str, so: impl AsyncFn() -> bool) {
-        for _ in 0..400 {
+    pub(super) async fn until(&self, what: &str, so: impl AsyncFn() -> bool) {
+        for _ in 0..6000 {
             if so().await {
                 return;
             }
@@ -133,7 +133,7 @@ impl Stand {
         self.fake.whispers.lock().unwrap().clear();
     }
 
-    async fn state(&self, id: &str) -> grantwright_domain::RequestState {
+    pub(super) async fn state(&self, id: &str) -> grantwright_domain::RequestState {
         let id = RequestId::parse(id).unwrap();
         self.rig.broker.store.load(&id).await.unwrap().unwrap().state
     }
@@ -300,47 +300,167 @@ async fn a_passkey_request_is_approved_in_the_console_and_outages_decide_nothing
     assert_eq!(stand.rig.broker.store.head().size, asked, "nothing was decided");
 }
 
-struct SlackHand(slack::Slack, Arc<FakeSlack>);
+/// Slack's side; over HTTP, or over Socket Mode, where deliveries come on a connection of ours.
+struct SlackHand {
+    pure: slack::Slack,
+    fake: Arc<FakeSlack>,
+    socket: bool,
+    channel: std::sync::Mutex<Option<Arc<SlackChannel>>>,
+}
+
+impl SlackHand {
+    async fn new(app: Option<&str>, secret: &str, socket: bool) -> Self {
+        let pure = slack::Slack::new(TEAM, app, Some(secret.as_bytes()));
+        Self { pure, fake: FakeSlack::start().await, socket, channel: std::sync::Mutex::default() }
+    }
+
+    /// What a delivery says, in its mode.
+    fn read(&self, delivery: &Delivery, now: Timestamp) -> Result<Incoming, String> {
+        let code = |rejected: Rejected| rejected.code().to_owned();
+        let read = if self.socket {
+            let payload = serde_json::from_slice(&delivery.body).map_err(|_| "ignored")?;
+            self.pure.read_socket(&payload)
+        } else {
+            self.pure.read_http(delivery, now)
+        };
+        read.map(Verified::into_inner).map_err(code)
+    }
+
+    fn signed(&self, payload: &Value, at: Timestamp) -> Delivery {
+        if self.socket {
+            return Delivery { headers: Default::default(), body: payload.to_string().into() };
+        }
+        let body = FakeSlack::body(payload).into_bytes();
+        let at = at.seconds().to_string();
+        let signed = slack::sign(SECRET.as_bytes(), &at, &body);
+        let headers = [("x-slack-request-timestamp", at), ("x-slack-signature", signed)];
+        Delivery { headers: headers.map(|(k, v)| (k.to_owned(), v)).into(), body }
+    }
+
+    /// A form that somebody fills in and sends: the view that its button opens.
+    fn form(&self, account: &str, value: &str, wish: &Wish) -> Option<Value> {
+        let typed = |text: &Value| json!({ "v": { "type": "plain_text_input", "value": text } });
+        let (id, fields) = match wish {
+            Wish::Ask { text } => ("gw_ask", json!({ "text": typed(&text.as_str().into()) })),
+            Wish::Narrow { params: Some(Value::Object(params)), .. } => {
+                let field =
+                    |(k, v): (&String, &Value)| (format!("p_{k}"), typed(&v.to_string().into()));
+                ("gw_narrow", Value::Object(params.iter().map(field).collect()))
+            }
+            _ => return None,
+        };
+        let view = json!({ "callback_id": id, "private_metadata": format!("{value} C111") });
+        Some(self.fake.submit(account, &view, &fields))
+    }
+}
 
 impl Hand for SlackHand {
     fn channel(&self) -> Option<&dyn Channel> {
-        Some(&self.0)
+        Some(&self.pure)
     }
     fn tenant(&self) -> &str {
         TEAM
+    }
+    fn ready<'a>(&'a self, rig: &'a Rig) -> Work<'a, ()> {
+        Box::pin(async move {
+            let channel = SlackChannel::new(&section(rig, &self.fake.api)).unwrap();
+            *self.channel.lock().unwrap() = Some(Arc::new(channel));
+        })
+    }
+    fn is_timed(&self) -> bool {
+        !self.socket
+    }
+    fn wants(&self, case: &str) -> Option<&'static str> {
+        let socket = Some(match case {
+            "late" | "early" => "carries no time",
+            "replayed" => "repeated, then repeated",
+            "forged" => "stranger",
+            "edited" => "digest_mismatch",
+            "malformed JSON" => "ignored",
+            _ => return (case == "200 parameters").then_some("not_narrower"),
+        });
+        socket.filter(|_| self.socket)
+    }
+    fn give<'a>(&'a self, rig: &'a Rig, delivery: &'a Delivery) -> Work<'a, String> {
+        Box::pin(async move {
+            let press = match self.read(delivery, rig.broker.now()) {
+                Err(code) => return code,
+                Ok(Incoming::Press(press, _)) => *press,
+                Ok(Incoming::Submitted(form)) => {
+                    assert!(form.faults().is_empty());
+                    let channel = self.channel.lock().unwrap().clone().unwrap();
+                    match channel.submitted(&rig.broker, *form).await {
+                        Ok(press) => press,
+                        Err(refusal) => return refusal.code.to_string(),
+                    }
+                }
+                Ok(other) => panic!("{other:?}"),
+            };
+            came(inbound::press(&rig.broker, "slack", Verified::danger_vouch(press)).await)
+        })
     }
     fn press(
         &self,
         tenant: &str,
         account: &str,
         value: &str,
-        _: &Wish,
+        wish: &Wish,
         id: &str,
         at: Timestamp,
     ) -> Delivery {
         let message = json!({ "channel": "C111", "ts": "1.1" });
-        let mut payload = self.1.press_value(account, &message, "gw_approve", value);
+        let button = || self.fake.press_value(account, &message, "gw_approve", value);
+        let mut payload = self.form(account, value, wish).unwrap_or_else(button);
         payload["team"]["id"] = tenant.into();
         payload["user"]["team_id"] = tenant.into();
         payload["trigger_id"] = id.into();
-        let body = FakeSlack::body(&payload).into_bytes();
-        let at = at.seconds().to_string();
-        let signed = slack::sign(SECRET.as_bytes(), &at, &body);
-        let headers = [("x-slack-request-timestamp", at), ("x-slack-signature", signed)];
-        Delivery { headers: headers.map(|(k, v)| (k.to_owned(), v)).into(), body }
+        self.signed(&payload, at)
     }
+    fn garble(&self, mut delivery: Delivery) -> Delivery {
+        delivery.body = if self.socket { b"{not".to_vec() } else { b"payload=%7Bnot".to_vec() };
+        if let Some(at) = delivery.headers.get("x-slack-request-timestamp") {
+            let signed = slack::sign(SECRET.as_bytes(), at, &delivery.body);
+            delivery.headers.insert("x-slack-signature".into(), signed);
+        }
+        delivery
+    }
+    /// Another application's, where there is nothing to sign.
     fn forge(&self, mut delivery: Delivery) -> Delivery {
+        if self.socket {
+            let text = String::from_utf8(delivery.body).unwrap();
+            delivery.body = text.replace(APP, "A999").into_bytes();
+            return delivery;
+        }
         let at = delivery.headers["x-slack-request-timestamp"].clone();
         let signed = slack::sign(b"guessed", &at, &delivery.body);
         delivery.headers.insert("x-slack-signature".into(), signed);
         delivery
     }
+    /// TLS keeps a connection's deliveries whole: what can be told is another digest.
+    fn edit(&self, mut delivery: Delivery) -> Delivery {
+        if self.socket {
+            let mut payload: Value = serde_json::from_slice(&delivery.body).unwrap();
+            let value = payload["actions"][0]["value"].as_str().unwrap().to_owned();
+            let digest = value.split(':').nth(2).unwrap();
+            let other = value.replace(digest, &"ab".repeat(32));
+            payload["actions"][0]["value"] = other.into();
+            delivery.body = payload.to_string().into_bytes();
+        } else {
+            let at = delivery.body.len() / 2;
+            delivery.body[at] ^= 1;
+        }
+        delivery
+    }
 }
 
-/// Slack's side, for the suite.
+/// Slack's side over HTTP, for the suite.
 pub async fn hand() -> Box<dyn Hand> {
-    let pure = slack::Slack::new(TEAM, Some(APP), Some(SECRET.as_bytes()));
-    Box::new(SlackHand(pure, FakeSlack::start().await))
+    Box::new(SlackHand::new(Some(APP), SECRET, false).await)
+}
+
+/// The same over Socket Mode.
+pub async fn socket_hand() -> Box<dyn Hand> {
+    Box::new(SlackHand::new(Some(APP), SECRET, true).await)
 }
 
 #[tokio::test]
@@ -348,7 +468,7 @@ async fn invariant_12_without_a_secret_nothing_is_believed() {
     // No secret verifies nothing; neither does an empty one.
     for secret in [None, Some(&b""[..])] {
         let open = slack::Slack::new(TEAM, Some(APP), secret);
-        let hand = SlackHand(slack::Slack::new(TEAM, None, Some(b"x")), FakeSlack::start().await);
+        let hand = SlackHand::new(None, "x", false).await;
         let at = Timestamp::from_millis(1_800_000_000_000);
         let delivery = hand.press(TEAM, "U1", "x", &Wish::Withdraw, "d", at);
         let signed = slack::sign(b"", &at.seconds().to_string(), &delivery.body);

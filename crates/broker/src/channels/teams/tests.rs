@@ -417,6 +417,12 @@ impl Hand for TeamsHand {
             Wish::Withdraw => ("withdraw", json!({})),
             Wish::Ask { text } => ("ask", json!({ "ask_text": text })),
             Wish::Deny { reason_code, .. } => ("deny", json!({ "deny_code": reason_code })),
+            Wish::Narrow { params: Some(params), .. } => {
+                let params = params.as_object().unwrap().iter();
+                let inputs: serde_json::Map<_, _> =
+                    params.map(|(k, v)| (format!("narrow_number_{k}"), v.clone())).collect();
+                ("narrow", Value::Object(inputs))
+            }
             Wish::Narrow { ttl_s, .. } => {
                 ("narrow", json!({ "narrow_ttl": format!("{}s", ttl_s.unwrap_or(1)) }))
             }
@@ -434,6 +440,10 @@ impl Hand for TeamsHand {
             headers: BTreeMap::from([("authorization".to_owned(), header)]),
             body: body.to_string().into_bytes(),
         }
+    }
+    fn garble(&self, mut delivery: Delivery) -> Delivery {
+        delivery.body = b"{\"type\":".to_vec();
+        delivery
     }
     fn forge(&self, mut delivery: Delivery) -> Delivery {
         let claims = self.fake.claims(0);

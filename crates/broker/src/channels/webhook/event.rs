@@ -39,6 +39,9 @@ fn types(event: &Event) -> Vec<&'static str> {
         },
         Event::Voted(e) => match e.decision {
             Decision::Approve => vec!["request.voted"],
+            Decision::Deny if e.reason_code == "looks_wrong" => {
+                vec!["request.voted", "request.ended", "request.looks_wrong"]
+            }
             Decision::Deny => vec!["request.voted", "request.ended"],
         },
         Event::Withdrawn(_) => vec!["request.withdrawn"],

@@ -302,7 +302,7 @@ async fn a_tool_that_fails_gets_every_message_once_it_can() {
     // The broker dies meanwhile, and more happens before it is back.
     stand.hook.leave(&stand.rig.broker).await;
     stand.rig.crash().await;
-    let deny = Intention::Deny { reason: None, reason_code: "too_much".into() };
+    let deny = Intention::Deny { reason: None, reason_code: "looks_wrong".into() };
     stand.rig.act("bob", &id, deny).await.unwrap();
     stand.hook = Stand::open(&mut stand.rig, &stand.url);
     stand.settle(1200).await;
@@ -314,11 +314,12 @@ async fn a_tool_that_fails_gets_every_message_once_it_can() {
             "request.decided",
             "request.pending",
             "request.voted",
-            "request.ended"
+            "request.ended",
+            "request.looks_wrong"
         ]
     );
     assert_eq!(stand.last()["data"]["state"], "denied");
-    assert_eq!(stand.last()["data"]["reason_code"], "too_much");
+    assert_eq!(stand.last()["data"]["reason_code"], "looks_wrong");
 }
 
 #[tokio::test]
@@ -395,6 +396,9 @@ impl Hand for ToolHand {
             Wish::Deny { reason_code, .. } => {
                 json!({ "decision": "deny", "reason_code": reason_code })
             }
+            Wish::Narrow { params: Some(params), .. } => {
+                json!({ "decision": "narrow", "params": params })
+            }
             Wish::Narrow { ttl_s, .. } => {
                 json!({ "decision": "narrow", "ttl": format!("{}s", ttl_s.unwrap_or(1)) })
             }
@@ -416,6 +420,15 @@ impl Hand for ToolHand {
             ("authorization".to_owned(), format!("Bearer {account}")),
         ]);
         Delivery { headers, body }
+    }
+    fn garble(&self, mut delivery: Delivery) -> Delivery {
+        delivery.body = b"{\"to\":".to_vec();
+        let at = delivery.headers["webhook-timestamp"].parse::<i64>().unwrap() * 1000;
+        let id = delivery.headers["webhook-id"].clone();
+        let at = Timestamp::from_millis(at);
+        let signed = self.0.endpoint().sign(&id, at, &delivery.body).unwrap();
+        delivery.headers.insert("webhook-signature".into(), signed.signature);
+        delivery
     }
     fn forge(&self, mut delivery: Delivery) -> Delivery {
         let at = delivery.headers["webhook-timestamp"].parse::<i64>().unwrap() * 1000;

@@ -2,6 +2,8 @@
 
 mod api;
 pub mod config;
+#[cfg(test)]
+mod flood;
 mod socket;
 #[cfg(test)]
 pub(super) mod tests;

@@ -418,6 +418,22 @@ impl Rig {
         self.load_policy("").await;
     }
 
+    /// A new agent of this owner, with a sidecar of this number; the caller that it is.
+    pub async fn enrol(&self, name: &str, owner: &str, n: u32) -> Caller {
+        let (at, agent) = (self.clock.now(), AgentId::parse(name).unwrap());
+        let mut events = vec![Event::AgentSet(AgentSet {
+            at,
+            by: human("olivia"),
+            agent: agent.clone(),
+            owner: human(owner),
+            attributes: Attributes::default(),
+        })];
+        events.extend(enrolled(at, &agent, n));
+        self.broker.commit(Transition::authority(events)).await.unwrap();
+        let instance = InstanceId::parse(&format!("i-{n}")).unwrap();
+        Caller { agent, instance, serial: format!("4{n}"), ..self.caller.clone() }
+    }
+
     /// Puts the rig's policy with something added into force.
     pub async fn load_policy(&self, extra: &str) {
         let set = policies::check(&self.broker, &sources(extra)).unwrap();

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use grantwright_approval::channel::{Notice, Quote};
 use grantwright_approval::show;
 use grantwright_domain::{
-    Authority, Decision, Digest, Event, GroupName, HumanId, RequestId, Timestamp, Verdict,
-    VerdictKind,
+    Authority, Decision, Event, GroupName, HumanId, RequestId, Timestamp, Verdict, VerdictKind,
 };
 use grantwright_store::{Loaded, RequestFilter, StoreError};
 use serde::{Deserialize, Serialize};

@@ -35,7 +35,8 @@ async fn asked(rig: &Rig, rows: u32, task: &str) -> String {
 
 /// A page as a person reads it.
 async fn read(rig: &Rig, person: &str, path: &str) -> String {
-    let cookie = session::begin(&rig.broker, &human(person), How::Link, &Peer::default()).await.unwrap();
+    let cookie =
+        session::begin(&rig.broker, &human(person), How::Link, &Peer::default()).await.unwrap();
     let request = Request::get(path)
         .header(header::HOST, "localhost")
         .header(header::ACCEPT, "text/html")

@@ -435,6 +435,55 @@ await test("a form of another origin, or without its token, changes nothing", as
   await sidecar("DELETE", `/v1/requests/${id}`);
 });
 
+await test("what one agent asks for one task is one block: the task said once, each digest decided by itself", async () => {
+  const more = { task: "close the <b>quarter</b>" };
+  const ids = [];
+  for (const rows of [31, 32, 33]) ids.push(await ask("demo.export", { dataset: "ledger", rows }, `part ${rows}`, more));
+  const other = await ask("demo.export", { dataset: "alone", rows: 34 }, "x", { task: "another" });
+  const has = (tab, id) => tab.locator("li.group", { has: tab.locator(`a[href="/requests/${id}"]`) });
+  // Read without scripts: the block is there, with all of it.
+  const plain = await browser.newContext({ javaScriptEnabled: false, storageState: await context.storageState() });
+  const still = await plain.newPage();
+  await still.goto(console_);
+  ensure(await has(still, other).count() === 0, "one alone is in a block");
+  ensure((await has(still, ids[0]).innerText()).split("close the <b>quarter</b>").length === 2, "the task is not said once");
+  for (const id of ids) {
+    ensure(await has(still, id).count() === 1, "not in a block");
+    const { digest } = await api(`/api/v1/requests/${id}`);
+    ensure(await still.locator(`li.group input[name=digest][value="${digest}"]`).count() === 1, "no decision for its digest");
+  }
+  // One is decided there, also without scripts; the others wait on.
+  await has(still, ids[0]).locator(`form[action="/requests/${ids[0]}/approve"] button`).click();
+  await still.getByText("You approved it").waitFor();
+  ensure(new URL(still.url()).pathname === "/", still.url());
+  await plain.close();
+  ensure((await state(ids[0])).state === "granted", "not granted");
+  for (const id of ids.slice(1)) ensure((await api(`/api/v1/requests/${id}`)).votes.length === 0, "another was voted on");
+  // The page that was open all the while knows.
+  await page.goto(console_);
+  await page.locator("li.group", { hasText: "2 requests of" }).first().waitFor();
+  await decide("deny", ids[1], { reason: "no" });
+  await page.locator(`li.group a[href="/requests/${ids[1]}"]`).waitFor({ state: "detached" });
+  for (const id of [...ids.slice(2), other]) await sidecar("DELETE", `/v1/requests/${id}`);
+});
+
+await test("a press on Approve that bounces does not take the approval back", async () => {
+  const id = await ask("demo.escalate", { role: "bounce" }, "x");
+  const tab = await someone("bob");
+  // The page's clock stands still: how fast this machine is does not matter.
+  await tab.clock.install();
+  await tab.goto(`${console_}/requests/${id}`);
+  await tab.clock.pauseAt(Date.now() + 5000);
+  await tab.getByRole("button", { name: "Approve", exact: true }).click();
+  await tab.getByText("You approved it").waitFor();
+  await tab.locator("button:disabled", { hasText: "Withdraw approval" }).waitFor();
+  await tab.clock.runFor(2000);
+  await tab.locator("button:enabled", { hasText: "Withdraw approval" }).waitFor();
+  ensure((await api(`/api/v1/requests/${id}`)).votes.every((v) => v.standing), "withdrawn");
+  await tab.context().close();
+  await sidecar("DELETE", `/v1/requests/${id}`);
+});
+
 await crowd(test, someone);
 
 await test("a passkey scope is approved with the passkey", async () => {

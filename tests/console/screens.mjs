@@ -33,6 +33,11 @@ const bucket = await ask("aws.s3-export", { bucket: "demo", prefix: "reports/202
 const root = await ask("demo.rotate-root", {}, "the root key is older than a year");
 const long = await ask("demo.export", { dataset: "tickets", rows: 40 }, `because ${"the export of last night stopped half way. ".repeat(40)}`);
 
+const quarter = [];
+for (const [dataset, rows, reason] of [["ledger", 2400, "what was booked"], ["invoices", 9400, "what they paid"], ["refunds", 310, "what was given back"]]) {
+  quarter.push(await ask("demo.export", { dataset, rows }, reason, { task: "close the third quarter" }));
+}
+
 async function signed(person, look) {
   const [, colorScheme, width, height] = look;
   const context = await browser.newContext({ colorScheme, viewport: { width, height }, timezoneId: "Europe/Berlin", locale: "en-GB" });
@@ -53,7 +58,12 @@ const PAGES = [
   ["long", "bob", `/requests/${long}`],
   ["deny", "bob", `/requests/${sales}`, press("d")],
   ["ask", "bob", `/requests/${sales}`, press("q")],
-  ["narrow", "bob", `/requests/${sales}/narrow?ttl=300s&p.rows=500`],
+  ["narrow", "bob", `/requests/${sales}/narrow?ttl=300s&p.rows=500`, async (tab) => {
+    await tab.getByLabel(/Why, for the agent/).fill("500 rows are enough for a sample");
+  }],
+  ["group", "bob", "/", async (tab) => {
+    await tab.locator("li.group").first().evaluate((e) => e.scrollIntoView());
+  }],
   ["story", "bob", `/requests/${story}`, async (tab) => {
     await tab.getByRole("button", { name: "Verify here" }).click();
     await tab.locator("[data-verdict][data-proof]").waitFor();
@@ -64,6 +74,7 @@ const PAGES = [
   ["leases", "bob", "/leases"],
   ["log", "bob", "/log"],
   ["policies", "bob", "/policies"],
+  ["attention", "dave", "/attention"],
   ["keys", "bob", "/", press("?")],
 ];
 

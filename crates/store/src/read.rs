@@ -718,8 +718,7 @@ pub(crate) fn denied_by_people(
 }
 
 pub(crate) fn count_open(db: &mut dyn Db, agent: &AgentId) -> Result<u64, StoreError> {
-    // The index of open requests is small; the agent's own holds all that it ever asked.
-    let sql = "SELECT count(*) FROM requests WHERE identity IS NOT NULL AND agent || '' = $1";
+    let sql = "SELECT count(*) FROM requests WHERE agent = $1 AND identity IS NOT NULL";
     let mut rows = db.query(sql, &[Value::from(agent.as_str())])?;
     Ok(rows.first_mut().map(|r| r.int(0)).transpose()?.unwrap_or(0))
 }

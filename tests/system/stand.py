@@ -6,7 +6,7 @@ import socket
 import threading
 from urllib.parse import urlsplit
 
-from harness import GRANTWRIGHT, Demo, Process, call, clean_env, until
+from harness import GRANTWRIGHT, Demo, Process, alive, call, clean_env, until
 
 
 class Stand:
@@ -18,6 +18,7 @@ class Stand:
         self.doors = self.demo.doors
         self.console = self.demo.env["GRANTWRIGHT_CONSOLE"]
         os.kill(self.demo.broker_pid, 9)
+        until("the demo's own broker is gone", 30, lambda: not alive(self.demo.broker_pid))
         text = (self.demo.dir / "broker.toml").read_text()
         lines = []
         for line in text.splitlines():
@@ -184,6 +185,9 @@ class Proxy:
                     target.sendall(data)
         except OSError:
             pass
+        # Who sent what is held learns nothing, not even that the server has done with it.
+        if held.is_set() and not up:
+            return
         for end in (source, target):
             try:
                 end.close()

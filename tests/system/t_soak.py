@@ -70,6 +70,11 @@ class Soak(unittest.TestCase):
             body = ('{"scope":"demo.read","params":{"dataset":"%s"},"reason":"a soak","ttl":"15m"}' % doors.fresh())
             reply = doors.call("POST", "/v1/credentials", raw=body.encode())
             self.assertEqual(reply.status, 200, reply)
+            # On the socket this process is a workload of its own, with credentials of its own.
+            connection = Unix(doors.socket)
+            connection.request("POST", "/v1/credentials", body, {"Authorization": f"Bearer {token}"})
+            self.assertEqual(connection.getresponse().status, 200)
+            connection.close()
             bodies.append(body)
         over, failed, counts = threading.Event(), [], [0] * CALLERS
 

@@ -181,6 +181,22 @@ class Kubernetes(End):
         return file
 
 
+def start_sshd(home, *more):
+    """A real sshd with the key `home`/host, which trusts certificates of `home`/ca.pub and no password or other
+    key; `more`: further lines of its configuration. The process and its port."""
+    port = free_port()
+    lines = (f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {home}/host", "PidFile none",
+             f"TrustedUserCAKeys {home}/ca.pub", "AuthorizedKeysFile none", "PasswordAuthentication no",
+             "KbdInteractiveAuthentication no", "PermitRootLogin prohibit-password", "StrictModes no", "UsePAM no",
+             "LogLevel VERBOSE", *more)
+    (home / "config").write_text("\n".join(lines) + "\n")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    process = Process([SSHD, "-D", "-e", "-f", home / "config"])
+    until("sshd", 30, lambda: b"Server listening" in process.log.read_bytes())
+    return process, port
+
+
 class Sshd:
     """A real sshd that takes certificates of these authorities, for the principal `deploy`, and nothing else;
     what is revoked stands in `krl`, which may be replaced."""
@@ -192,17 +208,8 @@ class Sshd:
         (home / "ca.pub").write_bytes(b"\n".join(authorities) + b"\n")
         (home / "principals").write_text("deploy\n")
         self.revoke(krl)
-        self.port = free_port()
-        (home / "config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\n"
-            f"TrustedUserCAKeys {home}/ca.pub\nRevokedKeys {home}/krl\nAuthorizedKeysFile none\n"
-            f"AuthorizedPrincipalsFile {home}/principals\nPasswordAuthentication no\n"
-            "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nStrictModes no\n"
-            "UsePAM no\nMaxStartups 100\nLogLevel VERBOSE\n")
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)
-        self.process = Process([SSHD, "-D", "-e", "-f", home / "config"])
-        until("sshd", 30, lambda: b"Server listening" in self.process.log.read_bytes())
+        self.process, self.port = start_sshd(home, f"RevokedKeys {home}/krl", f"AuthorizedPrincipalsFile {home}/principals",
+                                             "MaxStartups 100")
 
     def revoke(self, krl):
         """As a timer of the server would: the list is replaced as one."""

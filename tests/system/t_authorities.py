@@ -4,14 +4,13 @@ broker before and after the mint."""
 
 import base64
 import os
-import shutil
 import subprocess
 import sys
 import unittest
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import ROOT, Process, free_port, scratch, until
+from ends import SSHD, start_sshd
+from harness import ROOT, scratch
 from peers import golang
 from peers.vault import Refused, Vault
 from stand import Proxy, Stand
@@ -214,35 +213,15 @@ class Pki(unittest.TestCase):
 class Ssh(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-        if not Path(cls.sshd).exists():
+        if not SSHD:
             raise unittest.SkipTest("no sshd here: apt-get install openssh-server")
         cls.dir = scratch("ssh")
         cls.dir.mkdir()
         os.chmod(cls.dir, 0o700)
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(cls.dir / "host")], check=True)
         (cls.dir / "ca.pub").write_text(vault.call("GET", "ssh/config/ca")["data"]["public_key"])
         (cls.dir / "principals").write_text("deploy\n")
-        cls.port = free_port()
-        (cls.dir / "config").write_text(f"""
-Port {cls.port}
-ListenAddress 127.0.0.1
-HostKey {cls.dir}/host
-PidFile none
-TrustedUserCAKeys {cls.dir}/ca.pub
-AuthorizedPrincipalsFile {cls.dir}/principals
-AuthorizedKeysFile none
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-PermitRootLogin prohibit-password
-LogLevel VERBOSE
-""")
-        cls.server = Process([cls.sshd, "-D", "-e", "-f", cls.dir / "config"])
-        until("sshd", 20, lambda: b"Server listening" in cls.server.log.read_bytes())
+        cls.server, cls.port = start_sshd(cls.dir, f"AuthorizedPrincipalsFile {cls.dir}/principals")
 
     @classmethod
     def tearDownClass(cls):

@@ -15,6 +15,7 @@ import unittest
 import zlib
 from pathlib import Path
 
+from ends import SSHD, start_sshd
 from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, free_port, scratch, until
 from own import Own
 from peers import node
@@ -134,40 +135,19 @@ def tearDownModule():
 class Ssh(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-        if not Path(cls.sshd).exists():
+        if not SSHD:
             raise unittest.SkipTest("no sshd here: apt-get install openssh-server")
         cls.dir = scratch("ssh")
         cls.dir.mkdir()
         os.chmod(cls.dir, 0o700)
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)
         for name in ("host", "agent"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f",
                             str(cls.dir / name)], check=True)
         (cls.dir / "ca.pub").write_bytes(own.get("/issuers/ssh/ca.pub"))
         (cls.dir / "principals").write_text("deploy\n")
         cls.fetch()
-        cls.port = free_port()
-        (cls.dir / "config").write_text(f"""
-Port {cls.port}
-ListenAddress 127.0.0.1
-HostKey {cls.dir}/host
-PidFile none
-TrustedUserCAKeys {cls.dir}/ca.pub
-RevokedKeys {cls.dir}/krl
-AuthorizedPrincipalsFile {cls.dir}/principals
-AuthorizedKeysFile none
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-PermitRootLogin prohibit-password
-MaxStartups 100
-LogLevel VERBOSE
-""")
-        cls.server = Process([cls.sshd, "-D", "-e", "-f", cls.dir / "config"])
-        until("sshd", 20, lambda: b"Server listening" in cls.server.log.read_bytes())
+        cls.server, cls.port = start_sshd(cls.dir, f"RevokedKeys {cls.dir}/krl",
+                                          f"AuthorizedPrincipalsFile {cls.dir}/principals", "MaxStartups 100")
         cls.key = (cls.dir / "agent.pub").read_text().strip()
 
     @classmethod

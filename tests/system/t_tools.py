@@ -10,8 +10,8 @@ import time
 import unittest
 from pathlib import Path
 
-from ends import SSHD, GitHost, Quiet, Registry, claims, serve
-from harness import GRANTWRIGHT, ROOT, Demo, Process, clean_env, free_port, scratch, until
+from ends import SSHD, GitHost, Quiet, Registry, claims, serve, start_sshd
+from harness import GRANTWRIGHT, ROOT, Demo, Process, clean_env, scratch, until
 from peers import node
 
 demo = doors = None
@@ -266,15 +266,8 @@ class Ssh(unittest.TestCase):
         home.mkdir(mode=0o700)
         for name in ("ca", "host", "other"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / name], check=True)
-        self.port, self.user = free_port(), os.environ.get("USER") or "root"
-        (home / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\n"
-            f"TrustedUserCAKeys {home}/ca.pub\nAuthorizedKeysFile none\nPasswordAuthentication no\n"
-            "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nStrictModes no\n"
-            "UsePAM no\nLogLevel VERBOSE\n")
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)
-        self.sshd = Process([SSHD, "-D", "-e", "-f", home / "sshd_config"])
+        self.user = os.environ.get("USER") or "root"
+        self.sshd, self.port = start_sshd(home)
         self.addCleanup(self.sshd.kill)
         asked = self.asked = []
         test = self

@@ -6,7 +6,8 @@ import urllib.request
 from pathlib import Path
 
 from . import golang
-from .server import Server, free_port
+from .ports import free_port
+from .server import Server
 
 
 class Minio:

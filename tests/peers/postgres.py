@@ -5,7 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .server import Server, free_port
+from .ports import free_port
+from .server import Server
 
 
 def programs():

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from . import apt
-from .server import Server, free_port
+from .ports import free_port
+from .server import Server
 
 
 def prepare(say):

@@ -1,18 +1,11 @@
 """A server of somebody else's: started on loopback, ended by its own id."""
 
 import atexit
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 _alive = []
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Server:

@@ -14,8 +14,9 @@ import threading
 from pathlib import Path
 
 from ends import SSHD, GitHost, Kubernetes, Registry, Sshd, claims
-from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, free_port, scratch, until
+from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, scratch, until
 from peers import golang, java, node, rust
+from peers.ports import free_port
 from peers.postgres import Postgres, programs
 from recorder import Recorder
 from stand import Stand

@@ -64,12 +64,6 @@ def alive(pid):
         return False
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def clean_env(**more):
     """The environment without what the developer's shell says of clouds and of other demos."""
     env = {k: v for k, v in os.environ.items()

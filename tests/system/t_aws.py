@@ -12,9 +12,10 @@ from pathlib import Path
 
 import moto  # noqa: F401  the suite `python` brings it
 
-from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, clean_env, free_port, scratch,
+from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, clean_env, scratch,
                      until)
 from peers import golang, java, node, rust
+from peers.ports import free_port
 from recorder import Recorder
 
 demo = doors = recorder = server = None

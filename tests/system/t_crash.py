@@ -17,7 +17,8 @@ import unittest
 from pathlib import Path
 
 from harness import (GRANTWRIGHT, SIDECAR, Demo, Doors, Person, Process, call, clean_env, cli,
-                     free_port, leaves, scratch, until)
+                     leaves, scratch, until)
+from peers.ports import free_port
 
 KILLS = int(os.environ.get("E2E_KILLS", "200"))
 SEED = int(os.environ.get("E2E_SEED", str(time.time_ns() % 100_000)))

@@ -7,7 +7,8 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from harness import GRANTWRIGHT, ROOT, SIDECAR, Process, call, clean_env, cli, free_port, scratch, until
+from harness import GRANTWRIGHT, ROOT, SIDECAR, Process, call, clean_env, cli, scratch, until
+from peers.ports import free_port
 
 CONFIG = ROOT / "deploy" / "config"
 UNITS = ROOT / "deploy" / "systemd"

@@ -12,7 +12,8 @@ import unittest
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import GRANTWRIGHT, ROOT, Demo, Process, call, cli, free_port, scratch, until
+from harness import GRANTWRIGHT, ROOT, Demo, Process, call, cli, scratch, until
+from peers.ports import free_port
 
 try:
     import jsonschema

@@ -11,8 +11,9 @@ import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
-from harness import ROOT, Process, call, free_port, scratch, until
+from harness import ROOT, Process, call, scratch, until
 from peers import golang
+from peers.ports import free_port
 from peers.vault import Refused, Vault
 from stand import Stand
 

@@ -16,7 +16,8 @@ import zlib
 from pathlib import Path
 
 from ends import SSHD, start_sshd
-from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, free_port, scratch, until
+from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, scratch, until
+from peers.ports import free_port
 from own import Own
 from peers import node
 

@@ -11,8 +11,9 @@ import time
 import unittest
 from pathlib import Path
 
-from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, cli, copy_store, free_port, scratch,
+from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, cli, copy_store, scratch,
                      until)
+from peers.ports import free_port
 import evidence
 from peers import golang
 

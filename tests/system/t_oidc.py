@@ -11,8 +11,9 @@ import unittest
 from http.cookies import SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from harness import GRANTWRIGHT, ROOT, Demo, Process, call, clean_env, free_port, until
+from harness import GRANTWRIGHT, ROOT, Demo, Process, call, clean_env, until
 from peers import node
+from peers.ports import free_port
 
 
 class Provider:

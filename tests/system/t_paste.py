@@ -15,8 +15,9 @@ from pathlib import Path
 
 from clients import Around, Imds, World
 from ends import SSHD, GitHost, Kubernetes, Registry, Sshd
-from harness import GRANTWRIGHT, ROOT, free_port, scratch, until
+from harness import GRANTWRIGHT, ROOT, scratch, until
 from peers import node
+from peers.ports import free_port
 
 PAGE = (ROOT / "docs/agents.md").read_text()
 SCOPES = """

@@ -6,8 +6,9 @@ import json
 import sys
 import unittest
 
-from harness import ROOT, Demo, Process, call, free_port, scratch, until
+from harness import ROOT, Demo, Process, call, scratch, until
 from peers import golang
+from peers.ports import free_port
 from peers.postgres import Postgres, programs
 from peers.vault import BROKER_POLICY, Vault
 

@@ -9,8 +9,9 @@ import unittest
 import boto3
 import botocore.exceptions
 from botocore.config import Config
-from harness import ROOT, Process, call, cli, free_port, scratch, until
+from harness import ROOT, Process, call, cli, scratch, until
 from peers import golang
+from peers.ports import free_port
 from peers.minio import Minio
 from recorder import Recorder
 from stand import Stand

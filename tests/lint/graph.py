@@ -184,6 +184,22 @@ def checks(graph):
                 if "workspace = true" not in
                 Path(graph.packages[i]["manifest_path"]).read_text().partition("[lints]")[2][:40]]
 
+    def examples():
+        """rustdoc compiles a crate anew to find its examples: only where there are any, and there always."""
+        out = []
+        for name, i in graph.members.items():
+            manifest = Path(graph.packages[i]["manifest_path"])
+            silent = "doctest = false" in manifest.read_text()
+            some = False
+            for source in manifest.parent.glob("src/**/*.rs"):
+                fences = re.findall(r"^\s*//[/!] ```(.*)$", source.read_text(), re.MULTILINE)[::2]
+                some = some or any(fence.split(",")[0] not in ("text", "toml") for fence in fences)
+            if some and silent:
+                out.append(f"`{name}` has examples in its comments that nothing runs: remove `doctest = false`")
+            if not some and not silent and (manifest.parent / "src/lib.rs").exists():
+                out.append(f"`{name}` has no example in its comments: add `doctest = false` under [lib]")
+        return out
+
     def allow_list():
         broken = []
         for text_, want in [("MIT OR GPL-3.0", True), ("MIT AND GPL-3.0", False),
@@ -199,6 +215,7 @@ def checks(graph):
         ("testkit is used in tests only", testkit),
         ("no crate links what it must not", linked),
         ("every crate takes the workspace's lints", lints),
+        ("examples in comments run", examples),
         ("the reader of licence expressions tells good from bad", allow_list),
         ("every licence is on the list", licences),
         ("no banned crate is linked", banned),

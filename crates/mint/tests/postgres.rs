@@ -108,30 +108,42 @@ impl Server {
         } else {
             &[]
         };
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = as_anyone(&bin.join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .args(tls)
-            .args(["-c", "listen_addresses=127.0.0.1", "-c", "log_statement=all", "-p"])
-            .arg(port.to_string())
-            .arg("-k")
-            .arg(folder.path())
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let this = Self { child, folder, port };
-        let until = Instant::now() + Duration::from_secs(60);
-        while this.psql("SELECT 1").is_err() {
-            assert!(Instant::now() < until, "PostgreSQL does not answer: {}", this.log());
-            sleep(Duration::from_millis(50));
-        }
+        let this = Self::listening(&bin, folder, tls);
         this.psql(TABLES).unwrap();
         Some(this)
+    }
+
+    /// The server on a port that is its own: another one, if somebody was given this one first.
+    fn listening(bin: &Path, folder: tempfile::TempDir, tls: &[&str]) -> Self {
+        let until = Instant::now() + Duration::from_secs(60);
+        let start = |folder: &Path| {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let child = as_anyone(&bin.join("postgres"))
+                .arg("-D")
+                .arg(folder.join("data"))
+                .args(tls)
+                .args(["-c", "listen_addresses=127.0.0.1", "-c", "log_statement=all", "-p"])
+                .arg(port.to_string())
+                .arg("-k")
+                .arg(folder)
+                .current_dir(folder)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(fs::File::create(folder.join("log")).unwrap())
+                .spawn()
+                .unwrap();
+            (child, port)
+        };
+        let (child, port) = start(folder.path());
+        let mut this = Self { child, folder, port };
+        while this.psql("SELECT 1").is_err() {
+            assert!(Instant::now() < until, "PostgreSQL does not answer: {}", this.log());
+            if this.child.try_wait().unwrap().is_some() {
+                (this.child, this.port) = start(this.folder.path());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        this
     }
 
     fn log(&self) -> String {

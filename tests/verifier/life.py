@@ -57,7 +57,7 @@ class Request:
         terms = self.terms = e["terms"]
         need(digest_of("request", terms) == e["digest"], "digest", "the digest is not that of the terms")
         need(terms["version"] == 1 and terms["request_id"] == e["request_id"], "digest", "other terms")
-        need(terms["origin"] == a.origin, "origin", "the terms name another log")
+        need(a.may_name(terms["origin"]), "origin", "the terms name another log")
         self.agent_lives(a)
         a.not_before(e["ms"])
         need(a.scopes.get(terms["scope"]) == terms["template"], "scope-pinned")
@@ -131,6 +131,8 @@ class Request:
         kind, at, by_people = e["kind"], e["ms"], e["kind"] in ("questioned", "narrowed", "voted")
         need(at >= self.last, "time", "time runs backwards within the request")
         a.not_before(at)
+        need(a.may_name(self.terms["origin"]) or self.phase not in OPEN and kind != "issued", "epoch",
+             "it was asked in another log, and ended with it")
         given = e["old_digest"] if kind == "narrowed" else e["digest"]
         if by_people or kind in ("decided", "answered", "withdrawn", "intended"):
             need(self.phase in OPEN, "terminal", f"the request is {self.phase} already")
@@ -206,7 +208,7 @@ class Request:
         need(0 < millis(proof["expires_at"]) - at <= NONCE_MS, "passkey", "the signature is not of this time")
         key = a.passkeys.get(proof["credential_id"])
         need(key and key["human"] == e["human"] and not key["revoked"], "passkey", "unknown or ended")
-        check_signature(e, key, a.origin)
+        check_signature(e, key, self.terms["origin"])
         need(proof["nonce"] not in a.nonces, "passkey-nonce", "the nonce was spent before")
         a.nonces.add(proof["nonce"])
         return proof["credential_id"]

@@ -79,10 +79,18 @@ class Vkey:
 class Checkpoint:
     """A signed note (C2SP signed-note, tlog-checkpoint), opened with one key; ValueError if it is none."""
     def __init__(self, note, vkey):
+        self.note = note
+        self.origin, size, root, *more = self.signed(note, vkey).split("\n")
+        if not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or "" in more or len(unbase64(root)) != 32:
+            raise ValueError("a malformed checkpoint")
+        self.size, self.root = int(size), unbase64(root)
+    @staticmethod
+    def signed(note, vkey):
+        """The text that the key signed, without its last newline."""
         body, empty, lines = note.removesuffix("\n").rpartition("\n\n")
         if len(note) > 65536 or re.search("[\0-\x09\x0b-\x1f]", note) or not empty or note[-1:] != "\n":
             raise ValueError("no signed note")
-        self.note, signed = note, False
+        signed = False
         for line in lines.split("\n"):
             dash, name, value = line.split(" ")
             blob = unbase64(value)
@@ -96,10 +104,7 @@ class Checkpoint:
                     raise ValueError("the signature does not verify") from None
         if not signed:
             raise ValueError("the key did not sign it")
-        self.origin, size, root, *more = body.split("\n")
-        if not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or "" in more or len(unbase64(root)) != 32:
-            raise ValueError("a malformed checkpoint")
-        self.size, self.root = int(size), unbase64(root)
+        return body
 
 
 class WitnessKey:

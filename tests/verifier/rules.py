@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from log import Wrong, need
+from log import CannotVerify, Checkpoint, Vkey, Wrong, need
 
 DAY, HALF_DAY, CLOCK_MS, MAX_DEPTH = 24 * 3600_000, 12 * 3600_000, 30_000, 32
 TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{3}))?Z")
@@ -43,7 +43,9 @@ KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, 
     "instance_renewed": "instance old_serial serial key not_after |",
     "instance_revoked": "by instance reason |", "join_created": "by join_id agent token_hash expires_at |",
     "link_created": "by link_id human code_hash purpose expires_at |", "link_spent": "link_id |",
-    "model_set": "by model model_version | until", "opened": "version origin vkey trust_domain |",
+    "model_set": "by model model_version | until", "opened": "version origin vkey trust_domain | recovery_key",
+    "epoch_started": "version origin vkey trust_domain recovery_key old_origin old_vkey old_checkpoint restored"
+                     " restored_root carried carried_root | signature",
     "passkey_enrolled": "human link_id credential_id public_key rp_id aaguid backup_eligible |",
     "passkey_revoked": "by credential_id |", "policy_loaded": "by policy_set scopes |",
     "token_issued": "by token_id human token_hash expires_at |", "token_revoked": "by token_id |",}.items()}
@@ -108,7 +110,7 @@ class Authority:
         self.humans, self.groups, self.agents, self.instances, self.serials = {}, {}, {}, {}, set()
         self.joins, self.links, self.tokens, self.passkeys, self.accounts = {}, {}, {}, {}, {}
         self.identities, self.claimed, self.models, self.scopes, self.catalog = {}, {}, {}, {}, {}
-        self.changes, self.makers, self.unlinked = [], {}, []
+        self.changes, self.makers, self.unlinked, self.epochs, self.index = [], {}, [], [], 0
     def active(self, human):
         return self.humans.get(human, {}).get("active", False)
     def operator(self, human):
@@ -122,7 +124,8 @@ class Authority:
     def owned_since(self, agent, human, since):
         return any(o == human and (until is None or until >= since) for o, until in self.agents[agent]["owners"])
     def not_before(self, at):
-        need(self.latest - at <= CLOCK_MS, "time", "its time lies before the log's")
+        began = self.epochs[0]["ms"] if self.epochs and self.index > self.carried() else 0
+        need(max(self.latest, began) - at <= CLOCK_MS, "time", "its time lies before the log's")
     def stand_ins(self, human, at):
         """Who could act as this person: by a token, link, passkey or session they made, or an account."""
         bearers = [t for t in self.tokens.values() if not t["spent"] and t["expires_at_ms"] > at]
@@ -153,7 +156,10 @@ class Authority:
     def apply(self, index, e):
         kind, at, human = e["kind"], e["ms"], e.get("human")
         self.not_before(at)
-        need((kind == "opened") == (index == 0) == (not self.origin), "opened-first")
+        if kind in ("opened", "epoch_started"):
+            return self.begin(index, e)
+        need(self.origin, "opened-first")
+        need(not len(self.epochs) == index <= self.carried(), "epoch", "no first leaf is carried over")
         if "by" in e and kind not in ("human_set", "account_unlinked", "instance_revoked", "passkey_revoked",
                                       "token_revoked"):
             self.operator(e["by"])
@@ -162,9 +168,31 @@ class Authority:
             need(self.active(human), "human-known", f"no active person `{human}`")
         getattr(self, "_" + kind)(e, at)
         self.latest = max(self.latest, at)
-    def _opened(self, e, _):
-        need(e["version"] == 1 and e["origin"], "opened-first")
-        self.origin, self.vkey = e["origin"], e["vkey"]
+    def carried(self):
+        return self.epochs[0]["carried"] if self.epochs else 0
+    def may_name(self, origin):
+        """The log that terms name: this one, or among what was carried over an older one."""
+        past = 0 < self.index <= self.carried()
+        return any(e["old_origin"] == origin for e in self.epochs) if past else origin == self.origin
+    def begin(self, index, e):
+        """The first leaf of this log or, carried over, of an older one, which vouches for the newer one's."""
+        need(e["version"] == 1 and e["origin"] and e.get("carried") != 0, "opened-first")
+        if self.epochs and index:
+            newer = self.epochs[-1]
+            need(index == len(self.epochs) <= self.carried(), "opened-first")
+            need((newer["old_origin"], newer["old_vkey"]) == (e["origin"], e["vkey"]), "epoch", "of another log")
+            text = canonical({k: v for k, v in newer.items() if k not in ("signature", "ms")}) + "\n"
+            try:
+                Checkpoint.signed(text + "\n" + newer.get("signature", ""), Vkey(e.get("recovery_key", "")))
+            except (CannotVerify, ValueError) as fault:
+                raise Wrong("epoch-signature", str(fault)) from None
+        else:
+            need(index == 0 and not self.origin, "opened-first")
+            self.origin, self.vkey = e["origin"], e["vkey"]
+        if e["kind"] == "epoch_started":
+            self.epochs.append(e)
+        elif not index:
+            self.latest = max(self.latest, e["ms"])
     def _human_set(self, e, _):
         rules = e["active"] and e["operator"]
         if self.humans or e["by"] != e["human"] or not rules:

@@ -13,7 +13,7 @@ import time
 
 import log
 from life import Request
-from log import CannotVerify, Checkpoint, Tree, Vkey, Wrong, leaf_hash, need
+from log import CannotVerify, Checkpoint, Tree, Vkey, Wrong, leaf_hash, need, unbase64
 from rules import Authority, digest, read_leaf
 
 MOST, ORDER_MS = 20, 300_000
@@ -52,10 +52,12 @@ class Verifier:
         except (Wrong, KeyError, TypeError):
             raise CannotVerify("no key was given, and the first leaf names none") from None
         points = self.points(notes)
-        try:
-            kept = [Checkpoint(note, self.vkey) for note in self.kept_notes]
-        except ValueError as e:
-            raise CannotVerify(f"a kept checkpoint cannot be used: {e}") from None
+        kept, older = [], []
+        for note in self.kept_notes:
+            try:
+                kept.append(Checkpoint(note, self.vkey))
+            except ValueError as e:
+                older.append((note, e))
         roots = {point.size: None for point in kept}
         witnessed = self.witnessed([*kept, *(point for same in points.values() for point in same)])
         whole = first is None or self.leaf(*first, points, roots)
@@ -63,6 +65,7 @@ class Verifier:
             whole = self.leaf(*following, points, roots)
         self.end(points, whole and len(self.findings) < MOST)
         rollback = self.rollback(kept, roots, points)
+        rollback = "found" if self.older(older) else rollback
         self.findings = sorted(self.findings, key=lambda found: found["leaf"])[:MOST]
         return {"ok": not self.findings, "leaves": self.tree.size, "rollback": rollback,
                 "findings": self.findings, "witnessed": witnessed, "requests": len(self.requests),
@@ -113,7 +116,8 @@ class Verifier:
         late = self.last is not None and self.last - e["ms"] > ORDER_MS
         if late or self.now and e["ms"] - self.now > ORDER_MS:
             self.find(index, "time", f"{e['at']} is out of order, or after now")
-        self.last, id_, a, kind = e["ms"], e.get("request_id"), self.authority, e["kind"]
+        id_, a, kind = e.get("request_id"), self.authority, e["kind"]
+        self.last, a.index = self.last if kind == "epoch_started" else e["ms"], index
         if id_ is None:
             a.apply(index, e)
             for label, wanted in self.blobs(e) if kind == "policy_loaded" else ():
@@ -146,6 +150,13 @@ class Verifier:
             self.find(0, "key", "the first leaf names another key than the log is verified with")
         if not whole:
             return
+        carried = self.authority.epochs and not self.findings and self.authority.carried()
+        if carried:
+            tree = Tree()
+            for hash_ in self.hashes[1:1 + carried]:
+                tree.add(hash_)
+            if tree.size != carried or tree.root() != unbase64(self.authority.epochs[0]["carried_root"]):
+                self.find(0, "epoch-carried", "the leaves carried over are not those it names")
         if newest != size:
             rule = "truncated" if newest > size else "uncovered"
             self.find(min(size, newest), rule, f"the newest checkpoint covers {newest} leaves of {size}")
@@ -165,6 +176,25 @@ class Verifier:
             elif point.size and (point.root not in own or point.origin != self.authority.origin):
                 self.find(point.size - 1, "fork", "a kept checkpoint promises other leaves than these")
         return "found" if len(self.findings) > count else "none" if kept else "not checked"
+    def older(self, notes):
+        """Kept checkpoints of logs before this epoch: nothing that they show was lost undeclared."""
+        count = len(self.findings)
+        for note, why in notes:
+            for leaf, epoch in enumerate(self.authority.epochs):
+                try:
+                    key = Vkey(epoch["old_vkey"])
+                    point, named = Checkpoint(note, key), Checkpoint(epoch["old_checkpoint"], key)
+                except ValueError:
+                    continue
+                told = {(named.size, named.root), (epoch["restored"], unbase64(epoch["restored_root"]))}
+                if point.size > named.size:
+                    self.find(leaf, "rollback", f"a kept checkpoint of the log before covers {point.size} leaves")
+                elif point.size in dict(told) and (point.size, point.root) not in told:
+                    self.find(leaf, "fork", "a kept checkpoint of the log before promises other leaves")
+                break
+            else:
+                raise CannotVerify(f"a kept checkpoint cannot be used: {why}")
+        return len(self.findings) > count
 
 
 def verify(place, vkey=None, kept=(), now=None, witnesses=(), quorum=None):

@@ -179,7 +179,12 @@ impl Conduct {
         findings: &mut Findings,
     ) -> Result<(), CannotVerify> {
         let leaf = self.state.size;
+        let before = self.last;
         self.time(leaf, event.at(), findings);
+        if matches!(event, Event::EpochStarted(_)) {
+            // What an epoch carries over is older than the leaf that begins it.
+            self.last = before;
+        }
         self.texts.learn(event);
         if !self.step(event, source, findings)? {
             return Ok(());
@@ -277,7 +282,7 @@ impl Conduct {
         }
         let done = match id {
             Some(id) if !self.state.requests.contains_key(id) => {
-                match (event, self.settled.follow(id, event, &self.state.authority)) {
+                match (event, self.settled.follow(id, leaf, event, &self.state.authority)) {
                     (_, Followed::Unknown) => self.state.apply(event),
                     (Event::Requested(_), _) => Err(exists(id)),
                     (_, Followed::Folded) => Ok(()),
@@ -383,8 +388,11 @@ impl Conduct {
         };
         let text = |name: &str| proof.get(name).and_then(Value::as_str).unwrap_or_default();
         let authority = &self.state.authority;
+        // As the request names it: one that was carried over is of an older log.
+        let request = self.state.requests.get(&e.request_id);
+        let origin = request.map_or(&authority.origin, |r| &r.terms.origin);
         let refused = match authority.passkeys.get(text("credential_id")) {
-            Some(passkey) => verify_vote(e, passkey, &authority.origin, None).err(),
+            Some(passkey) => verify_vote(e, passkey, origin, None).err(),
             None => Some(PasskeyError::Malformed("proof")),
         };
         if let Some(why) = refused {

@@ -14,6 +14,9 @@ pub enum CannotVerify {
     /// There is neither a leaf nor a checkpoint.
     #[error("there is nothing to verify: no leaf and no checkpoint")]
     NothingToVerify,
+    /// The log is no later epoch of another one.
+    #[error("this log begins no epoch: there is no log before it")]
+    NoEpoch,
     /// A checkpoint that was kept outside the log cannot be used as evidence.
     #[error("kept checkpoint {number} cannot be used: {why}")]
     KeptCheckpoint {

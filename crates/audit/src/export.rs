@@ -134,9 +134,12 @@ impl Exporter {
     /// Remembers what later events of the same request need. Every event that is exported, or passed
     /// over, goes through here first.
     pub fn learn(&mut self, event: &Event) {
-        if let Event::Opened(opened) = event {
-            self.origin.log.clone_from(&opened.origin);
-            self.origin.trust_domain.clone_from(&opened.trust_domain);
+        // The first leaf says it; later ones of this kind are of logs that went before.
+        if self.origin.log.is_empty()
+            && let Some((origin, _, trust_domain)) = event.begins()
+        {
+            origin.clone_into(&mut self.origin.log);
+            trust_domain.clone_into(&mut self.origin.trust_domain);
         }
         self.recent.learn(event);
     }

@@ -19,6 +19,7 @@ pub mod verify;
 pub mod words;
 
 mod conduct;
+mod epoch;
 mod grown;
 mod known;
 mod pipeline;
@@ -29,6 +30,7 @@ mod signatures;
 mod texts;
 mod witnesses;
 
+pub use epoch::continues;
 pub use error::CannotVerify;
 pub use known::Known;
 pub use report::{Finding, OpenIntent, Report, Rollback};

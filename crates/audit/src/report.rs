@@ -130,6 +130,10 @@ impl Findings {
         self.count() >= MOST_FINDINGS
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.beside.is_empty() && self.changed.is_none()
+    }
+
     pub(crate) fn has(&self, rule: &str) -> bool {
         self.list.iter().any(|f| f.rule == rule)
     }

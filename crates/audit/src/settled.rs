@@ -148,17 +148,18 @@ impl Settled {
         }
     }
 
-    /// Folds in what happened to a credential.
+    /// Folds in what happened to a credential, in the leaf at `index`.
     pub(crate) fn follow(
         &mut self,
         id: &RequestId,
+        index: u64,
         event: &Event,
         authority: &Authority,
     ) -> Followed {
         let Some(place) = self.places.get_mut(&mark(id.as_str())) else { return Followed::Unknown };
         let Some(packed) = self.granted.get_mut(*place as usize) else { return Followed::Refused };
         let Some(mut granted) = packed.unpack(event) else { return Followed::Refused };
-        if granted.apply(event, Rights::Now(authority)).is_err() {
+        if granted.apply(index, event, Rights::Now(authority)).is_err() {
             return Followed::Refused;
         }
         if granted.lease.state.is_valid() {

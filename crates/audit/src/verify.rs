@@ -1,9 +1,11 @@
 //! The verification of a log, from the key to the report.
 
-use grantwright_domain::{Event, Timestamp, text};
+use grantwright_domain::{Timestamp, text};
+use grantwright_proof::epoch::MAX_EPOCHS;
 use grantwright_proof::{Checkpoint, Vkey, WitnessKey};
 
 use crate::conduct::Conduct;
+use crate::epoch::Epochs;
 use crate::grown::Grown;
 use crate::known::Known;
 use crate::pipeline::{self, Catalog, PAGE};
@@ -100,12 +102,10 @@ fn run(
         return Err(CannotVerify::Quorum { quorum, witnesses: witnesses.len() });
     }
     let mut findings = Findings::default();
-    let first = source.leaves(0, 1)?;
-    let named = first.first().and_then(|(_, body)| match Event::from_leaf(body) {
-        Ok(Event::Opened(e)) => Some(e),
-        _ => None,
-    });
-    let empty = first.is_empty();
+    let leading = source.leaves(0, MAX_EPOCHS + 1)?;
+    let mut epochs = Epochs::read(&leading);
+    let named = epochs.first.clone();
+    let empty = leading.is_empty();
     let from_log = named.as_ref().and_then(|e| Vkey::parse(&e.vkey).ok());
     let Some(key) = vkey.or(from_log.as_ref()) else {
         let notes = source.checkpoints()?;
@@ -120,12 +120,12 @@ fn run(
     let (stored, newest) =
         stored(source, key, &origin, known.map_or(0, Known::size), &mut search, &mut findings)?;
     let none_stored = stored.is_empty() && findings.count() == 0;
-    let kept = opened(kept, key, &mut search, &mut findings)?;
+    let kept = opened(kept, key, &mut epochs, &mut search, &mut findings)?;
     let witnessed = search.end(&mut findings);
     if empty && none_stored && kept.iter().all(|c| c.size() == 0) {
         return Err(CannotVerify::NothingToVerify);
     }
-    if let Some(e) = &named
+    if let Some(e) = named
         && e.vkey != key.to_string()
     {
         findings.add(0, "key", "the first leaf names another key than the log is verified with");
@@ -158,6 +158,7 @@ fn run(
             return Ok(false);
         }
         roots.add(leaf.hash, source, &mut findings)?;
+        epochs.add(leaf.index, leaf.hash);
         if let Some(grown) = &mut grown {
             grown.add(leaf.hash, source, &mut findings)?;
         }
@@ -183,7 +184,11 @@ fn run(
             grown.finish(source, &mut findings)?;
         }
     }
-    let rollback = roots.rollback(&origin, whole, leaves, &mut findings);
+    let mut rollback = roots.rollback(&origin, whole, leaves, &mut findings);
+    if epochs.rolled_back(&mut findings) {
+        rollback = Rollback::Found;
+    }
+    epochs.check(whole, begin, &mut findings);
     // Leaves that were not reached commit to texts that are there.
     let erased =
         if whole && !hashes_only { conduct.texts.check(source, &mut findings)? } else { 0 };
@@ -200,6 +205,7 @@ fn run(
                 .into(),
         );
     }
+    undetectable.extend(epochs.undetectable());
     undetectable.push(match (rollback, roots.largest_kept()) {
         (Rollback::NotChecked, _) | (_, None) => {
             "no checkpoint was kept outside the log: a rollback to an earlier state, or another \
@@ -333,18 +339,24 @@ fn stored(
     Ok((out, newest.1))
 }
 
+/// The kept checkpoints of this log; those of the logs before it are for `epochs` to compare.
 fn opened(
     kept: &[String],
     key: &Vkey,
+    epochs: &mut Epochs,
     search: &mut Search<'_>,
     findings: &mut Findings,
 ) -> Result<Vec<Checkpoint>, CannotVerify> {
     let mut out = Vec::with_capacity(kept.len());
     for (note, number) in kept.iter().zip(1..) {
-        let checkpoint = signatures::open(note, key)
-            .map_err(|why| CannotVerify::KeptCheckpoint { number, why })?;
-        search.note(note, &checkpoint, findings);
-        out.push(checkpoint);
+        match signatures::open(note, key) {
+            Ok(checkpoint) => {
+                search.note(note, &checkpoint, findings);
+                out.push(checkpoint);
+            }
+            Err(_) if epochs.keep(note) => {}
+            Err(why) => return Err(CannotVerify::KeptCheckpoint { number, why }),
+        }
     }
     Ok(out)
 }

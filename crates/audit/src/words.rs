@@ -197,6 +197,13 @@ fn authority(event: &Event) -> String {
             tick(&e.agent),
             tick(&e.owner)
         ),
+        Event::EpochStarted(e) => format!(
+            "the log {} began, going on from {} leaves of {}, of which {} were carried over",
+            tick(&e.origin),
+            e.restored,
+            tick(&e.old_origin),
+            e.carried
+        ),
         Event::Erased(e) => format!(
             "operator {} erased what was said beside request {}: {}",
             tick(&e.by),

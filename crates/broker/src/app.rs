@@ -144,6 +144,12 @@ async fn serve(config: Config) -> Result<(), StartError> {
     if authority.origin.is_empty() {
         return Err(StartError::new("the store is empty; make a broker with `grantwright init`"));
     }
+    if authority.carried() >= store.head().size {
+        return Err(StartError::new(
+            "the store is a new epoch that was not finished; remove it and run `grantwright restore` \
+             again",
+        ));
+    }
     let trust_domain =
         TrustDomain::parse(&authority.trust_domain).map_err(|e| StartError::new(e.to_string()))?;
     let ca = Ca::load(&keys, trust_domain.as_str())?.with_life(config.certificate_s());
@@ -290,6 +296,11 @@ fn identity_provider(
 
 /// Opens the store with its two keys.
 pub(crate) async fn open_store(config: &Config, keys: &KeyDir) -> Result<Store, StartError> {
+    open_store_with(config, store_keys(keys)?).await
+}
+
+/// The keys that vouch for the store.
+pub(crate) fn store_keys(keys: &KeyDir) -> Result<Keys, StartError> {
     let skey = keys.read("log.skey")?;
     let signer = NoteSigner::from_skey(skey.expose_secret().trim()).map_err(|e| {
         StartError::new(format!(
@@ -305,9 +316,13 @@ pub(crate) async fn open_store(config: &Config, keys: &KeyDir) -> Result<Store, 
                 "the key `mac.key` is not 64 hexadecimal digits; restore it from its backup",
             )
         })?;
+    Ok(Keys { signer, mac_key })
+}
+
+pub(crate) async fn open_store_with(config: &Config, keys: Keys) -> Result<Store, StartError> {
     // The broker remembers denies, waits and deliveries: two of them would not know each other's.
     let options = Options { alone: true, ..Options::default() };
-    Store::open_with(&config.store.url, Keys { signer, mac_key }, options)
+    Store::open_with(&config.store.url, keys, options)
         .await
         .map_err(|e| StartError::new(format!("the store: {e}")))
 }

@@ -30,6 +30,17 @@ pub struct InitOptions {
     pub operator: HumanId,
     /// Text of `broker.toml`; absent: the defaults, all on loopback.
     pub config: Option<String>,
+    /// The offline key that alone can begin a new epoch of the log after a restore.
+    pub recovery: Recovery,
+}
+
+/// Where the recovery key comes from.
+#[derive(Debug, Clone)]
+pub enum Recovery {
+    /// It was made elsewhere; this is its verifier key.
+    Public(String),
+    /// It is made now, and its private part written to this file, once, to be taken away.
+    Written(PathBuf),
 }
 
 /// What `init` made.
@@ -43,6 +54,8 @@ pub struct InitReport {
     pub vkey: String,
     /// The certificates to trust.
     pub trust_bundle: PathBuf,
+    /// Verifier key of the recovery key.
+    pub recovery_key: String,
 }
 
 const DEFAULTS: &str = r#"# Made by `grantwright init`; every key is explained in deploy/config/broker.toml.
@@ -88,6 +101,12 @@ pub fn init(options: &InitOptions) -> Result<InitReport, StartError> {
     make_dir(&dir)?;
     let key_dir = KeyDir::new(dir.join("keys"));
     make_dir(&dir.join("keys"))?;
+    let recovery_key = match &options.recovery {
+        Recovery::Public(key) => grantwright_proof::Vkey::parse(key)
+            .map_err(|e| StartError::new(format!("recovery key: {e}")))?
+            .to_string(),
+        Recovery::Written(path) => crate::restore::make_key(path, &options.trust_domain)?,
+    };
     let skey = signer.expose_skey().map_err(|e| StartError::new(e.to_string()))?;
     key_dir.create("log.skey", &skey)?;
     key_dir.create("mac.key", &random.secret())?;
@@ -108,6 +127,7 @@ pub fn init(options: &InitOptions) -> Result<InitReport, StartError> {
             origin: options.origin.clone(),
             vkey: vkey.clone(),
             trust_domain: options.trust_domain.clone(),
+            recovery_key: Some(recovery_key.clone()),
         }),
         Event::HumanSet(HumanSet {
             at: now,
@@ -119,7 +139,8 @@ pub fn init(options: &InitOptions) -> Result<InitReport, StartError> {
         link_event(&by, &code, &random.name("k-"), now),
     ];
     write_first(&config, &key_dir, events)?;
-    Ok(InitReport { config: config_path, code, vkey, trust_bundle: key_dir.path("ca.pem") })
+    let trust_bundle = key_dir.path("ca.pem");
+    Ok(InitReport { config: config_path, code, vkey, trust_bundle, recovery_key })
 }
 
 /// A new one-time link for an operator, made beside a broker that does not run: for who lost theirs.
@@ -162,11 +183,11 @@ fn write_first(config: &Config, keys: &KeyDir, events: Vec<Event>) -> Result<(),
     })
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, StartError> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, StartError> {
     std::path::absolute(path).map_err(|e| StartError::new(format!("`{}`: {e}", path.display())))
 }
 
-fn make_dir(path: &Path) -> Result<(), StartError> {
+pub(crate) fn make_dir(path: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt;
     if path.is_dir() {
         return Ok(());

@@ -85,7 +85,11 @@ pub fn read_secret(path: &Path) -> Result<Secret<String>, StartError> {
     Ok(Secret::new(text))
 }
 
-fn write_new(path: &Path, text: &str) -> Result<(), StartError> {
+/// Writes a new file of mode 0600; an existing one is never overwritten.
+///
+/// # Errors
+/// When the file exists or cannot be written.
+pub fn write_new(path: &Path, text: &str) -> Result<(), StartError> {
     let failed =
         |e: std::io::Error| StartError::new(format!("cannot write `{}`: {e}", path.display()));
     let mut file = std::fs::OpenOptions::new()

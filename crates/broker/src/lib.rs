@@ -27,6 +27,7 @@ mod passkey_tests;
 mod people;
 mod policies;
 mod rates;
+mod restore;
 mod rpc;
 #[cfg(test)]
 mod session_tests;
@@ -48,4 +49,5 @@ pub use app::{CaStep, ca_step, run, token_key_step};
 pub use config::{Config, LogFormat};
 pub use error::StartError;
 pub use http::listen::{Bounds, serve as serve_http};
-pub use init::{InitOptions, InitReport, fresh_link, init};
+pub use init::{InitOptions, InitReport, Recovery, fresh_link, init};
+pub use restore::{RestoreOptions, RestoreReport, make_key, restore};

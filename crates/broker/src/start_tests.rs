@@ -7,7 +7,7 @@ use grantwright_domain::HumanId;
 use grantwright_policy::Sources;
 
 use crate::config::Config;
-use crate::init::{InitOptions, init};
+use crate::init::{InitOptions, Recovery, init};
 use crate::issue::rig::{Rig, human, sources};
 use crate::keys::KeyDir;
 use crate::{app, policies};
@@ -19,6 +19,7 @@ fn made(dir: &Path) -> Config {
         origin: "test.example/log".into(),
         operator: HumanId::parse("olivia").unwrap(),
         config: None,
+        recovery: Recovery::Written(dir.join("recovery.key")),
     };
     let report = init(&options).unwrap();
     Config::load(&report.config).unwrap()

@@ -10,6 +10,7 @@ mod log;
 mod receipt;
 pub mod reconcile;
 pub mod report;
+pub mod restore;
 pub mod search;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -17,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use grantwright_audit::{CannotVerify, Known, Options, Report, Rollback, Source};
-use grantwright_domain::{RequestId, Timestamp};
-use grantwright_proof::{Vkey, WitnessKey};
+use grantwright_audit::{CannotVerify, Finding, Known, Options, Report, Rollback, Source};
+use grantwright_domain::{Event, RequestId, Timestamp};
+use grantwright_proof::{Checkpoint, Vkey, WitnessKey};
 use serde_json::{Value, json};
 
 use crate::config::{Settings, now};
@@ -51,6 +52,10 @@ pub enum Command {
         /// Whoever can write it can make the next verification believe anything of the past.
         #[arg(long, value_name = "FILE")]
         resume: Option<PathBuf>,
+        /// The log before this epoch, as far as it is left: a store, an address, or a folder of tiles.
+        /// It is proven too, and that this one goes on from it.
+        #[arg(long, value_name = "URL")]
+        before: Option<String>,
     },
     /// Write the log as plain files (C2SP tlog-tiles) that any static server can serve.
     Tiles {
@@ -222,7 +227,7 @@ pub struct Check {
 /// When nothing can be said about the log (exit 2).
 pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
     match command {
-        Command::Verify { what, key, witnesses, witness_quorum, hashes_only, resume } => {
+        Command::Verify { what, key, witnesses, witness_quorum, hashes_only, resume, before } => {
             let vkey = parse(key.vkey(settings).as_deref())?;
             let kept = export::kept(&key.checkpoints(settings))?;
             let witnesses = witnesses.iter().map(|key| WitnessKey::parse(key.trim()));
@@ -240,10 +245,15 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
                 quorum: witness_quorum.unwrap_or(witnesses.len()),
                 hashes_only: *hashes_only,
             };
-            let report = match resume {
+            let mut report = match resume {
                 None => prove(source, &options, told)?,
                 Some(file) => go_on(source, &options, file, told)?,
             };
+            if let Some(before) = before {
+                let found = epochs(before, source, &options)?;
+                report.findings.extend(found);
+                report.ok = report.findings.is_empty();
+            }
             print(out, &report)
         }
         Command::Tiles { what, key, to } => {
@@ -335,6 +345,51 @@ fn telling<T>(
         let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
     }
     done.map_err(Failure::unable)
+}
+
+/// Proves the log before an epoch in itself, as far as it is left and with the checkpoints of it that were
+/// kept, and that the epoch goes on from it. Findings of the old log say so.
+fn epochs(
+    before: &str,
+    new: &mut dyn Source,
+    options: &Options<'_>,
+) -> Result<Vec<Finding>, Failure> {
+    let mut old = match Path::new(before) {
+        folder if folder.is_dir() => tiles(folder)?,
+        _ => open(before, None, Reader::Verifies)?,
+    };
+    let old = old.as_mut();
+    let mut found = grantwright_audit::continues(old, new).map_err(Failure::unable)?;
+    // Of a log that is not the one before, nothing more is to be said.
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let first = new.leaves(0, 1).map_err(Failure::unable)?;
+    let Some(Ok(Event::EpochStarted(epoch))) = first.first().map(|(_, l)| Event::from_leaf(l))
+    else {
+        return Ok(found);
+    };
+    let vkey = Vkey::parse(&epoch.old_vkey).map_err(Failure::unable)?;
+    // A checkpoint beyond what is left is of what the ceremony says is lost.
+    let count = old.count().map_err(Failure::unable)?.unwrap_or(epoch.restored);
+    let reached = |note: &&String| {
+        Checkpoint::open(note, &vkey, vkey.name()).is_ok_and(|kept| kept.size() <= count)
+    };
+    let named = std::iter::once(&epoch.old_checkpoint);
+    let kept: Vec<String> = named.chain(options.kept).filter(reached).cloned().collect();
+    let options = Options {
+        vkey: Some(&vkey),
+        kept: &kept,
+        now: options.now,
+        hashes_only: options.hashes_only,
+        ..Options::default()
+    };
+    let report = prove(old, &options, false)?;
+    found.extend(report.findings.into_iter().map(|finding| Finding {
+        detail: format!("of the log before: {}", finding.detail),
+        ..finding
+    }));
+    Ok(found)
 }
 
 /// How often progress is told.

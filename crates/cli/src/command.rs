@@ -59,6 +59,8 @@ pub enum Command {
     Report(crate::audit::report::Command),
     /// Copy the store, while the broker works, and prove the copy.
     Backup(crate::audit::backup::Args),
+    /// Begin a new epoch from a backup, with the offline recovery key.
+    Restore(crate::audit::restore::Args),
     /// Erase what was said beside a request that is over; the log still verifies.
     Erase(crate::audit::search::Erase),
     /// Compare what was issued with what a backend says was used.
@@ -126,6 +128,7 @@ impl Command {
             Self::Audit(command) => crate::audit::run(out, settings, &command),
             Self::Report(command) => crate::audit::report::run(out, settings, &command),
             Self::Backup(args) => crate::audit::backup::run(out, settings, &args),
+            Self::Restore(args) => crate::audit::restore::run(out, &args),
             Self::Erase(args) => wait(crate::audit::search::erase(out, settings, &args)),
             Self::Reconcile(command) => crate::audit::reconcile::run(out, settings, &command),
             Self::Mcp(args) => crate::mcp::run(settings, &args),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use grantwright_broker::{Config, InitOptions, fresh_link};
+use grantwright_broker::{Config, InitOptions, Recovery, fresh_link};
 use grantwright_domain::HumanId;
 use serde_json::json;
 
@@ -24,6 +24,13 @@ pub struct Args {
     /// Name of the log, a URL without its scheme [default: TRUST_DOMAIN/log].
     #[arg(long, value_name = "ORIGIN")]
     origin: Option<String>,
+    /// Verifier key of an offline recovery key that was made elsewhere (`grantwright restore
+    /// --make-key`) [default: one is made, and its private part written to --recovery-out].
+    #[arg(long, value_name = "KEY")]
+    recovery_key: Option<String>,
+    /// Where the private part of a new recovery key is written, once [default: DIR/recovery.key].
+    #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
+    recovery_out: Option<PathBuf>,
     /// The folder holds a stopped broker: make a new one-time link for its operator, nothing else.
     #[arg(long)]
     new_link: bool,
@@ -48,18 +55,25 @@ pub fn run(out: &Out, args: &Args) -> Outcome {
         }));
     }
     let origin = args.origin.clone().unwrap_or_else(|| format!("{}/log", args.trust_domain));
+    let written = args.recovery_out.clone().unwrap_or_else(|| args.dir.join("recovery.key"));
+    let recovery = match &args.recovery_key {
+        Some(key) => Recovery::Public(key.clone()),
+        None => Recovery::Written(written.clone()),
+    };
     let made = grantwright_broker::init(&InitOptions {
         dir: args.dir.clone(),
         trust_domain: args.trust_domain.clone(),
         origin: origin.clone(),
         operator: operator.clone(),
         config: None,
+        recovery,
     })
     .map_err(Failure::unable)?;
     let link = link(&made.config, &made.code)?;
     let said = json!({
         "ok": true, "config": made.config, "vkey": made.vkey, "trust_bundle": made.trust_bundle,
         "operator": operator, "origin": origin, "link": link, "code": made.code,
+        "recovery_key": made.recovery_key,
     });
     Ok(out.either(&said, |out| {
         let row = |title: &str, words: &str| {
@@ -70,6 +84,14 @@ pub fn run(out: &Out, args: &Args) -> Outcome {
         row("trust bundle", &made.trust_bundle.display().to_string());
         row("log key", &made.vkey);
         row("operator", operator.as_str());
+        if args.recovery_key.is_none() {
+            row("recovery key", &written.display().to_string());
+            out.line(out.paint(
+                Look::Bold,
+                "Take the recovery key away now: offline, and not beside the backups. After a restore \
+                 it alone makes sidecars go on.",
+            ));
+        }
         out.line("");
         out.line(format!("1. grantwright broker --config {config}"));
         out.line(format!("2. grantwright login '{link}' --out {operator}.token"));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::event::{Account, Attributes, Event, GroupsClaimed, IdentitySet};
+use crate::event::{Account, Attributes, EpochStarted, Event, GroupsClaimed, IdentitySet, Opened};
 use crate::id::{AgentId, GroupName, HumanId, InstanceId, ScopeName};
 use crate::passkey::{MAX_CREDENTIAL_ID, MAX_PASSKEYS, PublicKey, is_aaguid, is_base64url};
 use crate::scope::Scope;
@@ -186,6 +186,12 @@ pub struct Authority {
     pub trust_domain: String,
     /// Verifier key of the log.
     pub vkey: String,
+    /// Verifier key of the offline key that signs the next epoch; empty: there is none.
+    pub recovery_key: String,
+    /// The epochs since the first log, oldest first: the last one began this log. None: it is the first.
+    pub epochs: Vec<EpochStarted>,
+    /// The recovery key that the first log named, where this log carries its first leaf.
+    pub first_recovery_key: String,
     /// People.
     pub humans: BTreeMap<HumanId, Human>,
     /// Groups and the members that operators set; who belongs to one is told by
@@ -371,13 +377,34 @@ impl Authority {
             .map(|(a, _)| a)
     }
 
+    /// How many leaves after the first are an older log's.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.epochs.last().map_or(0, |e| e.carried)
+    }
+
+    /// Whether terms of the leaf at `index` may name the log `origin`: this one's, and among what was
+    /// carried over an older one's.
+    #[must_use]
+    pub fn may_name(&self, index: u64, origin: &str) -> bool {
+        match index <= self.carried() {
+            true if index > 0 => self.epochs.iter().any(|e| e.old_origin == origin),
+            _ => origin == self.origin,
+        }
+    }
+
     /// Refuses a time that lies before what the log has seen by more than the clock bound: a leaf that
-    /// is dated back would be judged by rights of another day.
+    /// is dated back would be judged by rights of another day. What was carried over is older than the
+    /// leaf before it that carries it.
     ///
     /// # Errors
     /// The rule `time`.
-    pub fn not_before(&self, at: Timestamp) -> Result<(), Violation> {
-        let behind = self.latest_at.since(at);
+    pub fn not_before(&self, index: u64, at: Timestamp) -> Result<(), Violation> {
+        let latest = match self.epochs.last() {
+            Some(epoch) if index > epoch.carried => self.latest_at.max(epoch.at),
+            _ => self.latest_at,
+        };
+        let behind = latest.since(at);
         if behind <= CLOCK_BOUND_MS {
             return Ok(());
         }
@@ -407,6 +434,80 @@ impl Authority {
             agent: agent.cloned(),
             group: group.cloned(),
         });
+    }
+
+    /// The first leaf of the first log: of this one, or carried over after the epochs since.
+    fn open(&mut self, index: u64, e: &Opened) -> Result<(), Violation> {
+        let refuse = |detail: &str| Err(Violation::rule("opened-first", detail.to_owned()));
+        if e.version != 1 || e.origin.is_empty() {
+            return refuse("a log has an origin and version 1");
+        }
+        let key = e.recovery_key.clone().unwrap_or_default();
+        if index == 0 && self.origin.is_empty() {
+            self.origin.clone_from(&e.origin);
+            self.trust_domain.clone_from(&e.trust_domain);
+            self.vkey.clone_from(&e.vkey);
+            self.recovery_key = key;
+            self.latest_at = self.latest_at.max(e.at);
+        } else {
+            self.follows(index, &e.origin, &e.vkey, &e.trust_domain)?;
+            self.first_recovery_key = key;
+        }
+        self.last_leaf = index;
+        Ok(())
+    }
+
+    /// The first leaf of a later log. Its signature is for whoever holds the recovery key to check.
+    fn start_epoch(&mut self, index: u64, e: &EpochStarted) -> Result<(), Violation> {
+        let refuse = |detail: &str| Err(Violation::rule("epoch", detail.to_owned()));
+        if e.version != 1 || e.origin.is_empty() || e.carried == 0 {
+            return refuse("a log has an origin, version 1, and carries an older one's leaves");
+        }
+        if e.origin == e.old_origin || e.vkey == e.old_vkey {
+            return refuse("a new epoch has another origin and key than the log before it");
+        }
+        if index == 0 && self.origin.is_empty() {
+            self.origin.clone_from(&e.origin);
+            self.trust_domain.clone_from(&e.trust_domain);
+            self.vkey.clone_from(&e.vkey);
+            self.recovery_key.clone_from(&e.recovery_key);
+        } else {
+            self.follows(index, &e.origin, &e.vkey, &e.trust_domain)?;
+        }
+        // Each older log's first leaf stands behind the newer one's.
+        self.epochs.insert(0, e.clone());
+        self.last_leaf = index;
+        Ok(())
+    }
+
+    /// What is carried over begins with the old log's own first leaf.
+    fn follows(
+        &self,
+        index: u64,
+        origin: &str,
+        vkey: &str,
+        trust_domain: &str,
+    ) -> Result<(), Violation> {
+        let before = self
+            .epochs
+            .first()
+            .filter(|_| index == self.epochs.len() as u64 && index <= self.carried());
+        match before {
+            Some(e) if e.old_origin == origin && e.old_vkey == vkey => {}
+            Some(e) => {
+                let detail = format!("it opens another log than `{}`", e.old_origin);
+                return Err(Violation::rule("epoch", detail));
+            }
+            None => {
+                let detail = "a log opens once, in its first leaf".to_owned();
+                return Err(Violation::rule("opened-first", detail));
+            }
+        }
+        if trust_domain == self.trust_domain {
+            Ok(())
+        } else {
+            Err(Violation::rule("epoch", "it is of another trust domain".into()))
+        }
     }
 
     fn set_identity(&mut self, e: &IdentitySet) -> Result<(), Violation> {
@@ -487,21 +588,19 @@ impl Authority {
         if event.request_id().is_some() {
             return Ok(());
         }
-        self.not_before(event.at())?;
         match event {
-            Event::Opened(e) => {
-                if index != 0 || !self.origin.is_empty() {
-                    return refuse("opened-first", "a log opens once, in its first leaf".into());
-                }
-                if e.version != 1 || e.origin.is_empty() {
-                    return refuse("opened-first", "a log has an origin and version 1".into());
-                }
-                self.origin.clone_from(&e.origin);
-                self.trust_domain.clone_from(&e.trust_domain);
-                self.vkey.clone_from(&e.vkey);
-            }
+            // These begin a log, this one or one that this one goes on from.
+            Event::Opened(e) => return self.open(index, e),
+            Event::EpochStarted(e) => return self.start_epoch(index, e),
+            _ => self.not_before(index, event.at())?,
+        }
+        match event {
             _ if self.origin.is_empty() => {
                 return refuse("opened-first", "the first leaf of a log opens it".into());
+            }
+            // The old log's first leaf comes at once.
+            _ if index == self.epochs.len() as u64 && index <= self.carried() => {
+                return refuse("epoch", "what is carried over begins with a first leaf".into());
             }
             Event::AccountLinked(e) => {
                 if !e.account.is_wellformed() {

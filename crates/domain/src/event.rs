@@ -69,6 +69,8 @@ pub enum Event {
     AgentRevoked(AgentRevoked),
     /// An agent was registered or changed.
     AgentSet(AgentSet),
+    /// The first leaf of a log that goes on from another one's backup.
+    EpochStarted(EpochStarted),
     /// What lies beside a request's leaves was erased.
     Erased(Erased),
     /// A group's members were set.
@@ -490,6 +492,86 @@ pub struct Attributes {
     pub model_version: String,
 }
 
+/// See [`Event::EpochStarted`]. The `carried` leaves after it are leaves of the old log, as they stood
+/// there and in their order, beginning with its first: all that decisions rest on, and every request
+/// whose credential may still live or whose outcome was not recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochStarted {
+    /// When.
+    pub at: Timestamp,
+    /// Version of the leaf format: 1.
+    pub version: u32,
+    /// Origin of this log.
+    pub origin: String,
+    /// Verifier key of this log.
+    pub vkey: String,
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// The recovery key of this log: what signs the next epoch.
+    pub recovery_key: String,
+    /// Origin of the log that ended.
+    pub old_origin: String,
+    /// Its verifier key.
+    pub old_vkey: String,
+    /// Its last known checkpoint, a note signed by `old_vkey`.
+    pub old_checkpoint: String,
+    /// How many of its leaves the backup held.
+    pub restored: u64,
+    /// Root over those, base64.
+    pub restored_root: String,
+    /// How many leaves after this one are the old log's.
+    pub carried: u64,
+    /// Root (RFC 6962) over those, base64.
+    pub carried_root: String,
+    /// Signature lines of the note over [`EpochStarted::signed_text`] by the old log's recovery key.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signature: String,
+}
+
+impl EpochStarted {
+    /// What the recovery key signs: the canonical leaf without `signature`, as one line.
+    ///
+    /// # Errors
+    /// When a number cannot be written canonically.
+    pub fn signed_text(&self) -> Result<String, CanonicalError> {
+        let leaf = Self { signature: String::new(), ..self.clone() }.to_leaf()?;
+        let mut text = String::from_utf8(leaf).map_err(|e| CanonicalError(e.to_string()))?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// The leaf, as [`Event::to_leaf`] gives it: here without the code of all other kinds.
+    ///
+    /// # Errors
+    /// As [`EpochStarted::signed_text`].
+    pub fn to_leaf(&self) -> Result<Leaf, CanonicalError> {
+        let said = |e: serde_json::Error| CanonicalError(e.to_string());
+        let mut value = serde_json::to_value(self).map_err(said)?;
+        if let Value::Object(fields) = &mut value {
+            fields.insert("kind".into(), "epoch_started".into());
+        }
+        canonical::to_bytes(&value)
+    }
+
+    /// Reads a leaf of this kind.
+    ///
+    /// # Errors
+    /// Another kind, or what [`Event::from_leaf`] refuses.
+    pub fn from_leaf(leaf: &[u8]) -> Result<Self, CanonicalError> {
+        let refuse = |what: &str| CanonicalError(what.to_owned());
+        let Value::Object(mut fields) = canonical::parse(leaf)? else {
+            return Err(refuse("not an object"));
+        };
+        if fields.remove("kind") != Some("epoch_started".into()) {
+            return Err(refuse("not an `epoch_started` leaf"));
+        }
+        let event: Self = serde_json::from_value(Value::Object(fields))
+            .map_err(|e| CanonicalError(e.to_string()))?;
+        if event.to_leaf()? == leaf { Ok(event) } else { Err(refuse("not in canonical form")) }
+    }
+}
+
 /// See [`Event::Erased`]. It is no step of the request's own life, which is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -702,6 +784,9 @@ pub struct Opened {
     pub vkey: String,
     /// SPIFFE trust domain.
     pub trust_domain: String,
+    /// Verifier key of the offline key that alone can begin a new epoch; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_key: Option<String>,
 }
 
 /// See [`Event::PasskeyEnrolled`]. It spends its link.
@@ -855,6 +940,7 @@ impl Event {
             Self::AccountUnlinked(_) => "account_unlinked",
             Self::AgentRevoked(_) => "agent_revoked",
             Self::AgentSet(_) => "agent_set",
+            Self::EpochStarted(_) => "epoch_started",
             Self::Erased(_) => "erased",
             Self::GroupSet(_) => "group_set",
             Self::GroupsClaimed(_) => "groups_claimed",
@@ -899,6 +985,16 @@ impl Event {
         }
     }
 
+    /// Origin, verifier key and trust domain of the log that this leaf begins; none: it begins none.
+    #[must_use]
+    pub fn begins(&self) -> Option<(&str, &str, &str)> {
+        match self {
+            Self::EpochStarted(e) => Some((&e.origin, &e.vkey, &e.trust_domain)),
+            Self::Opened(e) => Some((&e.origin, &e.vkey, &e.trust_domain)),
+            _ => None,
+        }
+    }
+
     /// When it happened.
     #[must_use]
     pub fn at(&self) -> Timestamp {
@@ -922,6 +1018,7 @@ impl Event {
             Self::AccountUnlinked(e) => e.at,
             Self::AgentRevoked(e) => e.at,
             Self::AgentSet(e) => e.at,
+            Self::EpochStarted(e) => e.at,
             Self::Erased(e) => e.at,
             Self::GroupSet(e) => e.at,
             Self::GroupsClaimed(e) => e.at,

@@ -354,14 +354,19 @@ impl Granted {
     ///
     /// # Errors
     /// Whenever [`RequestState::apply`] refuses it, by that rule where it is about the lease.
-    pub fn apply(&mut self, event: &Event, rights: Rights<'_>) -> Result<(), Violation> {
+    pub fn apply(
+        &mut self,
+        index: u64,
+        event: &Event,
+        rights: Rights<'_>,
+    ) -> Result<(), Violation> {
         let (Event::Expired(Expired { digest, .. })
         | Event::Renewed(Renewed { digest, .. })
         | Event::Revoked(Revoked { digest, .. })) = event
         else {
             return Err(Violation::rule("terminal", "the request is granted already".into()));
         };
-        in_order(self.last_at, event, rights)?;
+        in_order(index, self.last_at, event, rights)?;
         bound(*digest, self.digest)?;
         self.lease.step(event, self.ttl_s)?;
         self.last_at = event.at();
@@ -370,12 +375,17 @@ impl Granted {
 }
 
 /// A leaf is not before its request's last one, nor before what the log has seen.
-fn in_order(last_at: Timestamp, event: &Event, rights: Rights<'_>) -> Result<(), Violation> {
+fn in_order(
+    index: u64,
+    last_at: Timestamp,
+    event: &Event,
+    rights: Rights<'_>,
+) -> Result<(), Violation> {
     if event.at() < last_at {
         return Err(Violation::rule("time", "time runs backwards within the request".into()));
     }
     match rights {
-        Rights::Now(authority) => authority.not_before(event.at()),
+        Rights::Now(authority) => authority.not_before(index, event.at()),
         Rights::Past => Ok(()),
     }
 }
@@ -470,7 +480,7 @@ impl RequestState {
             return refuse("digest", "the terms are of another version or request".into());
         }
         if let Rights::Now(authority) = rights {
-            if t.origin != authority.origin {
+            if !authority.may_name(index, &t.origin) {
                 return refuse("origin", format!("the terms name the log `{}`", t.origin));
             }
             if !agent_lives(t, authority) {
@@ -479,7 +489,7 @@ impl RequestState {
                     format!("agent `{}` or its instance is unknown or revoked", t.agent),
                 );
             }
-            authority.not_before(e.at)?;
+            authority.not_before(index, e.at)?;
             if authority.scopes.get(&t.scope) != Some(&t.template) {
                 return refuse(
                     "scope-pinned",
@@ -631,6 +641,16 @@ impl RequestState {
         if ok { Ok(()) } else { Err(Violation::rule(rule, detail())) }
     }
 
+    /// What a request of an older log had not spent ended with that log: in a later epoch nobody decides
+    /// it, and nothing is issued on its intent, for which the older log may have issued already.
+    fn unspent(&self, index: u64, event: &Event, rights: Rights<'_>) -> Result<(), Violation> {
+        let Rights::Now(authority) = rights else { return Ok(()) };
+        let spends = self.phase.is_open() || matches!(event, Event::Issued(_));
+        self.require(!spends || authority.may_name(index, &self.terms.origin), "epoch", || {
+            format!("it was asked in the log `{}`, and ended with it", self.terms.origin)
+        })
+    }
+
     fn open(&self, digest: Digest, at: Timestamp) -> Result<(), Violation> {
         self.require(self.phase.is_open(), "terminal", || {
             format!("the request is {} already", self.phase.word())
@@ -728,7 +748,8 @@ impl RequestState {
     }
 
     fn step(&mut self, index: u64, event: &Event, rights: Rights<'_>) -> Result<(), Violation> {
-        in_order(self.last_at, event, rights)?;
+        in_order(index, self.last_at, event, rights)?;
+        self.unspent(index, event, rights)?;
         match event {
             Event::Decided(e) => {
                 self.open(e.digest, e.at)?;

@@ -110,6 +110,7 @@ pub(crate) fn authority() -> Authority {
             origin: "log".into(),
             vkey: "v".into(),
             trust_domain: "t".into(),
+            recovery_key: None,
         }),
         person("op", true),
         person("alice", false),

@@ -11,6 +11,7 @@
 pub mod checkpoint;
 pub mod cosignature;
 pub mod edge;
+pub mod epoch;
 pub mod error;
 pub mod hash;
 pub mod note;

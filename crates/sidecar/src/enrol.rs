@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::identity::{Certified, Identity, StateDir};
+use crate::pinned::PinnedLog;
 use crate::upstream::transport;
 use crate::{Config, SidecarError, chance, files};
 
@@ -87,21 +88,44 @@ fn adopt(
     if reply.trust_domain != config.trust_domain || reply.certificate_chain_der.is_empty() {
         return Err(wrong("it is of another trust domain", "check `trust_domain`"));
     }
-    if let Some(expired) = expired
-        && (expired.log_vkey != vkey || expired.agent != reply.agent)
-    {
-        return Err(wrong(
-            "the new identity is of another agent or another log",
-            "to accept that, give the sidecar a new, empty `state_dir`",
-        ));
-    }
+    let recovery = match reply.recovery_key.as_str() {
+        "" => None,
+        key => Some(Vkey::parse(key).map_err(|e| {
+            wrong(&format!("its recovery key is unusable: {e}"), "check the broker")
+        })?),
+    };
+    let pinned = match expired {
+        None => Some(PinnedLog::new(&config.state_dir, vkey.clone(), recovery)),
+        Some(expired) => {
+            let other = || {
+                wrong(
+                    "the new identity is of another agent or another log",
+                    "to accept that, give the sidecar a new, empty `state_dir`",
+                )
+            };
+            let known = PinnedLog::open(&config.state_dir, &expired.log_vkey)?;
+            let leads_here = known.vkey == vkey
+                || known
+                    .follow(&reply.epochs)
+                    .is_ok_and(|next| next.is_some_and(|(next, _)| next.vkey == vkey));
+            if !leads_here || expired.agent != reply.agent {
+                return Err(other());
+            }
+            // The first proof of the new log's consistency moves what is pinned.
+            None
+        }
+    };
     let certified = Certified {
         chain: reply.certificate_chain_der,
         bundle: reply.trust_bundle_der,
         not_after: Timestamp::from_millis(reply.not_after_ms),
     };
     key.check(&certified, trust_domain)?;
-    let identity = state.adopt(key, certified, &reply.agent, &reply.instance, &vkey, now)?;
+    if let Some(pinned) = pinned {
+        pinned.save()?;
+    }
+    let known = expired.map_or(&vkey, |expired| &expired.log_vkey);
+    let identity = state.adopt(key, certified, &reply.agent, &reply.instance, known, now)?;
     tracing::info!(agent = identity.agent, instance = identity.instance, "enrolled");
     Ok(identity)
 }

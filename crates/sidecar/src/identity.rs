@@ -33,7 +33,7 @@ pub struct Identity {
     pub obtained: Timestamp,
     /// When it ends.
     pub not_after: Timestamp,
-    /// The key of the log, pinned at the first enrolment.
+    /// The key of the log at this enrolment; what is trusted now is [`PinnedLog`](crate::pinned).
     pub log_vkey: Vkey,
     /// Opens what is sealed to this instance; outlives restarts and rotation.
     pub seal: Arc<SealKeyPair>,

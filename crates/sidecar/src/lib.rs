@@ -26,6 +26,7 @@ mod linger;
 mod listen;
 mod metrics;
 mod params;
+mod pinned;
 mod places;
 mod process;
 mod reload;

@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use grantwright_domain::{Timestamp, canonical};
+use grantwright_proof::epoch::Epoch;
 use grantwright_proof::{
     Checkpoint, Hash, ProofError, TlogProof, Vkey, leaf_hash, note, verify_consistency,
     verify_inclusion,
@@ -17,6 +18,7 @@ use grantwright_wire::v1::{ConsistencyReply, Evidence};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::pinned::PinnedLog;
 use crate::{SidecarError, files};
 
 /// A verified promise of the log.
@@ -51,6 +53,9 @@ pub enum EvidenceError {
     /// A signature or proof is wrong.
     #[error(transparent)]
     Proof(#[from] ProofError),
+    /// A new epoch could not be written down: the sidecar stays with the old one.
+    #[error("the new epoch is not kept: {0}")]
+    NotKept(String),
 }
 
 /// Most checkpoints of the past.
@@ -60,11 +65,13 @@ const PAST_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What the sidecar remembers of the log, in memory and on disk.
 pub struct Remember {
-    vkey: Vkey,
+    pinned: RwLock<PinnedLog>,
     path: PathBuf,
     kept: Mutex<Option<Kept>>,
     /// Checkpoints that were verified before, some of them, smallest first.
     past: Mutex<Vec<Kept>>,
+    /// Checkpoints of epochs before this one, as evidence.
+    older: Mutex<Vec<String>>,
     inconsistent: AtomicBool,
     /// Told when `kept` has changed and is not on disk yet.
     unsaved: Notify,
@@ -73,32 +80,48 @@ pub struct Remember {
 }
 
 impl Remember {
-    /// Reads what was kept. The key that signs the log was pinned when this sidecar enrolled.
+    /// Reads what was kept. The key that signs the log was pinned when this sidecar enrolled, or
+    /// followed from the recovery key that was.
     ///
     /// # Errors
     /// [`SidecarError::State`] if the kept checkpoint does not verify under that key: it is never
     /// silently dropped.
-    pub fn open(vkey: Vkey, path: PathBuf) -> Result<Self, SidecarError> {
+    pub fn open(pinned: PinnedLog, path: PathBuf) -> Result<Self, SidecarError> {
+        let vkey = &pinned.vkey;
+        let is_older = |note: &str| pinned.older.iter().any(|key| open(note, key).is_ok());
+        let mut older = Vec::new();
         let kept = match files::read_if_there(&path)? {
             None => None,
             Some(bytes) => {
                 let unusable = |why: String| SidecarError::State { path: path.clone(), why };
                 let note = String::from_utf8(bytes).map_err(|e| unusable(e.to_string()))?;
-                Some(open(&note, &vkey).map_err(|e| {
-                    unusable(format!("{e}; it is the proof against rollback: restore it"))
-                })?)
+                match open(&note, vkey) {
+                    Ok(kept) => Some(kept),
+                    // A crash between the two files of a new epoch.
+                    Err(_) if is_older(&note) => {
+                        older.push(note);
+                        None
+                    }
+                    Err(e) => {
+                        let why = format!("{e}; it is the proof against rollback: restore it");
+                        return Err(unusable(why));
+                    }
+                }
             }
         };
         let past = files::read_if_there(&beside(&path))?.unwrap_or_default();
         let past = String::from_utf8(past).unwrap_or_default();
         // Evidence for whoever compares it, and nothing that is decided by here.
-        let past = note::split(&past).into_iter().filter_map(|note| open(note, &vkey).ok());
-        let past = Mutex::new(past.collect());
+        let notes = note::split(&past);
+        let before = notes.iter().filter(|note| is_older(note)).map(|note| (*note).to_owned());
+        older.splice(..0, before);
+        let past = notes.into_iter().filter_map(|note| open(note, vkey).ok()).collect();
         Ok(Self {
-            vkey,
+            pinned: RwLock::new(pinned),
             path,
             kept: Mutex::new(kept),
-            past,
+            past: Mutex::new(past),
+            older: Mutex::new(older),
             inconsistent: AtomicBool::new(false),
             unsaved: Notify::new(),
             recheck: Notify::new(),
@@ -111,15 +134,18 @@ impl Remember {
     }
 
     /// Checkpoints that this sidecar verified: up to [`MOST_PAST`] from its whole life, and the last.
-    /// Signed notes, one after the other: shown beside another sidecar's, they show a split view.
+    /// Signed notes, one after the other: shown beside another sidecar's, they show a split view. Those of
+    /// older epochs come first.
     pub fn seen(&self) -> String {
         let last = self.kept();
-        let mut out: String = self
+        let mut out = self.older.lock().unwrap_or_else(PoisonError::into_inner).concat();
+        let past: String = self
             .past()
             .iter()
             .filter(|past| last.as_ref().is_none_or(|last| past.size != last.size))
             .map(|past| past.note.as_str())
             .collect();
+        out.push_str(&past);
         out.push_str(last.as_ref().map_or("", |last| &last.note));
         out
     }
@@ -174,12 +200,12 @@ impl Remember {
         lease_id: &str,
     ) -> Result<Issued, EvidenceError> {
         let evidence = evidence.ok_or(EvidenceError::Absent)?;
-        let head = open(&evidence.checkpoint, &self.vkey)?;
+        let head = self.opened(&evidence.checkpoint)?;
         let at = issued_at(&evidence.leaf, request_id, lease_id).ok_or(EvidenceError::OtherLeaf)?;
         let inclusion = hashes(&evidence.inclusion)?;
         let leaf = leaf_hash(&evidence.leaf);
         verify_inclusion(leaf, evidence.index, head.size, &inclusion, head.root)?;
-        self.extend(sent, &head, &hashes(&evidence.consistency)?)?;
+        self.extend(self.of_this_log(sent), &head, &hashes(&evidence.consistency)?)?;
         let proof = TlogProof {
             extra: None,
             index: evidence.index,
@@ -199,14 +225,18 @@ impl Remember {
         sent: Option<&Kept>,
         reply: &ConsistencyReply,
     ) -> Result<(), EvidenceError> {
-        let head = open(&reply.checkpoint, &self.vkey)?;
+        let begun = self.begin_epoch(reply)?;
+        let sent = self.of_this_log(sent);
+        let head = self.opened(&reply.checkpoint)?;
         if let Some(sent) = sent
             && head.size < sent.size
         {
             // A standing log that is asked for its newest checkpoint has no older one to show.
             return Err(ProofError::SizesReversed { old: sent.size, new: head.size }.into());
         }
-        self.extend(sent, &head, &hashes(&reply.proof)?)?;
+        if !begun {
+            self.extend(sent, &head, &hashes(&reply.proof)?)?;
+        }
         if self.inconsistent.swap(false, Ordering::Relaxed) {
             tracing::info!(
                 size = head.size,
@@ -221,7 +251,7 @@ impl Remember {
     /// # Errors
     /// [`EvidenceError`] if it contradicts what is kept by itself.
     pub fn announced(&self, note: &str) -> Result<bool, EvidenceError> {
-        let head = open(note, &self.vkey)?;
+        let head = self.opened(note)?;
         match self.lock().as_ref() {
             Some(kept) if kept.size == head.size && kept.root != head.root => {
                 Err(ProofError::RootMismatch.into())
@@ -229,6 +259,73 @@ impl Remember {
             Some(kept) => Ok(kept.size < head.size),
             None => Ok(true),
         }
+    }
+
+    /// Goes on with the log that a new epoch began, if the recovery key that was pinned vouches for it and
+    /// the epoch's first leaf is the log's. True when it did.
+    fn begin_epoch(&self, reply: &ConsistencyReply) -> Result<bool, EvidenceError> {
+        if reply.epochs.is_empty() {
+            return Ok(false);
+        }
+        // Held to the end: of two replies that show the same epoch, one begins it.
+        let mut pinned = self.pinned.write().unwrap_or_else(PoisonError::into_inner);
+        let Some((next, epochs)) = pinned.follow(&reply.epochs)? else { return Ok(false) };
+        let head = open(&reply.checkpoint, &next.vkey)?;
+        let leaf = leaf_hash(reply.epochs.last().map_or(&[], Vec::as_slice));
+        let proof = hashes(&reply.first_leaf_inclusion)?;
+        verify_inclusion(leaf, 0, head.size, &proof, head.root)?;
+        // The first of them goes on from the log that this sidecar saw.
+        if let Some(epoch) = epochs.first() {
+            self.compare(epoch)?;
+        }
+        next.save().map_err(|e| EvidenceError::NotKept(e.to_string()))?;
+        tracing::warn!(
+            old = pinned.vkey.name(),
+            new = next.vkey.name(),
+            size = head.size,
+            "the log goes on in a new epoch, vouched for by its recovery key"
+        );
+        *pinned = next;
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        older.extend(self.past().drain(..).map(|past| past.note));
+        let last = self.lock().replace(head);
+        older.extend(last.map(|last| last.note));
+        let surplus = older.len().saturating_sub(MOST_PAST);
+        older.drain(..surplus);
+        drop(older);
+        self.unsaved.notify_one();
+        Ok(true)
+    }
+
+    /// Refuses an epoch that goes on from another history of the old log than this sidecar saw: whoever
+    /// held the ceremony was shown a forged one. One that does not know the last of it is followed, loudly.
+    fn compare(&self, epoch: &Epoch) -> Result<(), EvidenceError> {
+        let seen: Vec<Kept> = self.past().iter().cloned().chain(self.kept()).collect();
+        if seen.iter().any(|seen| epoch.contradicts(seen.size, seen.root)) {
+            return Err(ProofError::RootMismatch.into());
+        }
+        let most = seen.iter().map(|seen| seen.size).max().unwrap_or(0);
+        if most > epoch.last.size() {
+            tracing::error!(
+                kept = most,
+                named = epoch.last.size(),
+                "ALARM: the new epoch does not know the last leaves that this sidecar saw; their \
+                 checkpoint stays beside the others as evidence"
+            );
+        }
+        Ok(())
+    }
+
+    /// What was kept when a call was made, if it is of the log that is trusted now: an epoch may have
+    /// begun since, and nothing leads from the log before to this one.
+    fn of_this_log<'k>(&self, sent: Option<&'k Kept>) -> Option<&'k Kept> {
+        let pinned = self.pinned.read().unwrap_or_else(PoisonError::into_inner);
+        // Only verified notes are ever kept, and no two logs have one name.
+        sent.filter(|sent| sent.note.lines().next() == Some(pinned.vkey.name()))
+    }
+
+    fn opened(&self, note: &str) -> Result<Kept, ProofError> {
+        open(note, &self.pinned.read().unwrap_or_else(PoisonError::into_inner).vkey)
     }
 
     /// The proof leads from `sent` to `head`, or, when the reply is older, from `head` to `sent`.

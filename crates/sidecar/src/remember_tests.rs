@@ -1,3 +1,4 @@
+use grantwright_domain::event::EpochStarted;
 use grantwright_proof::{Edge, Frontier, HashReader, NoteSigner};
 
 use super::*;
@@ -24,7 +25,7 @@ impl Log {
     }
 
     fn checkpoint(&self) -> String {
-        Checkpoint::new("test.example/log", self.edge.size(), self.edge.root())
+        Checkpoint::new(self.signer.vkey().name(), self.edge.size(), self.edge.root())
             .unwrap()
             .sign(&self.signer)
     }
@@ -35,7 +36,11 @@ impl Log {
     }
 
     fn consistency(&self, old: u64) -> ConsistencyReply {
-        ConsistencyReply { checkpoint: self.checkpoint(), proof: self.proof(old) }
+        ConsistencyReply {
+            checkpoint: self.checkpoint(),
+            proof: self.proof(old),
+            ..ConsistencyReply::default()
+        }
     }
 
     fn issue(&mut self, request_id: &str, known: u64) -> Evidence {
@@ -59,7 +64,11 @@ impl Log {
 }
 
 fn remember(log: &Log, dir: &std::path::Path) -> Remember {
-    Remember::open(log.signer.vkey().clone(), dir.join("checkpoint")).unwrap()
+    opened(log.signer.vkey(), dir).unwrap()
+}
+
+fn opened(vkey: &Vkey, dir: &std::path::Path) -> Result<Remember, SidecarError> {
+    Remember::open(PinnedLog::new(dir, vkey.clone(), None), dir.join("checkpoint"))
 }
 
 fn check(it: &Remember, evidence: &Evidence) -> Result<Issued, EvidenceError> {
@@ -171,17 +180,16 @@ async fn what_is_kept_outlives_the_process_and_is_never_silently_dropped() {
     assert_eq!(remember(&log, dir.path()).kept(), it.kept());
     let other = NoteSigner::from_seed("test.example/log", &[2; 32]).unwrap();
     let path = dir.path().join("checkpoint");
-    assert!(Remember::open(other.vkey().clone(), path.clone()).is_err());
+    assert!(opened(other.vkey(), dir.path()).is_err());
     std::fs::write(&path, "").unwrap();
-    assert!(Remember::open(log.signer.vkey().clone(), path).is_err());
+    assert!(opened(log.signer.vkey(), dir.path()).is_err());
 }
 
 #[tokio::test]
 async fn checkpoints_of_the_past_are_shown_bounded_and_outlive_the_process() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("checkpoint");
     let mut log = Log::new();
-    let open = |log: &Log| Remember::open(log.signer.vkey().clone(), path.clone()).unwrap();
+    let open = |log: &Log| opened(log.signer.vkey(), dir.path()).unwrap();
     let remember = open(&log);
     for n in 0..300 {
         let sent = remember.kept();
@@ -200,4 +208,107 @@ async fn checkpoints_of_the_past_are_shown_bounded_and_outlive_the_process() {
     assert_eq!(sizes.last(), Some(&301));
     assert!(sizes.first().is_some_and(|first| *first < 100), "{sizes:?}");
     assert_eq!(open(&log).seen(), seen);
+}
+
+/// A log that goes on from `old`, its first leaf signed by `recovery`.
+fn next(old: &Log, recovery: &NoteSigner) -> (Log, Vec<u8>) {
+    let signer = NoteSigner::from_seed("test.example/log/epoch-2", &[2; 32]).unwrap();
+    let first = EpochStarted {
+        at: Timestamp::from_millis(1_795_225_490_000),
+        version: 1,
+        origin: signer.vkey().name().into(),
+        vkey: signer.vkey().to_string(),
+        trust_domain: "test.example".into(),
+        recovery_key: recovery.vkey().to_string(),
+        old_origin: old.signer.vkey().name().into(),
+        old_vkey: old.signer.vkey().to_string(),
+        old_checkpoint: old.checkpoint(),
+        restored: 1,
+        restored_root: old.edge.root().to_base64(),
+        carried: 1,
+        carried_root: Hash([1; 32]).to_base64(),
+        signature: String::new(),
+    };
+    let leaf = grantwright_proof::epoch::sign(&first, recovery).unwrap().to_leaf().unwrap();
+    let mut edge = Edge::from_frontier(&Frontier::new());
+    edge.append(leaf_hash(&leaf));
+    (Log { edge, signer }, leaf)
+}
+
+fn shown(log: &Log, leaf: &[u8]) -> ConsistencyReply {
+    let inclusion = log.edge.inclusion_proof(0, log.edge.size(), &Nothing).unwrap();
+    ConsistencyReply {
+        epochs: vec![leaf.to_vec()],
+        first_leaf_inclusion: inclusion.into_iter().map(|hash| hash.0.to_vec()).collect(),
+        ..log.consistency(0)
+    }
+}
+
+#[tokio::test]
+async fn only_the_pinned_recovery_key_moves_it_to_a_new_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let recovery = NoteSigner::from_seed("test.example/recovery", &[9; 32]).unwrap();
+    let mut old = Log::new();
+    let pinned =
+        PinnedLog::new(dir.path(), old.signer.vkey().clone(), Some(recovery.vkey().clone()));
+    pinned.save().unwrap();
+    let open = || {
+        let pinned = PinnedLog::open(dir.path(), old_vkey()).unwrap();
+        Remember::open(pinned, dir.path().join("checkpoint")).unwrap()
+    };
+    let it = open();
+    it.check_consistency(None, &old.consistency(0)).unwrap();
+    check(&it, &old.issue("r-1", 1)).unwrap();
+    it.save().await;
+    let kept = it.kept();
+
+    // Another key of the same name, the log's own key, and no vouching at all.
+    let forger = NoteSigner::from_seed("test.example/recovery", &[8; 32]).unwrap();
+    for other in [&forger, &old.signer] {
+        let (log, leaf) = next(&old, other);
+        it.check_consistency(kept.as_ref(), &shown(&log, &leaf)).unwrap_err();
+    }
+    let (mut log, leaf) = next(&old, &recovery);
+    it.check_consistency(kept.as_ref(), &log.consistency(0)).unwrap_err();
+    // A first leaf that the log shown does not begin with.
+    let mut edge = Edge::from_frontier(&Frontier::new());
+    edge.append(leaf_hash(b"another"));
+    let other =
+        Log { edge, signer: NoteSigner::from_seed(log.signer.vkey().name(), &[2; 32]).unwrap() };
+    it.check_consistency(kept.as_ref(), &shown(&other, &leaf)).unwrap_err();
+    assert_eq!(it.kept(), kept);
+
+    it.latch(&"it was shown another log");
+    it.check_consistency(kept.as_ref(), &shown(&log, &leaf)).unwrap();
+    assert!(!it.is_inconsistent());
+    assert_eq!(it.size(), 1);
+    check(&it, &log.issue("r-1", 1)).unwrap();
+    assert!(it.seen().starts_with(&kept.as_ref().unwrap().note), "what it saw stays as evidence");
+    // The old log does not come back, nor the chain a second time.
+    it.check_consistency(None, &old.consistency(0)).unwrap_err();
+    it.save_past().await;
+    // A crash before the new checkpoint is on disk.
+    let again = open();
+    assert_eq!(again.kept(), None);
+    again.check_consistency(None, &shown(&log, &leaf)).unwrap();
+    again.save().await;
+    assert_eq!(open().size(), 2);
+    assert!(open().seen().contains(&kept.unwrap().note));
+}
+
+fn old_vkey() -> &'static Vkey {
+    static KEY: std::sync::LazyLock<Vkey> =
+        std::sync::LazyLock::new(|| Log::new().signer.vkey().clone());
+    &KEY
+}
+
+#[test]
+fn a_sidecar_that_pinned_no_recovery_key_accepts_no_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let recovery = NoteSigner::from_seed("test.example/recovery", &[9; 32]).unwrap();
+    let old = Log::new();
+    let it = remember(&old, dir.path());
+    it.check_consistency(None, &old.consistency(0)).unwrap();
+    let (log, leaf) = next(&old, &recovery);
+    it.check_consistency(it.kept().as_ref(), &shown(&log, &leaf)).unwrap_err();
 }

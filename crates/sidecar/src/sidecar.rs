@@ -13,6 +13,7 @@ use crate::guard::Tokens;
 use crate::holder::Holders;
 use crate::identity::{Identity, StateDir};
 use crate::metrics::Metrics;
+use crate::pinned::PinnedLog;
 use crate::process::Programs;
 use crate::remember::Remember;
 use crate::scopes::Scopes;
@@ -58,10 +59,11 @@ impl Sidecar {
         identity: Identity,
     ) -> Result<Self, crate::SidecarError> {
         let uid = config.user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        let pinned = PinnedLog::open(&config.state_dir, &identity.log_vkey)?;
         Ok(Self {
             workload: config.workload.clone().unwrap_or_else(|| format!("uid:{uid}")),
             upstream: Upstream::new(&config.brokers, &config.trust_domain, &identity)?,
-            remember: Remember::open(identity.log_vkey.clone(), config.checkpoint_file.clone())?,
+            remember: Remember::open(pinned, config.checkpoint_file.clone())?,
             attendance: Attendance::new(clock.now()),
             flights: Flights::default(),
             holders: Holders::default(),

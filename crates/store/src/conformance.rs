@@ -30,6 +30,7 @@ macro_rules! checks {
 }
 
 checks! {
+    a_new_epoch_carries_rights_and_living_credentials,
     a_refusal_leaves_its_neighbours,
     identical_open_asks_are_one,
     invariant_02_intents_are_durable_or_refused,
@@ -90,6 +91,69 @@ fn check_evidence(e: &Evidence, from: Option<&Checkpoint>) -> Outcome {
     ensure(e.consistent_from == from.size(), || "evidence from another size".into())?;
     verify_consistency(from.size(), from.root(), to.size(), to.root(), &e.consistency)
         .map_err(|e| format!("consistency: {e}"))
+}
+
+/// What decisions rest on and credentials that may live go on in a new log; open requests do not.
+///
+/// # Errors
+/// In words.
+pub async fn a_new_epoch_carries_rights_and_living_credentials(url: String) -> Outcome {
+    let (old, world) = begin(&url).await?;
+    for n in 0..3 {
+        done(old.commit(world.grant(n)).await)?;
+    }
+    let revoked = state(&done(old.commit(world.grant(3)).await)?)?;
+    done(old.commit(world.revoke(&revoked)).await)?;
+    let asked = state(&done(old.commit(world.ask(4)).await)?)?;
+    let approved = state(&done(old.commit(world.vote(&asked, "bob", Decision::Approve)).await)?)?;
+    let intended = state(&done(old.commit(world.allowed(5)).await)?)?;
+    done(old.commit(world.intend(&intended)).await)?;
+
+    // While credentials live: all of them, one ended early, and the mint without an outcome.
+    let now = world.at(60_000);
+    let heritage = done(old.heritage(now).await)?;
+    ensure(heritage.requests == 5 && heritage.size == old.head().size, || format!("{heritage:?}"))?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let place = format!("sqlite://{}/new", folder.path().display());
+    let new = done(Store::open(&place, world::next_keys()).await)?;
+    let first = world.epoch(&old, &heritage, now);
+    let carried = heritage.carried();
+    done(new.begin_epoch(&old, first.clone(), heritage).await)?;
+    ensure(new.head().size == carried + 1, || format!("{:?}", new.head()))?;
+    new.close().await;
+
+    let new = done(Store::open(&place, world::next_keys()).await)?;
+    let (was, is) = (old.authority(), new.authority());
+    ensure(is.origin == first.origin && is.epochs == [first], || format!("{:?}", is.epochs))?;
+    ensure(
+        is.humans == was.humans && is.agents == was.agents && is.instances == was.instances,
+        || "other rights".into(),
+    )?;
+    ensure(is.catalog == was.catalog && is.policy_set == was.policy_set, || "other policy".into())?;
+    for n in [0, 1, 2, 3, 5] {
+        let before = done(old.load(&world::request(n)).await)?.ok_or("gone")?;
+        let after = done(new.load(&world::request(n)).await)?.ok_or("not carried over")?;
+        ensure(before.state.phase == after.state.phase, || format!("{:?}", after.state))?;
+        ensure(before.state.lease == after.state.lease, || format!("{:?}", after.state))?;
+        ensure(before.texts == after.texts, || format!("{:?}", after.texts))?;
+    }
+    let key = done(new.key(&world::agent("bot"), &world::key(1)).await)?;
+    ensure(key.is_some_and(|k| k.request == world::request(1)), || "the key is free".into())?;
+    let lost = done(new.load(&world::request(4)).await)?;
+    ensure(lost.is_none(), || "an approval outlived its epoch".into())?;
+    let late = new.commit(world.intend(&approved)).await;
+    ensure(late.is_err(), || format!("an old approval was spent: {late:?}"))?;
+    ensure(done(new.unfinished().await)? == [world::request(5)], || "unfinished".into())?;
+    let again = new.commit(world.grant(9)).await;
+    ensure(matches!(&again, Err(StoreError::Violation(v)) if v.rule == "origin"), || {
+        format!("terms of the old log: {again:?}")
+    })?;
+    new.close().await;
+    // Once nothing lives any more, only rights are left, and the mint without an outcome.
+    let heritage = done(old.heritage(world.at(86_400_000)).await)?;
+    ensure(heritage.requests == 1, || format!("{heritage:?}"))?;
+    old.close().await;
+    Ok(())
 }
 
 /// Of transitions that wait together, a refused one changes nothing for the others.

@@ -16,6 +16,7 @@ pub mod conformance;
 pub mod readonly;
 
 mod db;
+mod epoch;
 mod error;
 mod fault;
 mod hashes;
@@ -29,6 +30,7 @@ mod transition;
 mod url;
 mod writer;
 
+pub use epoch::{Backup, Heritage};
 pub use error::StoreError;
 pub use fault::{Fault, Faults};
 pub use head::{Head, Keys};

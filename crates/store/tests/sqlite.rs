@@ -37,6 +37,7 @@ macro_rules! conformance_tests {
 }
 
 conformance_tests! {
+    a_new_epoch_carries_rights_and_living_credentials,
     a_refusal_leaves_its_neighbours,
     identical_open_asks_are_one,
     invariant_02_intents_are_durable_or_refused,

@@ -89,7 +89,8 @@ impl Leases {
                 let event = Event::from_leaf(&leaf)
                     .map_err(|e| CannotVerify::BadLeaf { leaf: index, why: e.to_string() })?;
                 match event {
-                    Event::Opened(e) => out.origin = e.origin,
+                    Event::EpochStarted(e) if out.origin.is_empty() => out.origin = e.origin,
+                    Event::Opened(e) if out.origin.is_empty() => out.origin = e.origin,
                     Event::AgentSet(e) => {
                         out.agents.insert(e.agent.to_string());
                     }

@@ -168,10 +168,9 @@ pub(super) fn gather(
 fn first_key(source: &mut dyn Source) -> Result<Vkey, CannotVerify> {
     let first = source.leaves(0, 1)?;
     let Some((0, leaf)) = first.first() else { return Err(CannotVerify::NothingToVerify) };
-    match Event::from_leaf(leaf) {
-        Ok(Event::Opened(e)) => Vkey::parse(&e.vkey).map_err(|_| CannotVerify::NoKey),
-        _ => Err(CannotVerify::NoKey),
-    }
+    let event = Event::from_leaf(leaf).map_err(|_| CannotVerify::NoKey)?;
+    let (_, vkey, _) = event.begins().ok_or(CannotVerify::NoKey)?;
+    Vkey::parse(vkey).map_err(|_| CannotVerify::NoKey)
 }
 
 struct Walk<'w> {

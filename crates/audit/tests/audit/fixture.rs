@@ -12,7 +12,7 @@ use grantwright_domain::{
 use grantwright_policy::{Approval, Asked, PolicySet, Sources, attributes};
 use serde_json::json;
 
-use crate::source::{Memory, ORIGIN, SIGNER};
+use crate::source::{Memory, ORIGIN, RECOVERY, SIGNER};
 
 const SCOPES: &str = r#"
 [[scope]]
@@ -148,6 +148,7 @@ impl Writer {
             origin: ORIGIN.into(),
             vkey: SIGNER.vkey().to_string(),
             trust_domain: "test".into(),
+            recovery_key: Some(RECOVERY.vkey().to_string()),
         }));
         for id in ["op", "alice", "bob", "carol", "dave", "erin"] {
             w.push(Event::HumanSet(HumanSet {
@@ -227,6 +228,18 @@ impl Writer {
         w
     }
 
+    /// Goes on after these leaves, which another log's backup gave.
+    pub fn go_on(events: Vec<Event>, old: &Self) -> Self {
+        let mut w = Self::new();
+        let catalog = std::mem::take(&mut w.state.authority.catalog);
+        w.state = State::default();
+        w.state.authority.catalog = catalog;
+        (w.events, w.beside) = (Vec::new(), old.beside.clone());
+        events.into_iter().for_each(|event| w.push(event));
+        w.now = w.events[0].at();
+        w
+    }
+
     pub fn push(&mut self, event: Event) {
         if let Err(v) = self.state.apply(&event) {
             panic!("the rules refuse {event:?}: {} {v}", v.rule);
@@ -267,7 +280,7 @@ impl Writer {
         }
         let terms = Terms {
             version: 1,
-            origin: ORIGIN.into(),
+            origin: self.state.authority.origin.clone(),
             request_id: request(id),
             agent: agent(),
             instance: InstanceId::parse("i-1").unwrap(),

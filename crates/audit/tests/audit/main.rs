@@ -8,6 +8,7 @@
 )]
 
 mod clean;
+mod epoch;
 mod export;
 mod fixture;
 mod forbidden;

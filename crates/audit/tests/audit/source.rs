@@ -11,6 +11,8 @@ pub const ORIGIN: &str = "broker.test/log";
 
 pub static SIGNER: LazyLock<NoteSigner> =
     LazyLock::new(|| NoteSigner::from_seed(ORIGIN, &[7; 32]).unwrap());
+pub static RECOVERY: LazyLock<NoteSigner> =
+    LazyLock::new(|| NoteSigner::from_seed("broker.test/recovery", &[9; 32]).unwrap());
 pub static STRANGER: LazyLock<NoteSigner> =
     LazyLock::new(|| NoteSigner::from_seed(ORIGIN, &[8; 32]).unwrap());
 
@@ -46,10 +48,15 @@ impl Memory {
     }
 
     pub fn of_bodies(bodies: Vec<Vec<u8>>, beside: &Self) -> Self {
+        Self::signed(bodies, beside, &SIGNER)
+    }
+
+    /// The log of these leaves, signed by this key in its name.
+    pub fn signed(bodies: Vec<Vec<u8>>, beside: &Self, signer: &NoteSigner) -> Self {
         let hashes: Vec<Hash> = bodies.iter().map(|b| leaf_hash(b)).collect();
         let sizes = batches(bodies.len());
         Self {
-            checkpoints: sign(&hashes, &sizes, &SIGNER),
+            checkpoints: sign(&hashes, &sizes, signer),
             leaves: (0..).zip(bodies).collect(),
             hashes,
             blobs: beside.blobs.clone(),
@@ -89,7 +96,9 @@ pub fn sign(hashes: &[Hash], sizes: &[u64], signer: &NoteSigner) -> Vec<(u64, St
     for hash in hashes {
         frontier.append(*hash);
         if sizes.contains(&frontier.size()) {
-            let checkpoint = Checkpoint::new(ORIGIN, frontier.size(), frontier.root()).unwrap();
+            let checkpoint =
+                Checkpoint::new(signer.vkey().name(), frontier.size(), frontier.root());
+            let checkpoint = checkpoint.unwrap();
             out.push((frontier.size(), checkpoint.sign(signer)));
         }
     }

@@ -388,6 +388,7 @@ impl Rig {
                     .vkey()
                     .to_string(),
                 trust_domain: "test.example".into(),
+                recovery_key: None,
             }),
             person("olivia", true),
         ];

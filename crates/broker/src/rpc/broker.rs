@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError};
 
 use futures_util::Stream;
 use grantwright_domain::event::{InstanceRenewed, InstanceRevoked};
-use grantwright_domain::{Event, LeaseId, RequestId};
+use grantwright_domain::{Authority, Event, LeaseId, RequestId};
 use grantwright_proof::{Checkpoint, verify_consistency};
-use grantwright_store::{LeaseFilter, StoreError, Transition};
+use grantwright_store::{Head, LeaseFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::broker_server::Broker as Service;
 use grantwright_wire::v1::{
@@ -19,6 +19,7 @@ use grantwright_wire::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
+use super::enrolment::first_leaves;
 use super::scopes::scopes;
 use crate::ca::{Ca, CsrError, Signed};
 use crate::core::{Broker, Caller, Place};
@@ -203,18 +204,21 @@ async fn release(
 /// not extend stops everything that would append: the store was rolled back or forked.
 pub(crate) async fn consistency(broker: &Broker, kept: &str) -> Result<ConsistencyReply, Refusal> {
     let head = broker.store.head();
-    if kept.is_empty() {
-        return Ok(ConsistencyReply { checkpoint: head.checkpoint.to_string(), proof: Vec::new() });
-    }
     let authority = broker.authority();
+    if kept.is_empty() {
+        return newest(broker, &authority, &head).await;
+    }
     let malformed = |what: &str| {
         refuse(400, "malformed", what.to_owned(), "show the checkpoint as it was signed")
     };
     let vkey = grantwright_proof::Vkey::parse(&authority.vkey).map_err(|_| {
         refuse(503, "internal", "the log's own key does not parse", "restore the keys")
     })?;
-    let kept = Checkpoint::open(kept, &vkey, &authority.origin)
-        .map_err(|_| malformed("the checkpoint is not one of this log"))?;
+    let kept = match Checkpoint::open(kept, &vkey, &authority.origin) {
+        Ok(kept) => kept,
+        Err(_) if is_older(&authority, kept) => return newest(broker, &authority, &head).await,
+        Err(_) => return Err(malformed("the checkpoint is not one of this log")),
+    };
     let contradicts = || {
         broker.inconsistent.store(true, Ordering::Relaxed);
         tracing::error!(
@@ -242,6 +246,44 @@ pub(crate) async fn consistency(broker: &Broker, kept: &str) -> Result<Consisten
     Ok(ConsistencyReply {
         checkpoint: head.checkpoint.to_string(),
         proof: proof.into_iter().map(|h| h.0.to_vec()).collect(),
+        ..ConsistencyReply::default()
+    })
+}
+
+/// The newest checkpoint for a sidecar that kept none of this log, with what leads here from older ones.
+async fn newest(
+    broker: &Broker,
+    authority: &Authority,
+    head: &Head,
+) -> Result<ConsistencyReply, Refusal> {
+    let epochs = first_leaves(authority);
+    let inclusion = match epochs.is_empty() || head.size == 0 {
+        true => Vec::new(),
+        false => broker.store.inclusion(0, head.size).await.map_err(of_store)?,
+    };
+    Ok(ConsistencyReply {
+        checkpoint: head.checkpoint.to_string(),
+        proof: Vec::new(),
+        epochs,
+        first_leaf_inclusion: inclusion.into_iter().map(|h| h.0.to_vec()).collect(),
+    })
+}
+
+/// Whether a checkpoint is of an epoch before this log's. What it saw and the ceremony did not know is
+/// lost, and said loudly.
+fn is_older(authority: &Authority, kept: &str) -> bool {
+    authority.epochs.iter().any(|epoch| {
+        let Ok(key) = grantwright_proof::Vkey::parse(&epoch.old_vkey) else { return false };
+        let Ok(kept) = Checkpoint::open(kept, &key, key.name()) else { return false };
+        let named = Checkpoint::open(&epoch.old_checkpoint, &key, key.name());
+        if named.is_ok_and(|named| named.size() < kept.size()) {
+            tracing::error!(
+                log = key.name(),
+                kept = kept.size(),
+                "ALARM: a sidecar saw leaves of the old log that the new epoch does not know"
+            );
+        }
+        true
     })
 }
 

@@ -114,5 +114,12 @@ fn reply(
         instance: instance.to_string(),
         log_vkey: authority.vkey.clone(),
         not_after_ms: signed.not_after.millis(),
+        recovery_key: authority.recovery_key.clone(),
+        epochs: first_leaves(authority),
     }
+}
+
+/// The first leaves of the logs since the first one, oldest first.
+pub(crate) fn first_leaves(authority: &Authority) -> Vec<Vec<u8>> {
+    authority.epochs.iter().filter_map(|epoch| epoch.to_leaf().ok()).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use grantwright_broker::InitOptions;
+use grantwright_broker::{InitOptions, Recovery};
 use grantwright_domain::{HumanId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -55,6 +55,7 @@ impl Stage<'_> {
             origin: format!("{}/log", material::TRUST_DOMAIN),
             operator: HumanId::parse(people::OPERATOR).map_err(Failure::unable)?,
             config: Some(self.broker_toml(Ports::default())?),
+            recovery: Recovery::Written(dir.path.join("recovery.key")),
         };
         // It has a runtime of its own.
         let begun = tokio::task::spawn_blocking(move || grantwright_broker::init(&options));

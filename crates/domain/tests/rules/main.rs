@@ -7,6 +7,7 @@
 )]
 
 mod authority;
+mod epoch;
 mod history;
 mod judge;
 mod membership;

@@ -100,6 +100,7 @@ pub fn opened() -> Event {
         origin: ORIGIN.into(),
         vkey: format!("{ORIGIN}+00000000+AAAA"),
         trust_domain: "example.org".into(),
+        recovery_key: None,
     })
 }
 

@@ -232,6 +232,29 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
             }),
         ),
         (
+            "opened, with a recovery key",
+            "opened",
+            json!({
+                "version": 1, "origin": "log.example.org/grantwright", "trust_domain": "example.org",
+                "vkey": "log.example.org/grantwright+00000000+AAAA",
+                "recovery_key": "recovery.example.org+00000000+AAAA",
+            }),
+        ),
+        (
+            "epoch started",
+            "epoch_started",
+            json!({
+                "version": 1, "origin": "log.example.org/2", "trust_domain": "example.org",
+                "vkey": "log.example.org/2+00000000+AAAA",
+                "recovery_key": "recovery.example.org+00000000+AAAA",
+                "old_origin": "log.example.org/grantwright",
+                "old_vkey": "log.example.org/grantwright+00000000+AAAA",
+                "old_checkpoint": "log.example.org/grantwright\n9\nAAAA\n\n\u{2014} x AAAA\n",
+                "restored": 7, "restored_root": "AAAA", "carried": 5, "carried_root": "AAAA",
+                "signature": "\u{2014} recovery.example.org AAAA\n",
+            }),
+        ),
+        (
             "passkey enrolled",
             "passkey_enrolled",
             json!({
@@ -311,7 +334,8 @@ fn must_have_vectors(event: &Event) {
         Event::GroupsClaimed(_) | Event::IdentitySet(_) => {}
         Event::InstanceEnrolled(_) | Event::InstanceRenewed(_) | Event::InstanceRevoked(_) => {}
         Event::JoinCreated(_) | Event::LinkCreated(_) | Event::LinkSpent(_) => {}
-        Event::Erased(_) | Event::ModelSet(_) | Event::Opened(_) | Event::PolicyLoaded(_) => {}
+        Event::EpochStarted(_) | Event::Erased(_) | Event::ModelSet(_) => {}
+        Event::Opened(_) | Event::PolicyLoaded(_) => {}
         Event::PasskeyEnrolled(_) | Event::PasskeyRevoked(_) => {}
         Event::TokenIssued(_) | Event::TokenRevoked(_) => {}
     }
@@ -336,7 +360,7 @@ fn every_kind_has_one_spelling() {
         vector(name, [("kind", kind.into()), ("leaf", text.into()), ("digest", digest.into())])
     });
     frozen("leaves.json", vectors.collect());
-    assert_eq!(kinds.len(), 37, "{kinds:?}");
+    assert_eq!(kinds.len(), 38, "{kinds:?}");
 }
 
 fn refused(name: &str, how: &str, bytes: &[u8]) {
@@ -409,6 +433,8 @@ fn other_spellings(name: &str, leaf: &[u8]) {
         .contains(&key.as_str())
             || (key == "human" && map["kind"] == "identity_set")
             || (key == "lease_id" && map["kind"] == "expired")
+            || (key == "recovery_key" && map["kind"] == "opened")
+            || (key == "signature" && map["kind"] == "epoch_started")
             || (key == "until" && map["kind"] == "model_set");
         let required = !optional || map["kind"] == "instance_revoked";
         if required {

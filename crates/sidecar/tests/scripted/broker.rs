@@ -392,6 +392,7 @@ impl Enrolment for Service {
             instance: "instance-1".into(),
             log_vkey: self.signer.vkey().to_string(),
             not_after_ms: self.clock.now().plus_seconds(script.certificate_life_s).millis(),
+            ..EnrolReply::default()
         }))
     }
 }
@@ -516,6 +517,7 @@ impl Broker for Service {
         Ok(Response::new(ConsistencyReply {
             checkpoint: script.log.checkpoint(&self.signer),
             proof: script.log.proof(from),
+            ..ConsistencyReply::default()
         }))
     }
 

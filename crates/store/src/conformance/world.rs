@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use grantwright_domain::event::{
-    AgentRevoked, AgentSet, Attributes, Cancelled, Decided, Decision, Erased, Expired, GroupSet,
-    HumanSet, InstanceEnrolled, Intended, Issued, JoinCreated, Opened, PolicyLoaded, Requested,
-    Revoked, Voted,
+    AgentRevoked, AgentSet, Attributes, Cancelled, Decided, Decision, EpochStarted, Erased,
+    Expired, GroupSet, HumanSet, InstanceEnrolled, Intended, Issued, JoinCreated, Opened,
+    PolicyLoaded, Requested, Revoked, Voted,
 };
 use grantwright_domain::scope::{Labels, TtlLimits};
 use grantwright_domain::{
@@ -21,7 +21,7 @@ use grantwright_domain::{
 use grantwright_proof::NoteSigner;
 use serde_json::{Map, Value};
 
-use crate::{KeyClaim, Keys, Sealed, Side, Text, Transition};
+use crate::{Heritage, KeyClaim, Keys, Sealed, Side, Store, Text, Transition};
 
 /// Origin of the world's log.
 pub const ORIGIN: &str = "broker.example/conformance";
@@ -32,6 +32,19 @@ const BEGIN_MS: i64 = 1_795_225_490_000;
 pub fn keys() -> Keys {
     let signer = NoteSigner::from_seed(ORIGIN, &[7; 32]).expect("a valid name");
     Keys { signer, mac_key: [9; 32] }
+}
+
+/// The keys of the log that goes on from it.
+#[must_use]
+pub fn next_keys() -> Keys {
+    let signer = NoteSigner::from_seed(&format!("{ORIGIN}/2"), &[8; 32]).expect("a valid name");
+    Keys { signer, mac_key: [9; 32] }
+}
+
+/// The key under which the n-th request was asked.
+#[must_use]
+pub fn key(n: u64) -> IdempotencyKey {
+    IdempotencyKey::parse(&format!("key-{n}")).expect("a key")
 }
 
 /// The n-th request.
@@ -129,6 +142,7 @@ impl World {
                 origin: ORIGIN.into(),
                 vkey: keys().signer.vkey().to_string(),
                 trust_domain: "example".into(),
+                recovery_key: None,
             }),
             person("alice", true),
             person("bob", false),
@@ -169,6 +183,28 @@ impl World {
         let body = grantwright_domain::canonical::to_bytes(&self.scope).expect("canonical");
         let blobs = vec![(self.template, body)];
         Transition { side: Side { blobs, ..Side::default() }, ..Transition::authority(events) }
+    }
+
+    /// The first leaf of the log that goes on from this one's backup; nobody vouches for it.
+    #[must_use]
+    pub fn epoch(&self, old: &Store, heritage: &Heritage, at: Timestamp) -> EpochStarted {
+        let (keys, head) = (next_keys(), old.head());
+        EpochStarted {
+            at,
+            version: 1,
+            origin: keys.signer.vkey().name().into(),
+            vkey: keys.signer.vkey().to_string(),
+            trust_domain: "example".into(),
+            recovery_key: keys.signer.vkey().to_string(),
+            old_origin: ORIGIN.into(),
+            old_vkey: old.authority().vkey.clone(),
+            old_checkpoint: head.checkpoint.to_string(),
+            restored: heritage.size,
+            restored_root: heritage.root.to_base64(),
+            carried: heritage.carried(),
+            carried_root: heritage.carried_root.to_base64(),
+            signature: String::new(),
+        }
     }
 
     /// The operator erases what lies beside request `n`.
@@ -261,7 +297,7 @@ impl World {
         let mut transition = self.with_reason(Transition::new(events));
         transition.key = Some(KeyClaim {
             agent: agent("bot"),
-            key: IdempotencyKey::parse(&format!("key-{n}")).expect("a key"),
+            key: key(n),
             instance: instance(),
             body: Digest([4; 32]),
         });

@@ -127,8 +127,11 @@ impl<'a> Stage<'a> {
         // A refused event leaves its fold as it was; of several, an earlier one may have changed it.
         let mut copy = (!one).then(|| (*self.memory.authority).clone());
         for (index, leaf) in (size..).zip(&p.leaves) {
-            if let Event::Opened(e) = &leaf.event {
-                self.check_opening(&e.origin, &e.vkey)?;
+            match &leaf.event {
+                // Further ones are an older log's, which a new epoch carries.
+                Event::Opened(e) if index == 0 => self.check_opening(&e.origin, &e.vkey)?,
+                Event::EpochStarted(e) if index == 0 => self.check_opening(&e.origin, &e.vkey)?,
+                _ => {}
             }
             let blobs = p.side.blobs.as_slice();
             let present = copy.as_ref().unwrap_or(&self.memory.authority);

@@ -26,6 +26,13 @@ pub struct EnrolReply {
     pub log_vkey: ::prost::alloc::string::String,
     #[prost(int64, tag = "7")]
     pub not_after_ms: i64,
+    /// Verifier key of the offline key that alone can begin a new epoch of the log; to be pinned. Empty: none.
+    #[prost(string, tag = "8")]
+    pub recovery_key: ::prost::alloc::string::String,
+    /// The first leaves (`epoch_started`) of the logs since the first one, oldest first: for a sidecar that
+    /// enrols again and knew an older one.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub epochs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
@@ -275,6 +282,12 @@ pub struct ConsistencyReply {
     pub checkpoint: ::prost::alloc::string::String,
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub proof: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Where the kept checkpoint is of an older epoch, or none was kept: the first leaves of the logs since
+    /// the first one, oldest first, and the proof that the last of them is the first leaf of `checkpoint`.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub epochs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub first_leaf_inclusion: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttendUp {

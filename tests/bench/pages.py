@@ -26,6 +26,7 @@ class Person:
         self.broker = demo.broker_pid
         self.address = urllib.parse.urlsplit(demo.env["GRANTWRIGHT_CONSOLE"])
         self.connection = http.client.HTTPConnection(self.address.hostname, self.address.port, timeout=60)
+        self.used = time.monotonic()
         self.headers = {"Accept": "text/html"}
         _, _, made = self.call("POST", f"/api/v1/people/{name}/link", b'{"purpose":"login"}',
                                {"Authorization": f"Bearer {operator}", "Content-Type": "application/json"})
@@ -37,6 +38,10 @@ class Person:
         self.csrf = re.search(rb'"csrf":\s*"([^"]+)"', session)[1].decode()
 
     def call(self, method, path, body=None, headers=None):
+        # The doors close a connection that idled for ten seconds; a browser then opens another.
+        if time.monotonic() - self.used > 5:
+            self.connection.close()
+        self.used = time.monotonic()
         self.connection.request(method, path, body=body, headers={**self.headers, **(headers or {})})
         answer = self.connection.getresponse()
         return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()

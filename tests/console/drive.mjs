@@ -351,10 +351,19 @@ function faults() {
   for (const control of document.querySelectorAll("button, a[href], input:not([type=hidden]), select, textarea")) {
     const name = control.getAttribute("aria-label") || control.labels?.[0]?.textContent || control.textContent || control.title;
     if (!name?.trim()) found.push(`no name: ${control.outerHTML.slice(0, 80)}`);
+    if (control.matches("input:not([type=submit]), select, textarea") && !control.labels?.length && !control.hasAttribute("aria-label")) found.push(`no label: ${control.outerHTML.slice(0, 80)}`);
     const box = control.getBoundingClientRect();
     // WCAG 2.2, 2.5.8: 24 × 24, save links within text.
     const inline = control.matches("a") && getComputedStyle(control).display === "inline";
     if (box.width && !inline && !control.matches(".skip, [type=checkbox]") && box.height < 24) found.push(`small: ${control.outerHTML.slice(0, 80)}`);
+  }
+  // What can be pressed is an element that says so by itself, or has a role.
+  for (const odd of document.querySelectorAll("[onclick], [tabindex]")) {
+    if (!odd.matches("a[href], button, summary, main, [role]")) found.push(`no role: ${odd.outerHTML.slice(0, 80)}`);
+  }
+  for (const landmark of document.querySelectorAll("nav, [role=dialog], [role=search] input")) {
+    const named = landmark.matches("input") ? landmark.labels.length : landmark.matches("[aria-label], [aria-labelledby]");
+    if (!named) found.push(`no name: ${landmark.outerHTML.slice(0, 80)}`);
   }
   if (document.querySelectorAll("h1").length !== 1) found.push("not one headline");
   if (!document.documentElement.lang || !document.querySelector("main")) found.push("no language, or no main");
@@ -368,14 +377,26 @@ await test("contrast, names, sizes and widths, on every page, light and dark, de
   const ended = await ask("demo.export", { dataset: "customers", rows: 21001 }, "x");
   await decide("deny", ended, { reason: "no" });
   const paths = ["/", `/requests/${id}`, `/requests/${ended}`, `/requests/${id}?done=approve`, `/requests/${id}/narrow?ttl=300s&p.rows=500`,
-    "/agents", "/agents/demo-agent", "/leases", "/leases?state=all", "/log", "/log?agent=demo-agent", "/policies", "/account", "/nothing-here"];
+    "/agents", "/agents/demo-agent", "/leases", "/leases?state=all", "/log", "/log?agent=demo-agent", "/policies", "/attention",
+    "/account", `/?of=${id}`, "/?from=0-0", "/nothing-here"];
+  // Who looks after everybody has more to read.
+  const dave = await someone("dave");
+  const [mine, daves] = [await context.storageState(), await dave.context().storageState()];
+  await dave.context().close();
   const wrong = new Map();
   const blame = (where, { found }) => { for (const fault of found) wrong.set(fault, [...(wrong.get(fault) ?? []), where]); };
   for (const colorScheme of ["light", "dark"]) {
     for (const [width, height] of [[1366, 768], [390, 844], [320, 640]]) {
-      const seen = await browser.newContext({ colorScheme, viewport: { width, height }, storageState: await context.storageState() });
+      const seen = await browser.newContext({ colorScheme, viewport: { width, height }, storageState: mine });
       const tab = await seen.newPage();
       watch(tab);
+      const security = await browser.newContext({ colorScheme, viewport: { width, height }, storageState: daves });
+      const theirs = await security.newPage();
+      for (const path of ["/", "/attention"]) {
+        await theirs.goto(console_ + path);
+        blame(`dave's ${path} ${colorScheme} ${width}`, await theirs.evaluate(faults));
+      }
+      await security.close();
       for (const path of paths) {
         await tab.goto(console_ + path);
         const seen = await tab.evaluate(faults);
@@ -400,6 +421,37 @@ await test("contrast, names, sizes and widths, on every page, light and dark, de
   await sidecar("DELETE", `/v1/requests/${id}`);
   const list = [...wrong].map(([fault, places]) => `${fault} (${places.length} times, first at ${places[0]})`);
   ensure(list.length === 0, list.slice(0, 20).join("; "));
+});
+
+await test("every control is reached by Tab, in the order of the page, and shows that it is there", async () => {
+  const id = await ask("demo.export", { dataset: "tabs", rows: 12 }, "x");
+  const tab = await someone("bob");
+  for (const path of ["/", `/requests/${id}`, `/requests/${id}/narrow`, "/log", "/attention", "/leases", "/account"]) {
+    await tab.goto(console_ + path);
+    const wanted = await tab.evaluate(() => {
+      const some = [...document.querySelectorAll("a[href], button, summary, input:not([type=hidden]), select, textarea")];
+      const there = some.filter((e) => !e.disabled && e.checkVisibility() && e.tabIndex >= 0);
+      there.forEach((e, n) => { e.dataset.walked = n; });
+      return there.length;
+    });
+    const met = [];
+    // A date has parts of its own, each of which takes a Tab.
+    for (let n = 0; n < wanted + 40 && new Set(met).size < wanted; n += 1) {
+      await tab.keyboard.press("Tab");
+      const [at, shown] = await tab.evaluate(() => {
+        const e = document.activeElement;
+        const style = getComputedStyle(e);
+        return [e.dataset.walked ?? null, style.outlineStyle !== "none" || style.boxShadow !== "none"];
+      });
+      if (at === null) continue;
+      ensure(shown, `${path}: the focus on control ${at} is not seen`);
+      if (met.at(-1) !== Number(at)) met.push(Number(at));
+    }
+    ensure(new Set(met).size === wanted, `${path}: ${new Set(met).size} of ${wanted} reached`);
+    ensure(met.every((at, n) => n === 0 || at > met[n - 1]), `${path}: not in the page's order: ${met}`);
+  }
+  await tab.context().close();
+  await sidecar("DELETE", `/v1/requests/${id}`);
 });
 
 await test("the first page weighs less than 100 kB with everything it loads", async () => {
@@ -467,6 +519,127 @@ await test("what one agent asks for one task is one block: the task said once, e
   for (const id of [...ids.slice(2), other]) await sidecar("DELETE", `/v1/requests/${id}`);
 });
 
+await test("of a task with many requests the inbox shows the first, and leads to the others: each is decided there", async () => {
+  const ids = [];
+  for (let rows = 41; rows <= 46; rows += 1) ids.push(await ask("demo.export", { dataset: "flood", rows }, `part ${rows}`, { task: "a flood" }));
+  const plain = await browser.newContext({ javaScriptEnabled: false, storageState: await context.storageState() });
+  const still = await plain.newPage();
+  await still.goto(console_);
+  const block = still.locator("li.group", { has: still.locator(`a[href="/requests/${ids[0]}"]`) });
+  ensure(await block.locator("a[href^='/requests/'].open").count() === 3, await block.innerText());
+  await block.getByRole("link", { name: "and 3 more of this task" }).click();
+  for (const id of ids) ensure(await still.locator(`a.open[href="/requests/${id}"]`).count() === 1, `${id} is not there`);
+  await still.locator(`form[action="/requests/${ids[5]}/approve"] button`).click();
+  await still.getByText("You approved it").waitFor();
+  // Back where it was pressed; what was decided is no longer there.
+  ensure(new URL(still.url()).searchParams.get("of") === ids[0], still.url());
+  await plain.close();
+  ensure((await state(ids[5])).state === "granted", "not granted");
+  // With scripts the page of a task changes by itself.
+  await page.goto(`${console_}/?of=${ids[0]}`);
+  await page.locator(`a.open[href="/requests/${ids[4]}"]`).waitFor();
+  await decide("deny", ids[4], { reason: "no" });
+  await page.locator(`a.open[href="/requests/${ids[4]}"]`).waitFor({ state: "detached" });
+  for (const id of ids.slice(0, 4)) await sidecar("DELETE", `/v1/requests/${id}`);
+});
+
+// A page whose clock stands still: how fast this machine is does not matter.
+async function stopped(person, path) {
+  const tab = await someone(person);
+  await tab.clock.install();
+  await tab.goto(console_ + path);
+  await tab.clock.pauseAt(Date.now() + 5000);
+  return tab;
+}
+
+await test("a press on Approve that bounces does not take the approval back", async () => {
+  const id = await ask("demo.escalate", { role: "bounce" }, "x");
+  const tab = await stopped("bob", `/requests/${id}`);
+  // The page that says so listens, and first of all looks whether it missed something.
+  const looks = tab.waitForResponse(async (r) => r.request().resourceType() === "fetch"
+    && r.url().endsWith(`/requests/${id}`) && (await r.request().allHeaders()).referer?.includes("done=approve"));
+  await tab.getByRole("button", { name: "Approve", exact: true }).dblclick();
+  await tab.getByText("You approved it").waitFor();
+  const back = (how) => tab.locator(`button:${how}`, { hasText: "Withdraw approval" });
+  await back("disabled").waitFor();
+  await (await looks).finished();
+  await tab.clock.runFor(600);
+  ensure(await back("enabled").count() === 0, "looking again ends the rest");
+  // Somebody else's vote changes the page: it rests anew.
+  await decide("approve", id);
+  const carols = tab.getByText("carol approved").first();
+  for (let n = 0; n < 300 && !await carols.isVisible(); n += 1) {
+    await tab.clock.runFor(50);
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  ensure(await carols.isVisible(), "carol's vote is not shown");
+  ensure(await back("enabled").count() === 0, "a change of the page ends the rest");
+  await tab.clock.runFor(5000);
+  await back("enabled").waitFor();
+  const votes = (await api(`/api/v1/requests/${id}`)).votes;
+  ensure(votes.length === 2 && votes.every((v) => v.decision === "approve"), JSON.stringify(votes));
+  ensure((await state(id)).state === "granted", "withdrawn");
+  await tab.context().close();
+});
+
+await test("a press in a block that bounces decides nothing that slid under the pointer", async () => {
+  const ids = [];
+  for (const rows of [51, 52, 53]) ids.push(await ask("demo.export", { dataset: "slide", rows }, `part ${rows}`, { task: "slides" }));
+  const tab = await stopped("bob", `/?of=${ids[0]}`);
+  const button = (id) => tab.locator(`form[action="/requests/${id}/approve"] button`);
+  const box = await button(ids[0]).boundingBox();
+  await button(ids[0]).dblclick();
+  await tab.getByText("You approved it").waitFor();
+  for (const id of ids.slice(1)) await tab.locator(`form[action="/requests/${id}/approve"] button:disabled`).waitFor();
+  await tab.mouse.click(box.x + box.width / 2, box.y + box.height / 2);
+  await tab.clock.runFor(5000);
+  await tab.locator(`form[action="/requests/${ids[1]}/approve"] button:enabled`).waitFor();
+  for (const id of ids.slice(1)) ensure((await api(`/api/v1/requests/${id}`)).votes.length === 0, "another was decided");
+  await tab.context().close();
+  ensure((await state(ids[0])).state === "granted", "not granted");
+  for (const id of ids.slice(1)) await sidecar("DELETE", `/v1/requests/${id}`);
+});
+
+await crowd(test, someone);
+
+// The demo's own files of policy and scopes.
+const texts = (name) => {
+  const folder = `${env.GRANTWRIGHT_HUMANS}/../${name}`;
+  return Object.fromEntries(readdirSync(folder).map((f) => [f, readFileSync(`${folder}/${f}`, "utf8")]));
+};
+
+await test("two steps: a fact of the request is typed before Approve counts, here and in a block", async () => {
+  const [policies, scopes] = [texts("policy"), texts("scopes")];
+  const stepped = Object.fromEntries(Object.entries(scopes).map(([name, text]) =>
+    [name, text.replace('name = "demo.export"', 'name = "demo.export"\nconfirm = "dataset"')]));
+  const loaded = await operate("/api/v1/policy", { policies, scopes: stepped });
+  ensure(loaded.status === 200, JSON.stringify(loaded.body));
+  try {
+    const ids = [];
+    for (const rows of [61, 62]) ids.push(await ask("demo.export", { dataset: "payments", rows }, "x", { task: "two steps" }));
+    await page.goto(console_);
+    const block = page.locator("li.group", { has: page.locator(`a[href="/requests/${ids[0]}"]`) });
+    await block.waitFor();
+    ensure(await block.getByRole("button", { name: /^Approve/ }).count() === 0, "one press is enough in the inbox");
+    await open(ids[0]);
+    const votes = async () => (await api(`/api/v1/requests/${ids[0]}`)).votes.length;
+    // Without a fact nothing is sent; with a wrong one nothing is decided.
+    await press("Approve");
+    ensure(new URL(page.url()).pathname === `/requests/${ids[0]}` && await votes() === 0, "sent without");
+    await page.getByLabel(/To approve, type the value of/).fill("payment");
+    await press("Approve");
+    await page.getByRole("alert").getByText("Refused").waitFor();
+    ensure(await votes() === 0, "a wrong fact counts");
+    await page.getByLabel(/To approve, type the value of/).fill("payments");
+    await press("Approve");
+    await page.getByText("You approved it").waitFor();
+    ensure((await state(ids[0])).state === "granted", "not granted");
+    await sidecar("DELETE", `/v1/requests/${ids[1]}`);
+  } finally {
+    await operate("/api/v1/policy", { policies, scopes });
+  }
+});
+
 await test("a passkey scope is approved with the passkey", async () => {
   await authenticator(context, page);
   await page.goto(env.GRANTWRIGHT_ENROL_BOB);
@@ -480,8 +653,6 @@ await test("a passkey scope is approved with the passkey", async () => {
 });
 
 await test("a quorum of two passkeys of two browsers is proven from the database alone", async () => {
-  const folder = `${env.GRANTWRIGHT_HUMANS}/..`;
-  const texts = (name) => Object.fromEntries(readdirSync(`${folder}/${name}`).map((f) => [f, readFileSync(`${folder}/${name}/${f}`, "utf8")]));
   const [policies, scopes] = [texts("policy"), texts("scopes")];
   for (const name of Object.keys(policies)) {
     policies[name] = policies[name].split("permit").map((p) => (p.includes("passkey") ? p.replace('@quorum("1")', '@quorum("2")') : p)).join("permit");

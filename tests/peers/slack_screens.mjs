@@ -32,18 +32,27 @@ const AROUND = `body { margin: 0; background: #fff; font: 15px/1.46 Lato, system
     #card { padding: 16px 20px } #card * { min-width: 0; overflow-wrap: break-word } blockquote, .slack_blocks_to_jsx__rich_text_quote { margin: 4px 0 }
     button { font: inherit }`;
 let failed = 0;
-for (const [name, width] of [["open", 720], ["grouped", 720], ["grouped-phone", 390]]) {
-    const message = messages[name.replace("-phone", "")];
+// What each must say, at least.
+const SAID = {
+    grouped: ["customers", "invoices", "payroll"], ask: ["which ticket?"], deny: ["Looks wrong"],
+    hostile: ["**APPROVED** by"], denied: ["denied by carol"], answered: ["which report?"],
+};
+const DARK = "body { background: #1a1d21; color: #d1d2d3 }";
+for (const [name, key, theme, width] of [
+    ...Object.keys(messages).map((key) => [key, key, "light", 720]),
+    ["open-dark", "open", "dark", 720], ["open-phone", "open", "light", 390], ["grouped-phone", "grouped", "light", 390],
+]) {
+    const message = messages[key];
     const drawn = renderToStaticMarkup(createElement(Message, {
-        name: "Grantwright", logo, time: new Date("2026-11-21T13:38:00Z"), blocks: message.blocks, theme: "light",
+        name: "Grantwright", logo, time: new Date("2026-11-21T13:38:00Z"), blocks: message.blocks, theme,
     }));
     const page = await browser.newPage({ viewport: { width, height: 900 }, deviceScaleFactor: 1.5 });
-    await page.setContent(`<!doctype html><meta charset="utf-8"><style>${style}${AROUND}</style><div id="card">${drawn}</div>`);
+    await page.setContent(`<!doctype html><meta charset="utf-8"><style>${style}${AROUND}${theme === "dark" ? DARK : ""}</style><div id="card">${drawn}</div>`);
     const seen = await page.evaluate(() => ({
         text: document.body.innerText, odd: document.querySelectorAll("#card script, #card iframe").length,
         wide: document.documentElement.scrollWidth > innerWidth,
     }));
-    const wanted = name === "open" ? ["customers"] : ["customers", "invoices", "payroll"];
+    const wanted = SAID[key] ?? ["customers"];
     if (seen.odd || !wanted.every((word) => seen.text.includes(word))) {
         failed += 1;
         console.log(`FAIL ${name}: ${seen.text}`);

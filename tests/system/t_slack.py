@@ -33,4 +33,4 @@ class Slack(unittest.TestCase):
                  str(node.drawers(ROOT)), out],
                 text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             self.assertEqual(done.returncode, 0, done.stdout[-3000:])
-            self.assertEqual(len(list(Path(out).glob("slack-*.png"))), 3)
+            self.assertEqual(len(list(Path(out).glob("slack-*.png"))), 11)

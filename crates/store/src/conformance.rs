@@ -631,8 +631,20 @@ pub async fn readings_agree(url: String) -> Outcome {
     let by_agent = done(store.open_by_agent().await)?;
     ensure(by_agent == [(world::agent("bot"), 2)], || format!("{by_agent:?}"))?;
     let soonest = RequestFilter { open: true, soonest: true, ..RequestFilter::default() };
-    let soonest: Vec<_> = done(store.list(soonest).await)?.into_iter().map(|r| r.due_at).collect();
-    ensure(soonest.len() == 2 && soonest.is_sorted(), || format!("{soonest:?}"))?;
+    let rows = done(store.list(soonest.clone()).await)?;
+    let due: Vec<_> = rows.iter().map(|r| r.due_at).collect();
+    ensure(due.len() == 2 && due.is_sorted(), || format!("{due:?}"))?;
+    // From the place of each on: itself, and what stands behind it; from behind the last: nothing.
+    for (n, row) in rows.iter().enumerate() {
+        let at = row.due_at.ok_or("an open request without an end")?;
+        for (index, left) in
+            [(row.first_index, rows.len() - n), (row.first_index + 1, rows.len() - n - 1)]
+        {
+            let later = RequestFilter { soonest_from: Some((at, index)), ..soonest.clone() };
+            let got = done(store.list(later).await)?;
+            ensure(got.len() == left && rows.ends_with(&got), || format!("{n} {index}: {got:?}"))?;
+        }
+    }
     let ended = RequestFilter { ended: true, ..RequestFilter::default() };
     ensure(done(store.list(ended).await)?.len() == 5, || "ended".into())?;
     searches(&store, &all).await?;

@@ -64,6 +64,9 @@ pub struct RequestFilter {
     pub ended: bool,
     /// Those that end first, first; for open requests.
     pub soonest: bool,
+    /// Only those at this place of [`Self::soonest`]'s order or behind it: when they end, and their
+    /// `first_index`.
+    pub soonest_from: Option<(Timestamp, u64)>,
     /// Only this agent's.
     pub agent: Option<AgentId>,
     /// Only those whose `first_index` is below this.
@@ -345,6 +348,13 @@ impl Select {
         self.and(&format!("{condition} ${number}"));
     }
 
+    /// The same with a row of two values.
+    fn and_values(&mut self, condition: &str, values: [Value; 2]) {
+        self.params.extend(values);
+        let last = self.params.len();
+        self.and(&format!("{condition} (${}, ${last})", last - 1));
+    }
+
     fn newest_first(self, db: &mut dyn Db, limit: u32) -> Result<Vec<Row>, StoreError> {
         self.by("first_index DESC", db, limit)
     }
@@ -380,6 +390,9 @@ pub(crate) fn list(
     }
     if let Some(before) = filter.before {
         select.and_value("first_index <", Value::from(before));
+    }
+    if let Some((due, index)) = filter.soonest_from {
+        select.and_values("(due_ms, first_index) >=", [Value::Int(due.millis()), index.into()]);
     }
     let order = if filter.soonest { "due_ms, first_index" } else { "first_index DESC" };
     select.by(order, db, filter.limit)?.into_iter().map(request_row).collect()

@@ -102,9 +102,10 @@ function show(fresh, force) {
       if (!known.has(row.getAttribute("href"))) row.closest("li").classList.add("fresh");
     }
     for (const sheet of all(".decide > .sheet", replaced)) sheet.classList.add("fresh");
-    // Nobody may press a button that changed under the finger.
-    if (old.dataset.version !== replaced.dataset.version) hold(replaced);
-    else if (key) one(`[data-key="${key}"]`, replaced)?.focus();
+    // Nobody may press a button that changed under the finger, nor sooner because the page changed again.
+    if (old.dataset.version !== replaced.dataset.version) rest();
+    hold(replaced);
+    if (key && old.dataset.version === replaced.dataset.version) one(`[data-key="${key}"]`, replaced)?.focus();
   }
   document.title = fresh.title;
   if (focused) one(`a[href="${CSS.escape(focused)}"]`)?.focus();
@@ -112,10 +113,16 @@ function show(fresh, force) {
   offerProof();
 }
 
+// Until when buttons that decide rest.
+let rested = 0;
+const rest = () => { rested = performance.now() + 1200; };
+
 function hold(region) {
+  const left = rested - performance.now();
+  if (left <= 0) return;
   const buttons = all(".actions button:enabled, .choose button:enabled", region);
   for (const button of buttons) button.disabled = true;
-  setTimeout(() => { for (const button of buttons) button.disabled = false; }, 1200);
+  setTimeout(() => { for (const button of buttons) button.disabled = false; }, left);
 }
 
 function offer() {
@@ -321,10 +328,12 @@ window.addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();
 });
 
-// A finger that bounces must not press what took the button's place.
-if (new URLSearchParams(location.search).has("done")) for (const region of regions()) hold(region);
-
 remember();
+// A finger that bounces must not press what took the button's place.
+if (new URLSearchParams(location.search).has("done")) {
+  rest();
+  for (const region of regions()) hold(region);
+}
 tellTimes();
 setInterval(tellTimes, 10000);
 offerProof();

@@ -120,7 +120,7 @@ pub fn story(id: &str, steps: &[Step], now: Timestamp) -> Markup {
                 span.proof role="status" data-verdict {}
             }
             div.copy.gap-small {
-                pre #proof-command tabindex="0" aria-label="Commands that prove it" {
+                pre #proof-command tabindex="0" role="region" aria-label="Commands that prove it" {
                     "grantwright audit show " (id) "\ngrantwright audit verify"
                 }
                 button.small type="button" data-copy="proof-command" hidden { "Copy" }

@@ -7,13 +7,12 @@ use grantwright_approval::teams::card::{
     MOST_BYTES, adaptive_card, group_card, preview_card, set_refresh,
 };
 use grantwright_approval::teams::{Expected, Teams};
-use grantwright_domain::event::{Answered, Decision, Questioned};
-use grantwright_domain::param::Order;
+use grantwright_domain::event::Decision;
 use grantwright_domain::text::is_deceptive;
-use grantwright_domain::{Digest, Event, HumanId, ParamValue, Strength};
+use grantwright_domain::{Digest, ParamValue, Strength};
 use serde_json::Value;
 
-use crate::fixture::{Ask, golden, now, of_one_task};
+use crate::fixture::{Ask, asked_and_answered, examples, golden, now, of_one_task};
 use crate::pretenders::PRETENDERS;
 
 fn ask() -> Ask {
@@ -106,30 +105,6 @@ fn assert_clean(card: &Value) {
     });
 }
 
-fn asked_and_answered() -> Ask {
-    let mut ask = ask();
-    ask.task = Some("t".into());
-    ask.texts = [(2, "which report?".to_owned()), (3, "a".to_owned())].into();
-    let (digest, request_id) = (ask.digest(), ask.terms.request_id.clone());
-    ask.later = vec![
-        Event::Questioned(Questioned {
-            at: now(),
-            digest,
-            request_id: request_id.clone(),
-            human: HumanId::parse("bob").unwrap(),
-            channel: "teams".into(),
-            text: Digest::commitment(&[3; 16], "q"),
-        }),
-        Event::Answered(Answered {
-            at: now(),
-            digest,
-            request_id,
-            text: Digest::commitment(&[4; 16], "a"),
-        }),
-    ];
-    ask
-}
-
 /// The same card without what stands in frames and in code.
 fn unsaid(value: &Value) -> Value {
     match value {
@@ -188,7 +163,7 @@ fn several_in_one_card_are_as_safe_and_each_keeps_its_digest_and_its_buttons() {
 
 #[test]
 fn the_agents_words_stay_in_their_frame() {
-    let honest = asked_and_answered();
+    let honest = asked_and_answered("teams");
     let want = card(&honest);
     assert_clean(&want);
     let functions = [
@@ -311,48 +286,20 @@ fn the_parts_keep_the_order_of_the_page() {
 }
 
 /// The cards that a golden file holds, which are also drawn for the documentation.
-fn examples() -> Vec<(&'static str, Value)> {
-    let mut typed = ask();
-    for (name, order) in
-        [("rows", Order::Max), ("columns", Order::Subset), ("dataset", Order::Prefix)]
-    {
-        typed.scope.params.get_mut(name).unwrap().order = order;
-    }
-    typed.terms.template = typed.scope.digest().unwrap();
-    typed.scope.questions = vec!["which report?".into(), "which ticket?".into()];
-    typed.terms.template = typed.scope.digest().unwrap();
-    let columns = ["email", "name", "postal_code"].map(ToOwned::to_owned);
-    let typed = typed.with("columns", ParamValue::Set(columns.into()));
-    let mut hostile = typed.clone();
-    hostile.reason = "**APPROVED** by `bob`\n\n# [state](https://evil.example) 1 of 1 · approved \
-                      {{DATE(2017-02-14T06:08:39Z)}} ❞ — said by the broker, checked"
-        .into();
-    hostile =
-        hostile.with("dataset", ParamValue::Text("p\u{430}yroll** `approved`\u{202e}".into()));
-    let mut granted = asked_and_answered();
-    granted.verdict.quorum = 2;
-    granted.later.push(granted.voted("bob", Decision::Approve));
-    if let Some(Event::Voted(vote)) = granted.later.last_mut() {
-        vote.seen = Some(3);
-    }
-    let mut denied = typed.clone();
-    denied.later = vec![denied.voted("carol", Decision::Deny)];
+fn drawn() -> Vec<(&'static str, Value)> {
+    let asks = examples("teams");
+    let typed = &asks[0].1;
     let narrower = typed.clone().with("rows", ParamValue::Integer(500)).card();
     let params = serde_json::json!({ "rows": 500, "columns": ["email"] });
     let preview = preview_card(&typed.sheet("teams"), &narrower, Some(300), Some(&params), now());
-    vec![
-        ("open", card(&typed)),
-        ("hostile", card(&hostile)),
-        ("answered", card(&granted)),
-        ("denied", card(&denied)),
-        ("preview", preview),
-        ("grouped", group_card(&of_one_task("teams"))),
-    ]
+    let mut cards: Vec<(&str, Value)> = asks.iter().map(|(name, ask)| (*name, card(ask))).collect();
+    cards.extend([("preview", preview), ("grouped", group_card(&of_one_task("teams")))]);
+    cards
 }
 
 #[test]
 fn the_cards_are_those_of_the_golden_file() {
-    golden("teams.json", examples());
+    golden("teams.json", drawn());
 }
 
 #[test]

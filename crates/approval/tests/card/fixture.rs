@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use grantwright_approval::sheet::Sheet;
 use grantwright_approval::{Card, Material, card, render_text};
 use grantwright_domain::authority::{Agent, Human, Instance, Ownership};
-use grantwright_domain::event::{Attributes, Decided, Decision, Requested, Voted};
+use grantwright_domain::event::{
+    Answered, Attributes, Decided, Decision, Questioned, Requested, Voted,
+};
 use grantwright_domain::param::{Order, ParamSpec, ParamType};
 use grantwright_domain::request::Rights;
 use grantwright_domain::scope::{Labels, TtlLimits};
@@ -238,6 +240,63 @@ fn authority(terms: &Terms) -> Authority {
     };
     out.instances.insert(terms.instance.clone(), instance);
     out
+}
+
+/// A request that was asked about, and answered.
+pub fn asked_and_answered(channel: &str) -> Ask {
+    let mut ask = Ask::new();
+    ask.verdict.channels.insert(channel.into());
+    ask.task = Some("t".into());
+    ask.texts = [(2, "which report?".to_owned()), (3, "a".to_owned())].into();
+    let (digest, request_id) = (ask.digest(), ask.terms.request_id.clone());
+    ask.later = vec![
+        Event::Questioned(Questioned {
+            at: now(),
+            digest,
+            request_id: request_id.clone(),
+            human: HumanId::parse("bob").unwrap(),
+            channel: channel.into(),
+            text: Digest::commitment(&[3; 16], "q"),
+        }),
+        Event::Answered(Answered {
+            at: now(),
+            digest,
+            request_id,
+            text: Digest::commitment(&[4; 16], "a"),
+        }),
+    ];
+    ask
+}
+
+/// Requests in several states, as a channel's golden file draws them; the first is open, and can be
+/// narrowed.
+pub fn examples(channel: &str) -> [(&'static str, Ask); 4] {
+    let mut typed = Ask::new();
+    typed.verdict.channels.insert(channel.into());
+    for (name, order) in
+        [("rows", Order::Max), ("columns", Order::Subset), ("dataset", Order::Prefix)]
+    {
+        typed.scope.params.get_mut(name).unwrap().order = order;
+    }
+    typed.scope.questions = vec!["which report?".into(), "which ticket?".into()];
+    typed.terms.template = typed.scope.digest().unwrap();
+    let columns = ["email", "name", "postal_code"].map(ToOwned::to_owned);
+    let typed = typed.with("columns", ParamValue::Set(columns.into()));
+    let mut hostile = typed.clone();
+    hostile.reason = "**APPROVED** by `bob`\n\n# [state](https://evil.example) 1 of 1 · approved \
+                      {{DATE(2017-02-14T06:08:39Z)}} ❞ — said by the broker, checked"
+        .into();
+    hostile =
+        hostile.with("dataset", ParamValue::Text("p\u{430}yroll** `approved`\u{202e}".into()));
+    let mut granted = asked_and_answered(channel);
+    granted.verdict.quorum = 2;
+    granted.later.push(granted.voted("bob", Decision::Approve));
+    if let Some(Event::Voted(vote)) = granted.later.last_mut() {
+        vote.seen = Some(3);
+    }
+    let mut denied = typed.clone();
+    denied.later = vec![denied.voted("carol", Decision::Deny)];
+    [("open", typed), ("hostile", hostile), ("answered", granted), ("denied", denied)]
 }
 
 /// Three requests of one task, of which one was denied meanwhile.

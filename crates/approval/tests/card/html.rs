@@ -2,7 +2,8 @@
 //! inside their code, and no character of markup comes from either.
 
 use grantwright_approval::Card;
-use grantwright_approval::console::inbox::{Block, Inbox, Row, inbox};
+use grantwright_approval::console::assets;
+use grantwright_approval::console::inbox::{Alarm, Block, Ended, Inbox, Row, inbox};
 use grantwright_approval::console::request::{May, Page, Routing, request};
 use grantwright_approval::console::{Frame, Here, Viewer, page};
 use grantwright_domain::ParamValue;
@@ -103,6 +104,7 @@ fn invariant_09_parameters_stay_in_code_and_differ_on_the_page() {
 fn listed(cards: &[Card]) -> String {
     let row = |card: &Card| Row {
         id: "r-1".into(),
+        place: (now(), 1),
         card: card.clone(),
         asked_at: now(),
         approved: false,
@@ -113,9 +115,13 @@ fn listed(cards: &[Card]) -> String {
         approve_here: true,
     };
     let matter = Inbox {
-        mine: vec![Block { rows: cards.iter().map(row).collect() }],
+        mine: vec![Block { rows: cards.iter().map(row).collect(), more: 0 }],
         others: Vec::new(),
-        more: 0,
+        waits: cards.len(),
+        uncounted: false,
+        open: cards.len(),
+        later: None,
+        follows: false,
         alarms: Vec::new(),
         owned: Vec::new(),
         ended: Vec::new(),
@@ -164,4 +170,80 @@ fn a_block_of_one_task_has_a_decision_for_each_digest_and_says_the_task_once() {
         !alone.contains("the-quarter")
             && !alone.contains("<form method=\"post\" action=\"/requests")
     );
+}
+
+#[test]
+fn the_first_page_with_all_it_loads_stays_below_100_kb_whatever_waits() {
+    // Of everything the most, in characters that take the most.
+    let long = "\u{202e}\"&\u{1d400}".repeat(400);
+    let column: String = long.chars().take(100).collect();
+    let mut ask = Ask::new()
+        .with("dataset", ParamValue::Text(long.clone()))
+        .with("columns", ParamValue::Set((0..90).map(|n| format!("{n}{column}")).collect()));
+    ask.task = Some(long.clone());
+    ask.reason = long.clone();
+    let card = ask.card();
+    let row = |n: u64| Row {
+        id: format!("{n:0>40}"),
+        place: (now(), n),
+        card: card.clone(),
+        asked_at: now(),
+        approved: true,
+        first: vec!["somebody-with-a-long-name".into(); 9],
+        everybody: false,
+        seen: 0,
+        version: 2,
+        approve_here: true,
+    };
+    let block = |n: u64| Block { rows: (n * 9..n * 9 + 3).map(row).collect(), more: 9_999 };
+    let told = |n: u64| Ended {
+        id: format!("{n:0>40}"),
+        agent: "a".repeat(64),
+        scope: "s".repeat(64),
+        what: card.headline.clone(),
+        phase: "denied".into(),
+        how: card.state.sentence.repeat(4),
+        asked_at: now(),
+    };
+    let words = "\"".repeat(300);
+    let alarm = |n| Alarm { row: told(n), by: "bob".into(), at: now(), words: words.clone() };
+    let mut matter = Inbox {
+        mine: (0..50).map(block).collect(),
+        others: (50..70).map(block).collect(),
+        waits: 10_000,
+        uncounted: true,
+        open: 10_000,
+        later: None,
+        follows: false,
+        alarms: (0..8).map(alarm).collect(),
+        owned: (0..8).map(told).collect(),
+        ended: (8..16).map(told).collect(),
+        reader: "bob",
+        csrf: "c",
+        now: now(),
+    };
+    let viewer = Viewer { human: "bob", csrf: "c" };
+    let of = |m: &Inbox<'_>| page(&Frame::new("Inbox", Here::Inbox, viewer), &inbox(m));
+    let loads = [assets::stylesheet(), assets::script(), assets::passkey_script(), assets::icon()];
+    let loads: usize = loads.iter().map(|path| assets::find(path).unwrap().body.len()).sum();
+    let html = of(&matter);
+    assert!(html.len() + loads <= 100_000, "{} and {loads}", html.len());
+    // What does not fit is one link away, and begins with the first that is not there.
+    let shown = (0..50).take_while(|n| html.contains(&format!("/requests/{:0>40}", n * 9))).count();
+    let next = format!("href=\"/?from={}-{}\"", now().millis(), shown * 9);
+    assert!((1..50).contains(&shown) && html.contains(&next), "{shown}: {html}");
+    assert!(html.contains(&format!("/?of={:0>40}", 0)), "the rest of the first task");
+    // Ordinary requests fit by the dozen.
+    let ordinary = Ask::new().card();
+    for block in matter.mine.iter_mut().flat_map(|b| &mut b.rows) {
+        block.card = ordinary.clone();
+        block.first = vec!["bob".into()];
+    }
+    matter.mine.iter_mut().for_each(|b| {
+        b.rows.truncate(1);
+        b.more = 0;
+    });
+    let html = of(&matter);
+    let rows = html.matches("/requests/").count();
+    assert!(rows >= 30 && html.len() + loads <= 100_000, "{rows} rows, {} bytes", html.len());
 }

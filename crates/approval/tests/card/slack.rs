@@ -3,12 +3,12 @@
 use grantwright_approval::Sheet;
 use grantwright_approval::channel::{Channel, Handle};
 use grantwright_approval::sheet::Approve;
-use grantwright_approval::slack::{Slack, form};
+use grantwright_approval::slack::{Form, Slack, form};
 use grantwright_domain::ParamValue;
 use grantwright_domain::text::is_deceptive;
 use serde_json::Value;
 
-use crate::fixture::{Ask, golden, of_one_task};
+use crate::fixture::{Ask, examples, golden, of_one_task};
 use crate::pretenders::PRETENDERS;
 
 fn sheet(ask: &Ask) -> Sheet {
@@ -188,12 +188,7 @@ fn two_hundred_parameters_and_long_words_stay_within_the_bounds() {
     let body = rendered(&ask);
     assert_eq!(grantwright_testkit::slack::fault(&body["blocks"], 50), None);
     assert!(body.to_string().len() < 100_000, "{}", body.to_string().len());
-    for kind in [
-        grantwright_approval::slack::Form::Approve,
-        grantwright_approval::slack::Form::Ask,
-        grantwright_approval::slack::Form::Deny,
-        grantwright_approval::slack::Form::Narrow,
-    ] {
+    for kind in [Form::Approve, Form::Ask, Form::Deny, Form::Narrow] {
         let view = form(kind, &sheet(&ask), "C1");
         assert_eq!(grantwright_testkit::slack::fault(&view["blocks"], 100), None);
         assert_literal(&view);
@@ -219,7 +214,13 @@ fn buttons_are_in_the_same_places_and_have_no_colour() {
 #[test]
 fn the_messages_are_those_of_the_golden_file() {
     let slack = Slack::new("T1", None, None);
-    let sheets = of_one_task("slack");
-    let one = sheets.first().map(|sheet| slack.card(sheet).body).unwrap_or_default();
-    golden("slack.json", vec![("open", one), ("grouped", slack.group(&sheets).body)]);
+    let asks = examples("slack");
+    let mut cards: Vec<(&str, Value)> =
+        asks.iter().map(|(name, ask)| (*name, slack.card(&ask.sheet("slack")).body)).collect();
+    let open = asks[0].1.sheet("slack");
+    for (name, what) in [("ask", Form::Ask), ("deny", Form::Deny), ("narrow", Form::Narrow)] {
+        cards.push((name, form(what, &open, "C1")));
+    }
+    cards.push(("grouped", slack.group(&of_one_task("slack")).body));
+    golden("slack.json", cards);
 }

@@ -96,6 +96,59 @@ async fn the_inbox_puts_one_task_in_one_block_while_its_window_lasts() {
     assert!(inbox.contains("3 requests of <code>etl</code>"), "the window is over: {inbox}");
 }
 
+/// Where a page leads to that begins so, as a browser reads it.
+fn links(page: &str, begin: &str) -> Vec<String> {
+    let mark = format!("href=\"{begin}");
+    page.split(&mark)
+        .skip(1)
+        .filter_map(|r| r.split_once('"'))
+        .map(|(end, _)| format!("{begin}{}", end.replace("&amp;", "&")))
+        .collect()
+}
+
+#[tokio::test]
+async fn invariant_28_the_inbox_stays_small_and_leads_to_everything_that_waits() {
+    let rig = rig("group_window = \"2m\"\n").await;
+    let mut ids = Vec::new();
+    for rows in 1..=30 {
+        ids.push(asked(&rig, rows, "a flood of one task").await);
+    }
+    for rows in 31..=100 {
+        rig.clock.advance(1_000);
+        ids.push(asked(&rig, rows, &format!("task {rows}")).await);
+    }
+    let first = read(&rig, "bob", "/").await;
+    assert!(first.contains("or more requests wait for you"), "{first}");
+    assert!(first.contains("30 requests of <code>etl</code>"), "{first}");
+    assert!(first.contains("100 requests wait in all"), "{first}");
+    // One block has one place, however much is in it; what ends first is on top.
+    let more = format!("href=\"/?of={}\">and 27 more of this task", ids[0]);
+    assert!(first.contains(&more), "{first}");
+    let listed = links(&first, "/requests/");
+    assert_eq!(listed.first(), Some(&format!("/requests/{}", ids[0])));
+    assert!(listed.contains(&format!("/requests/{}", ids[31])), "the flood hides nobody");
+    // Everything is reached by links alone, and every page is small.
+    let (mut to_read, mut seen) = (vec!["/".to_owned()], std::collections::BTreeSet::new());
+    let mut found = std::collections::BTreeSet::new();
+    while let Some(path) = to_read.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        let page = read(&rig, "bob", &path).await;
+        assert!(page.len() <= 62_000, "{path}: {} bytes", page.len());
+        found.extend(links(&page, "/requests/"));
+        to_read.extend(links(&page, "/?"));
+        assert!(seen.len() < 40, "{seen:?}");
+    }
+    for id in &ids {
+        assert!(found.contains(&format!("/requests/{id}")), "{id}: {seen:?}");
+    }
+    // What a place in an address says is never believed further than that.
+    for path in ["/?from=x", "/?from=9-9", "/?from=99999999999999999-1", "/?from=-1--1"] {
+        assert!(read(&rig, "bob", path).await.contains("<h1>Inbox</h1>"), "{path}");
+    }
+}
+
 #[tokio::test]
 async fn what_looks_wrong_is_read_from_the_log_once_and_said_again_after_a_restart() {
     let mut rig = rig("").await;

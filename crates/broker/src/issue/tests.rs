@@ -397,6 +397,48 @@ async fn invariant_11_rights_hold_at_the_mint_as_well() {
 }
 
 #[tokio::test]
+async fn invariant_11_the_providers_word_on_groups_counts_while_it_is_fresh() {
+    use grantwright_domain::event::{GroupsClaimed, IdentitySet};
+    let rig = Rig::new().await;
+    let (issuer, subject) = ("https://id.example".to_owned(), "u-dave".to_owned());
+    let link = Event::IdentitySet(IdentitySet {
+        at: rig.broker.now(),
+        by: human("olivia"),
+        issuer: issuer.clone(),
+        subject: subject.clone(),
+        human: Some(human("dave")),
+    });
+    let claim = || {
+        Event::GroupsClaimed(GroupsClaimed {
+            at: rig.broker.now(),
+            human: human("dave"),
+            issuer: issuer.clone(),
+            subject: subject.clone(),
+            groups: [grantwright_domain::GroupName::parse("reviewers").unwrap()].into(),
+            until: rig.broker.now().plus_millis(60_000),
+        })
+    };
+    let commit = async |events| {
+        let authority = grantwright_store::Transition::authority(events);
+        rig.broker.store.commit(authority).await.unwrap();
+    };
+    commit(vec![link, claim()]).await;
+    let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));
+    rig.approve("dave", &id).await.expect("a member by the provider's word");
+    rig.clock.advance(60_000);
+    assert_eq!(word(&rig.collect(&id).await.expect("stale at the mint")), "pending");
+    let other = rig.ask("export", r#"{"dataset":"customers","rows":7}"#, "");
+    let other = id_of(&rig.issue(other).await.expect("pending"));
+    let stale = rig.approve("dave", &other).await.map(drop).expect_err("stale at the vote");
+    assert_eq!(stale.code, "stale_membership");
+    commit(vec![claim()]).await;
+    rig.approve("dave", &other).await.expect("signed in again");
+    rig.clock.advance(59_999);
+    assert_eq!(word(&rig.collect(&other).await.expect("still fresh")), "granted");
+    check(&rig).await;
+}
+
+#[tokio::test]
 async fn invariant_11_a_stricter_policy_at_collection_goes_back_to_people() {
     let rig = Rig::new().await;
     let id = id_of(&rig.issue(rig.ask("export", EXPORT, "")).await.expect("pending"));

@@ -61,13 +61,17 @@ fn what_is_open_or_lives_is_found_by_its_own_index_and_in_its_order() {
         limit: 10,
         ..LeaseFilter::default()
     };
-    list(&mut told, &RequestFilter { soonest: true, ..open.clone() }).unwrap();
+    let soonest = RequestFilter { soonest: true, ..open.clone() };
+    let later = Some((Timestamp::default(), 7));
+    list(&mut told, &RequestFilter { soonest_from: later, ..soonest.clone() }).unwrap();
+    list(&mut told, &soonest).unwrap();
     list(&mut told, &RequestFilter { agent: mine(), ..open }).unwrap();
     count_open(&mut told, &agent).unwrap();
     open_by_agent(&mut told).unwrap();
     leases(&mut told, &live).unwrap();
     leases(&mut told, &LeaseFilter { agent: mine(), ..live }).unwrap();
     let indexes = [
+        "requests_open_due",
         "requests_open_due",
         "requests_open_agent",
         "requests_open_agent",

@@ -116,12 +116,14 @@ pub async fn act(
         let why = text(&fields, "why");
         people::because(broker, &actor, &request, digest, &what, why.as_deref()).await
     };
-    let listed = posted.0.form().is_ok_and(|fields| fields.contains_key("listed"));
-    match done.await {
-        // From a block of the inbox back to the inbox: the next of the task is there.
-        Ok(_) if listed => Ok(to(format!("/?done={verb}"))),
-        Ok(_) => Ok(to(format!("/requests/{id}?done={verb}"))),
-        Err(refusal) => refused(broker, session, id, refusal).await,
+    let listed = posted.0.form().ok().and_then(|fields| fields.get("listed").cloned());
+    match (done.await, listed.map(|of| RequestId::parse(&of))) {
+        // From the page of one task back to it; from a block of the inbox to the inbox: the next of
+        // the task is there.
+        (Ok(_), Some(Ok(of))) => Ok(to(format!("/?of={of}&done={verb}"))),
+        (Ok(_), Some(Err(_))) => Ok(to(format!("/?done={verb}"))),
+        (Ok(_), None) => Ok(to(format!("/requests/{id}?done={verb}"))),
+        (Err(refusal), _) => refused(broker, session, id, refusal).await,
     }
 }
 

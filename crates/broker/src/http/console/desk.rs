@@ -129,6 +129,12 @@ impl Budget {
         Self { left, rest: Vec::new() }
     }
 
+    /// Whether nothing more may be proven anew.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+
     /// A request that ended, from memory or proven anew; none as well once the budget is spent.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ pub const MAX_NOTE: usize = 65_536;
 pub const TEXTS_TO_A_FILE: usize = 256;
 /// Numbered files of checkpoints that are read.
 const MOST_CHECKPOINTS: usize = 10_000;
+/// Most texts that one leaf commits to: a reason, a task, sensitive parameters.
+const MOST_TEXTS: u64 = 64;
 /// Absent bundles in a row after which the log is taken to end.
 const MOST_ABSENT: u64 = 64;
 /// Bundles that are asked for at once.
@@ -98,6 +100,11 @@ impl<F: Files> Tiles<F> {
         let witnessed = one(&mut files, "witnessed".into())?.map(note).transpose()?;
         let newest = one(&mut files, "checkpoint".into())?.ok_or(CannotVerify::NothingToVerify)?;
         notes.push(note(newest)?);
+        // A site that has a page for every path would be read for ever.
+        if notes.iter().all(|(_, note)| !note.contains("\n\n\u{2014} ")) {
+            let why = "`checkpoint` is no signed note; is this the address of a log?";
+            return Err(CannotVerify::Unreadable(why.into()));
+        }
         let size = notes.first().map_or(0, |n| n.0);
         'all: for first in (0..MOST_CHECKPOINTS).step_by(100) {
             let numbers = first as u64..first as u64 + 100;
@@ -265,7 +272,12 @@ impl<F: Files> Source for Tiles<F> {
         request: Option<&RequestId>,
         each: &mut dyn FnMut(Text),
     ) -> Result<(), CannotVerify> {
-        for number in 0.. {
+        for number in 0u64.. {
+            // No file of texts is empty, and no leaf commits to many.
+            if number > self.size.saturating_mul(MOST_TEXTS) {
+                let why = "there are more files of texts than its leaves could commit to";
+                return Err(CannotVerify::Unreadable(why.into()));
+            }
             let Some(bytes) = one(&mut self.files, numbered("texts", number))? else { break };
             for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
                 let bad = |why: String| {

@@ -1,7 +1,7 @@
 //! Files that hold secrets, written so that no other user and no half-written state is ever seen.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +57,22 @@ pub fn read_secret(path: &Path) -> Result<String, Failure> {
 /// When it cannot be read or is not UTF-8.
 pub fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|e| Failure::file(path, &e))
+}
+
+/// Reads a text file of at most `most` bytes.
+///
+/// # Errors
+/// As [`read`], and when it is longer.
+pub fn read_most(path: &Path, most: u64) -> Result<String, Failure> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|e| Failure::file(path, &e))?;
+    let limit = most.saturating_add(1);
+    file.take(limit).read_to_string(&mut text).map_err(|e| Failure::file(path, &e))?;
+    if text.len() as u64 > most {
+        let detail = format!("`{}` is longer than {most} bytes", path.display());
+        return Err(Failure::unable(detail));
+    }
+    Ok(text)
 }
 
 /// The files of `dir` that end in `.ext`, by name, with their text.

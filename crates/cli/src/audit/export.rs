@@ -250,15 +250,23 @@ impl Export<'_> {
     }
 }
 
+/// Largest file of checkpoints.
+const MOST_KEPT: u64 = 16 << 20;
+
 /// Checkpoints in files; one file may hold several, one after the other.
 ///
 /// # Errors
-/// When a file cannot be read.
+/// When a file cannot be read, or holds none.
 pub fn kept(paths: &[PathBuf]) -> Result<Vec<String>, Failure> {
     let mut out = Vec::new();
     for path in paths {
-        let text = files::read(path)?;
-        out.extend(note::split(&text).into_iter().map(str::to_owned));
+        let text = files::read_most(path, MOST_KEPT)?;
+        let notes = note::split(&text);
+        // Evidence that is not there must not look like evidence that agrees.
+        if notes.is_empty() {
+            return Err(Failure::unable(format!("`{}` holds no checkpoint", path.display())));
+        }
+        out.extend(notes.into_iter().map(str::to_owned));
     }
     Ok(out)
 }

@@ -2,19 +2,26 @@
 
 use std::path::Path;
 
+use grantwright_domain::Timestamp;
 use grantwright_proof::{Receipt, Vkey, verify_receipt};
 use serde_json::{Value, json};
 
+use crate::config::now;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::output::{Look, Out, clean};
+
+/// Largest answer with a receipt.
+const MOST_ANSWER: u64 = 4 << 20;
+/// The broker's clock and this one differ by less (5 min).
+const CLOCK_MS: i64 = 300_000;
 
 /// Verifies the receipt in a file: `{"leaf","proof"}`, or the sidecar's whole answer with it inside.
 ///
 /// # Errors
 /// When the file holds no receipt: exit 2. One that does not verify is exit 1.
 pub fn run(out: &Out, file: &Path, vkey: &Vkey) -> Outcome {
-    let value: Value = serde_json::from_str(&files::read(file)?)
+    let value: Value = serde_json::from_str(&files::read_most(file, MOST_ANSWER)?)
         .map_err(|e| Failure::unable(format!("`{}`: {e}", file.display())))?;
     let receipt = value.get("receipt").unwrap_or(&value);
     let receipt = Receipt::from_json(&receipt.to_string()).map_err(|_| {
@@ -32,6 +39,14 @@ pub fn run(out: &Out, file: &Path, vkey: &Vkey) -> Outcome {
     };
     let leaf: Value = grantwright_domain::canonical::parse(&facts.leaf)
         .map_err(|e| Failure::unable(format!("the leaf: {e}")))?;
+    let at = leaf.get("at").and_then(Value::as_str).and_then(|at| Timestamp::parse(at).ok());
+    if at.is_none_or(|at| at.since(now()) > CLOCK_MS) {
+        let detail = "the leaf is not dated, or dated after now";
+        out.either(&json!({"ok": false, "detail": detail}), |out| {
+            out.line(format!("{} {detail}", out.paint(Look::Bad, "✗")));
+        });
+        return Ok(Exit::Refused);
+    }
     // The answer that it came with must be about the same credential.
     for name in ["request_id", "lease_id"] {
         let (said, logged) = (value.get(name), leaf.get(name));

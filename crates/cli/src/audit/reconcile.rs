@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use flate2::read::MultiGzDecoder;
 use grantwright_audit::reconcile::{Backend, Known, LeaseView, Leases, Place, cloudtrail, vault};
-use grantwright_domain::Digest;
+use grantwright_domain::{Digest, Timestamp};
 use serde_json::json;
 
 use super::What;
@@ -23,6 +23,8 @@ const MOST_DOCUMENT: u64 = 512 << 20;
 const MOST_LINE: u64 = 4 << 20;
 /// A file is known again by so many of its first bytes.
 const HEAD: u64 = 4096;
+/// The backend's clock and this one differ by less (5 min).
+const CLOCK_MS: i64 = 300_000;
 /// Findings and leases that are printed; `--json` has all.
 const SHOWN: usize = 25;
 
@@ -62,22 +64,34 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
     };
     let mut log = args.what.open(settings, super::Reader::Exports)?;
     let leases = Leases::of(log.source.as_mut()).map_err(Failure::unable)?;
+    if leases.origin().is_empty() {
+        return Err(Failure::unable("the log holds no leaf: there is nothing to compare with"));
+    }
     let mut known = remembered(args.state.as_deref(), leases.origin())?;
     for path in &args.files {
         read(path, backend, &leases, &mut known)?;
+    }
+    // Nothing compared is nothing that agrees.
+    if known.events == 0 {
+        return Err(Failure::unable(format!(
+            "the files hold no event of the backend ({} entries are none): nothing was compared",
+            known.malformed
+        )));
     }
     if let Some(path) = &args.state {
         let text = serde_json::to_string(&known).map_err(Failure::unable)?;
         files::write_private(path, &text)?;
     }
     let views = known.leases(&leases, backend);
-    let good = known.findings.is_empty();
+    // It would make leases look unused whose use is yet to come.
+    let after_now = known.span.map(|(_, last)| last).filter(|last| last.since(now()) > CLOCK_MS);
+    let good = known.findings.is_empty() && known.malformed == 0 && after_now.is_none();
     let value = json!({
         "ok": good, "events": known.events, "matched": known.matched,
-        "unrelated": known.unrelated, "malformed": known.malformed, "span": known.span,
+        "unrelated": known.unrelated, "malformed": known.malformed, "span": known.span, "after_now": after_now,
         "leases": views, "counts": known.counts, "findings": known.findings,
     });
-    out.either(&value, |out| words(out, &known, &views));
+    out.either(&value, |out| words(out, &known, &views, after_now));
     Ok(if good { Exit::Done } else { Exit::Refused })
 }
 
@@ -200,7 +214,7 @@ fn head(file: &mut File, len: u64) -> std::io::Result<String> {
     Ok(Digest::of("reconcile-head", &bytes).hex())
 }
 
-fn words(out: &Out, known: &Known, views: &[LeaseView]) {
+fn words(out: &Out, known: &Known, views: &[LeaseView], after_now: Option<Timestamp>) {
     let count = |state: &str| views.iter().filter(|v| v.state == state).count();
     out.line(format!(
         "{} events read, {} by credentials of this log, {} of others, {} unreadable",
@@ -250,7 +264,16 @@ fn words(out: &Out, known: &Known, views: &[LeaseView]) {
     if known.findings.len() > SHOWN {
         out.line(format!("… and {} more: --json has them all", known.findings.len() - SHOWN));
     }
-    if known.findings.is_empty() {
+    if known.malformed > 0 {
+        let told = format!("✗ {} entries are no events, and were not compared", known.malformed);
+        out.line(out.paint(Look::Bad, &told));
+    }
+    if let Some(last) = after_now {
+        let told =
+            format!("✗ an event is of {last}, after now: a clock is wrong, or it was changed");
+        out.line(out.paint(Look::Bad, &told));
+    }
+    if known.findings.is_empty() && known.malformed == 0 && after_now.is_none() {
         out.line(out.paint(Look::Good, "✓ everything agrees"));
     }
 }

@@ -15,7 +15,8 @@ use crate::output::{Look, Out};
     evidence. What decisions rest on and credentials that may live are carried over; requests that were \
     open, and approvals that were not spent, are void. What the old log recorded after the backup is not \
     known any more: repeat revocations and other changes that were made since.\n\
-    Give every checkpoint that sidecars (GET /v1/checkpoints, or their checkpoint files) and witnesses kept.\n\
+    Give every checkpoint that sidecars (GET /v1/checkpoints, or their checkpoint files) and witnesses kept; \
+    --no-checkpoint says that nobody kept one.\n\
     Exit codes: 0 begun, 2 not begun."
 )]
 pub struct Args {
@@ -62,15 +63,7 @@ pub fn run(out: &Out, args: &Args) -> Outcome {
         }));
     }
     let missing = || Failure::unable("want --config, --backup and --recovery-key");
-    let mut checkpoints = Vec::new();
-    for path in &args.checkpoint {
-        let text = std::fs::read_to_string(path).map_err(|e| Failure::file(path, &e))?;
-        let notes = grantwright_proof::note::split(&text);
-        if notes.is_empty() {
-            return Err(Failure::unable(format!("`{}` holds no checkpoint", path.display())));
-        }
-        checkpoints.extend(notes.into_iter().map(str::to_owned));
-    }
+    let checkpoints = super::export::kept(&args.checkpoint)?;
     let done = restore(&RestoreOptions {
         config: args.config.clone().ok_or_else(missing)?,
         backup: args.backup.clone().ok_or_else(missing)?,

@@ -418,6 +418,24 @@ impl Broker for Echo {
         Err(Status::unimplemented("an echo"))
     }
 
+    async fn delegate(&self, _: Request<DelegateRequest>) -> Result<Response<Delegation>, Status> {
+        Err(Status::unimplemented("an echo"))
+    }
+
+    async fn delegations(
+        &self,
+        _: Request<DelegationsRequest>,
+    ) -> Result<Response<DelegationsReply>, Status> {
+        Err(Status::unimplemented("an echo"))
+    }
+
+    async fn end_delegation(
+        &self,
+        _: Request<EndDelegationRequest>,
+    ) -> Result<Response<Delegation>, Status> {
+        Err(Status::unimplemented("an echo"))
+    }
+
     async fn consistency(
         &self,
         _: Request<ConsistencyRequest>,

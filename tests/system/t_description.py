@@ -104,6 +104,24 @@ class Described(unittest.TestCase):
         self.meets("GET", f"{one}/events", doors.call("GET", f"/v1/requests/{request_id}/events"))
         self.meets("GET", f"{one}/events", doors.call("GET", "/v1/requests/r-none/events"))
         self.meets("GET", f"{one}/events", doors.call("GET", f"/v1/requests/{request_id}/events?wait=1s"))
+        hand, handed = "/v1/delegations", "/v1/delegations/{id}"
+        operator = {"Authorization": f"Bearer {(demo.dir / 'operator.token').read_text()}"}
+        made = call(demo.env["GRANTWRIGHT_CONSOLE"], "POST", "/api/v1/agents", {
+            "name": "worker", "owner": "bob", "team": "data", "environment": "demo", "model": "demo",
+            "model_version": "1"}, operator)
+        self.assertIn(made.status, (200, 201), made)
+        right = {"to": "worker", "scopes": {"demo.read": {"params": {"dataset": "a"}, "ttl": "5m"}}, "ttl": "1h", "passes": 1}
+        schema = {**self.doc["components"]["schemas"]["Delegate"], "components": self.doc["components"]}
+        jsonschema.Draft202012Validator(schema).validate(right)
+        for body, status in ((right, 201), ({**right, "to": "nobody"}, 404), ({**right, "ttl": "25h"}, 403), ({}, 400)):
+            reply = doors.call("POST", hand, body)
+            self.assertEqual(reply.status, status, reply)
+            self.meets("POST", hand, reply)
+        listed = doors.call("GET", hand)
+        self.meets("GET", hand, listed)
+        self.meets("DELETE", handed, doors.call("DELETE", f"{hand}/{listed.json['delegations'][0]['delegation_id']}"))
+        self.meets("DELETE", handed, doors.call("DELETE", f"{hand}/d-none"))
+        self.meets("GET", hand, doors.call("GET", hand))
         for path in ("/aws/aws.s3-read?bucket=demo&prefix=a/", "/aws/no.such", "/aws/demo.read?dataset=a", "/aws/a%"):
             self.meets("GET", "/aws/{scope}", doors.call("GET", path))
         for path in ("/healthz", "/readyz", "/metrics"):

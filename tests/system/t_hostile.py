@@ -14,7 +14,8 @@ import unittest
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import ROOT, SIDECAR, Demo, Process, Unix, call, clean_env, scratch, until
+from harness import ROOT, SIDECAR, Demo, Process, Unix, call, clean_env, until
+from own import sidecar_of
 
 demo = doors = None
 ASK = {"scope": "demo.read", "params": {"dataset": "hostile"}, "reason": "a test"}
@@ -32,24 +33,7 @@ def tearDownModule():
 
 
 def prepared(name, owner="alice"):
-    """A folder for another agent's sidecar at the same broker."""
-    operator = {"Authorization": f"Bearer {(demo.dir / 'operator.token').read_text()}"}
-    home = scratch(name)
-    home.mkdir()
-    console = demo.env["GRANTWRIGHT_CONSOLE"]
-    made = call(console, "POST", "/api/v1/agents", {
-        "name": name, "owner": owner, "team": "data", "environment": "demo", "model": "demo", "model_version": "1"},
-        operator)
-    assert made.status in (200, 201, 409), made
-    joined = call(console, "POST", f"/api/v1/agents/{name}/join", {}, operator)
-    (home / "join.token").write_text(joined.json["join_token"])
-    (home / "join.token").chmod(0o600)
-    text = (demo.dir / "sidecar.toml").read_text()
-    for key, value in (("trust_bundle", f"{demo.dir}/keys/ca.pem"), ("listen", "127.0.0.1:0"),
-                       ("socket", f"{home}/s.sock")):
-        text = re.sub(rf"(?m)^{key} = .*", f'{key} = "{value}"', text)
-    (home / "sidecar.toml").write_text(text)
-    return home
+    return sidecar_of(demo, name, owner)
 
 
 def another():

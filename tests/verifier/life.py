@@ -3,7 +3,7 @@
 import re
 
 from log import need
-from rules import check_signature, digest_of, millis
+from rules import check_signature, digest_of, fits, millis, narrower
 
 OPEN = ("recorded", "pending", "approved")
 COLLECT_MS, NONCE_MS, MAX_QUESTIONS = 600_000, 300_000, 5
@@ -23,11 +23,6 @@ def stricter(one, two):
     return possible({**out, "max_ttl_s": min(one["max_ttl_s"], two["max_ttl_s"])})
 
 
-PUBLIC_KEYS = {
-    "csr": r"[A-Za-z0-9+/]+={0,2}", "jkt": r"[A-Za-z0-9_-]{43}",
-    "ssh": r"ssh-ed25519 (?=.{68}$)[A-Za-z0-9+/]+={0,2}|ecdsa-sha2-nistp256 (?=.{140}$)[A-Za-z0-9+/]+={0,2}"}
-
-
 def check_params(specs, terms):
     params, sealed = terms["params"], terms.get("sealed_params", {})
     for name, spec in specs.items():
@@ -35,21 +30,6 @@ def check_params(specs, terms):
         need(name not in other and (name in place or spec.get("optional")), "params", f"`{name}`")
         need(name not in params or fits(spec, params[name]), "params", f"`{name}` is not of its type")
     need({*sealed, *params} <= set(specs), "params", "unknown parameters")
-
-
-def fits(spec, value):
-    kind, text = spec["type"], value if isinstance(value, str) else ""
-    if kind == "set":
-        return (isinstance(value, list) and 0 < len(value) == len(set(value)) <= spec["most"]
-                and all(re.fullmatch(spec["pattern"], v) for v in value))
-    return {"boolean": lambda: isinstance(value, bool), "choice": lambda: value in spec["values"],
-            "integer": lambda: type(value) is int and spec["min"] <= value <= spec["max"],
-            "string": lambda: text and len(text.encode()) <= 1024 and re.fullmatch(spec["pattern"], text),
-            "public-key": lambda: len(text) <= 1024 and re.fullmatch(PUBLIC_KEYS[spec["format"]], text)
-            and (spec["format"] != "csr" or len(text) >= 100 and len(text) % 4 == 0),
-            "s3-bucket": lambda: re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text),
-            "s3-prefix": lambda: len(text) <= 200 and re.fullmatch(r"([A-Za-z0-9._-]+/)+", text)
-            and not {".", ".."} & set(text.split("/"))}[kind]()
 
 
 class Request:
@@ -61,6 +41,7 @@ class Request:
         self.agent_lives(a)
         a.not_before(e["ms"])
         need(a.scopes.get(terms["scope"]) == terms["template"], "scope-pinned")
+        a.covers(terms, e["ms"])
         self.deadline, self.scope = millis(terms["decide_by"]), a.catalog.get(terms["template"])
         need(terms["ttl_s"] > 0 and self.deadline > e["ms"], "terms", "no lifetime or no time to decide")
         if self.scope:
@@ -93,7 +74,8 @@ class Request:
                 (lambda: not v or v["verdict"] != "ask", "no vote is asked for"),
                 (lambda: not v["approvers"] or not set(v["approvers"]) <= set(a.groups_of(human, at)),
                  "not in the group that the verdict names"),
-                (lambda: a.changed_recently(human, agent, v["approvers"], at), "changed it within a day"),
+                (lambda: any(a.changed_recently(human, d, v["approvers"], at) for d in (agent, *chain)),
+                 "changed it within a day"),
                 (lambda: channel not in v["channels"], "votes do not count through this channel")):
             if wrong():
                 return why
@@ -150,7 +132,8 @@ class Request:
         self.version, self.last = self.version + 1, at
     def _decided(self, e, a, at):
         need(e.get("again") or not self.verdict, "decided-once")
-        need(e["attributes"] == a.attributes(self.terms["agent"], at), "attributes", "not as registered")
+        theirs = [a.attributes(agent, at) for agent in (self.terms["agent"], *self.terms["delegation"])]
+        need([e["attributes"], *e.get("chain", ())] == theirs, "attributes", "not as registered")
         self.verdict = stricter(e["verdict"], self.floor) if self.floor else e["verdict"]
         self.under, self.excluded = e["verdict"]["policy_set"], e.get("excluded", ())
         if self.verdict["verdict"] == "deny" or self.terms["ttl_s"] > self.verdict["max_ttl_s"]:
@@ -177,9 +160,7 @@ class Request:
              0 < new["ttl_s"] <= old["ttl_s"] and new["params"].keys() == old["params"].keys(), "narrower")
         check_params(self.scope["params"], new)
         for name, was in old["params"].items():
-            now, order = new["params"][name], self.scope["params"][name].get("order", "equal")
-            need(now == was or (order == "max" and now <= was) or (order == "prefix" and now.startswith(was))
-                 or (order == "subset" and set(now) <= set(was)), "narrower", f"`{name}` is wider")
+            need(narrower(self.scope["params"][name], was, new["params"][name]), "narrower", f"`{name}` is wider")
         self.resume(at)
         self.terms, self.digest, self.floor, self.verdict = new, e["digest"], self.verdict, None
         self.phase, self.approved_at = "recorded", None
@@ -223,6 +204,7 @@ class Request:
         need(e["approvers"] == self.standing(a, at), "approvers", "not those whose votes stand")
         need(self.scope and self.scope["minter"] == e["minter"], "minter", "not the scope's minter")
         self.agent_lives(a)
+        a.covers(self.terms, at)
         self.phase = "intended"
     def _issued(self, e, _, at):
         need(self.phase == "intended", "intent", f"issued while {self.phase}")

@@ -25,7 +25,7 @@ SETS = ("members", "groups", "policies", "approvers", "channels", "excluded")
 OF_REQUEST = "digest request_id"
 KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, fields in {
     "requested": f"{OF_REQUEST} terms | renews",
-    "decided": f"{OF_REQUEST} verdict attributes context | excluded again unusual past",
+    "decided": f"{OF_REQUEST} verdict attributes context | excluded again unusual past chain",
     "questioned": f"{OF_REQUEST} human channel text |", "answered": f"{OF_REQUEST} text |",
     "narrowed": f"{OF_REQUEST} old_digest human channel terms | reason",
     "voted": f"{OF_REQUEST} human decision channel groups policies policy_set"
@@ -37,6 +37,8 @@ KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, 
     "revoked": f"{OF_REQUEST} lease_id by effect | still_valid",
     "account_linked": "human account |", "account_unlinked": "by account |",
     "agent_revoked": "by agent |", "agent_set": "by agent owner attributes |",
+    "delegated": "delegation_id from instance to scopes expires_at | parent passes",
+    "delegation_ended": "delegation_id | agent human",
     "erased": "by of texts |", "group_set": "by group members |", "groups_claimed": "human issuer subject groups until |",
     "human_set": "by human active operator |", "identity_set": "by issuer subject | human",
     "instance_enrolled": "join_id agent instance serial key seal_key not_after |",
@@ -50,7 +52,7 @@ KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, 
     "passkey_revoked": "by credential_id |", "policy_loaded": "by policy_set scopes |",
     "token_issued": "by token_id human token_hash expires_at |", "token_revoked": "by token_id |",}.items()}
 TERMS = (set("version origin request_id agent instance workload delegation scope template params ttl_s reason"
-             " decide_by".split()), {"on_behalf_of", "process", "sealed_params", "task"})
+             " decide_by".split()), {"delegation_id", "on_behalf_of", "process", "sealed_params", "task"})
 VERDICT = (set("verdict reason policies policy_set quorum strength channels approvers max_ttl_s".split()), {"code"})
 
 
@@ -104,6 +106,33 @@ def read_leaf(body):
     return {**e, "ms": millis(e["at"])}
 
 
+PUBLIC_KEYS = {
+    "csr": r"[A-Za-z0-9+/]+={0,2}", "jkt": r"[A-Za-z0-9_-]{43}",
+    "ssh": r"ssh-ed25519 (?=.{68}$)[A-Za-z0-9+/]+={0,2}|ecdsa-sha2-nistp256 (?=.{140}$)[A-Za-z0-9+/]+={0,2}"}
+
+
+def fits(spec, value):
+    kind, text = spec["type"], value if isinstance(value, str) else ""
+    if kind == "set":
+        return (isinstance(value, list) and 0 < len(value) == len(set(value)) <= spec["most"]
+                and all(re.fullmatch(spec["pattern"], v) for v in value))
+    return {"boolean": lambda: isinstance(value, bool), "choice": lambda: value in spec["values"],
+            "integer": lambda: type(value) is int and spec["min"] <= value <= spec["max"],
+            "string": lambda: text and len(text.encode()) <= 1024 and re.fullmatch(spec["pattern"], text),
+            "public-key": lambda: len(text) <= 1024 and re.fullmatch(PUBLIC_KEYS[spec["format"]], text)
+            and (spec["format"] != "csr" or len(text) >= 100 and len(text) % 4 == 0),
+            "s3-bucket": lambda: re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text),
+            "s3-prefix": lambda: len(text) <= 200 and re.fullmatch(r"([A-Za-z0-9._-]+/)+", text)
+            and not {".", ".."} & set(text.split("/"))}[kind]()
+
+
+def narrower(spec, was, now):
+    order = spec.get("order", "equal")
+    return now == was or fits(spec, now) and (
+        order == "max" and now <= was or order == "prefix" and now.startswith(was)
+        or order == "subset" and set(now) <= set(was))
+
+
 class Authority:
     def __init__(self):
         self.origin, self.vkey, self.latest, self.policy_set, self.nonces = "", "", 0, None, set()
@@ -111,6 +140,7 @@ class Authority:
         self.joins, self.links, self.tokens, self.passkeys, self.accounts = {}, {}, {}, {}, {}
         self.identities, self.claimed, self.models, self.scopes, self.catalog = {}, {}, {}, {}, {}
         self.changes, self.makers, self.unlinked, self.epochs, self.index = [], {}, [], [], 0
+        self.delegations = {}
     def active(self, human):
         return self.humans.get(human, {}).get("active", False)
     def operator(self, human):
@@ -219,6 +249,7 @@ class Authority:
     def _agent_revoked(self, e, _):
         need(e["agent"] in self.agents, "agent-known")
         self.agents[e["agent"]]["revoked"] = True
+        self.end_delegations(lambda d: e["agent"] in (d["to"], *d["chain"]))
         self.change(e, agent=e["agent"])
     def _model_set(self, e, _):
         self.models.pop((e["model"], e["model_version"]), None)
@@ -254,6 +285,48 @@ class Authority:
     def _instance_revoked(self, e, _):
         need(e["instance"] in self.instances, "instance-known")
         self.instances[e["instance"]]["revoked"] = True
+        self.end_delegations(lambda d: d["instance"] == e["instance"])
+    def delegation(self, name, agent, at):
+        known = self.delegations.get(name, {"to": None})
+        need(known["to"] == agent and known["live"] and at < known["expires_at_ms"], "delegation", "not in force")
+        return known
+    def within(self, had, scope, template, ttl_s, params):
+        bounds, specs = had["scopes"].get(scope, {"template": None}), self.catalog[template]["params"]
+        need(bounds["template"] == template and 0 < ttl_s <= bounds["ttl_s"] and all(
+            p in params and narrower(specs[p], was, params[p]) for p, was in bounds.get("params", {}).items()),
+            "delegation", "wider than what was handed on")
+    def covers(self, terms, at):
+        """What is asked lies within the delegation that it names, and ends no later."""
+        need(("delegation_id" in terms) == bool(terms["delegation"]), "delegation", "a chain of no delegation")
+        if terms["delegation"]:
+            known = self.delegation(terms["delegation_id"], terms["agent"], at)
+            fits_in = at + terms["ttl_s"] * 1000 <= known["expires_at_ms"]
+            need(fits_in and known["chain"] == terms["delegation"], "delegation", "another chain, or it ends before")
+            self.within(known, terms["scope"], terms["template"], terms["ttl_s"], terms["params"])
+    def _delegated(self, e, at):
+        had = self.delegation(e["parent"], e["from"], at) if "parent" in e else None
+        chain, passes = [*(had["chain"] if had else ()), e["from"]], e.get("passes", 0)
+        latest, further = (had["expires_at_ms"], had["passes"] - 1) if had else (at + DAY, 3)
+        door = self.instances.get(e["instance"], {"agent": None})
+        need(door["agent"] == e["from"] and not door["revoked"], "agent-live")
+        self.live_agent(e["from"])
+        self.live_agent(e["to"])
+        need(e["delegation_id"] not in self.delegations and e["to"] not in chain and e["scopes"]
+             and passes <= min(further, 4 - len(chain)) and at < e["expires_at_ms"] <= latest, "delegation")
+        for name, bounds in e["scopes"].items():
+            need(bounds["template"] in self.catalog and self.scopes.get(name) == bounds["template"], "scope-pinned")
+            if had:
+                self.within(had, name, bounds["template"], bounds["ttl_s"], bounds.get("params", {}))
+        self.delegations[e["delegation_id"]] = {**e, "chain": chain, "passes": passes, "live": True}
+    def _delegation_ended(self, e, at):
+        known = self.delegations.get(e["delegation_id"], {"live": False})
+        need(known["live"] and at < known["expires_at_ms"], "delegation", "not in force")
+        known["live"] = False
+        self.end_delegations(lambda _: False)
+    def end_delegations(self, which):
+        """Those, and what was passed on from them; parents come before their children."""
+        for d in self.delegations.values():
+            d["live"] = d["live"] and not which(d) and ("parent" not in d or self.delegations[d["parent"]]["live"])
     def _link_created(self, e, at):
         self.links = {k: v for k, v in self.links.items() if v["expires_at_ms"] + DAY > at}
         taken = {v["code_hash"] for v in self.links.values()} | set(self.links)

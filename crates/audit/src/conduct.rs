@@ -419,7 +419,10 @@ impl Conduct {
         let others: BTreeSet<&HumanId> = authority.stand_ins(&e.human, e.at).collect();
         for other in others {
             let changed = approvers.is_some_and(|groups| {
-                authority.changed_recently(other, &request.terms.agent, groups, e.at)
+                let terms = &request.terms;
+                std::iter::once(&terms.agent)
+                    .chain(&terms.delegation)
+                    .any(|agent| authority.changed_recently(other, agent, groups, e.at))
             });
             let key = (e.human.clone(), other.clone());
             let (all, recent) = self.stood_in.entry(key).or_default();

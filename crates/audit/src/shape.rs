@@ -393,6 +393,7 @@ impl<'p> Like<'p> {
             verdict: like.verdict.clone(),
             attributes: serde_json::Map::new(),
             context: serde_json::Map::new(),
+            chain: like.chain.clone(),
             excluded: like.excluded.clone(),
             again: like.again,
             unusual: like.unusual.clone(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use grantwright_domain::event::{Decided, Decision, Intended, Issued, Requested, Voted};
+use grantwright_domain::event::{Decided, Decision, Delegated, Intended, Issued, Requested, Voted};
 use grantwright_domain::text::{shorten, visible};
 use grantwright_domain::time::ttl_words;
 use grantwright_domain::{Digest, Event, LocalProcess, Params, Strength, VerdictKind};
@@ -93,6 +93,9 @@ fn requested(e: &Requested, said: &Said) -> String {
     }
     if !t.delegation.is_empty() {
         out.push_str(&format!(", passed on by {}", ticks(&t.delegation)));
+    }
+    if let Some(id) = &t.delegation_id {
+        out.push_str(&format!(" (delegation {})", tick(id)));
     }
     if let Some(lease) = &e.renews {
         out.push_str(&format!(", to replace lease {}", tick(lease)));
@@ -196,6 +199,16 @@ fn authority(event: &Event) -> String {
             tick(&e.by),
             tick(&e.agent),
             tick(&e.owner)
+        ),
+        Event::Delegated(e) => delegated(e),
+        Event::DelegationEnded(e) => format!(
+            "{} ended delegation {}, and what was passed on from it",
+            match (&e.agent, &e.human) {
+                (Some(agent), _) => format!("agent {}", tick(agent)),
+                (None, Some(human)) => tick(human),
+                (None, None) => "nobody".into(),
+            },
+            tick(&e.delegation_id)
         ),
         Event::EpochStarted(e) => format!(
             "the log {} began, going on from {} leaves of {}, of which {} were carried over",
@@ -308,6 +321,29 @@ fn authority(event: &Event) -> String {
         Event::TokenRevoked(e) => format!("{} ended token {}", tick(&e.by), tick(&e.token_id)),
         other => other.kind().replace('_', " "),
     }
+}
+
+fn delegated(e: &Delegated) -> String {
+    let scopes = e.scopes.iter().map(|(name, bounds)| {
+        let within = match bounds.params.is_empty() {
+            true => String::new(),
+            false => format!(" within {}", params(&bounds.params)),
+        };
+        format!("{}{within} for at most {}", tick(name), ttl_words(bounds.ttl_s))
+    });
+    format!(
+        "agent {} handed {} to agent {}, as delegation {}{}, until {}; it may be passed on {} times",
+        tick(&e.from),
+        scopes.collect::<Vec<_>>().join(", "),
+        tick(&e.to),
+        tick(&e.delegation_id),
+        match &e.parent {
+            Some(parent) => format!(", passed on from {}", tick(parent)),
+            None => String::new(),
+        },
+        e.expires_at,
+        e.passes
+    )
 }
 
 fn tick(text: &(impl Display + ?Sized)) -> String {

@@ -198,6 +198,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         vouch: Vouch::new(mac.expose_secret().trim().as_bytes()),
         sealed: Mutex::default(),
         ending: end::queue::Queue::default(),
+        delegations: Default::default(),
         ended: ended::EndedEarly::default(),
         approvers_seen: Default::default(),
         inconsistent: AtomicBool::new(false),

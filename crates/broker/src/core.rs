@@ -83,6 +83,8 @@ pub struct Broker {
     pub sealed: Mutex<HashMap<RequestId, (InstanceId, Timestamp)>>,
     /// Revocations that their backend has not done yet.
     pub ending: crate::end::queue::Queue,
+    /// Delegations that are over and dealt with.
+    pub delegations: crate::end::delegated::Settled,
     /// What built-in issuers issued and what ended early.
     pub ended: crate::ended::EndedEarly,
     /// When the approvals behind live leases were looked at last, in milliseconds.

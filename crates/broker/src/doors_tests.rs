@@ -16,7 +16,8 @@ use grantwright_wire::v1::enrolment_client::EnrolmentClient;
 use grantwright_wire::v1::enrolment_server::EnrolmentServer;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, AttendUp, CancelRequest, CollectRequest, ConsistencyRequest,
-    EnrolReply, EnrolRequest, ReleaseRequest, RenewRequest, ScopesRequest,
+    DelegateRequest, DelegationsRequest, EndDelegationRequest, EnrolReply, EnrolRequest,
+    ReleaseRequest, RenewRequest, ScopesRequest,
 };
 use grantwright_wire::{Incoming, Limits, Refusal, TlsClient, TlsServer, TrustDomain};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -151,6 +152,20 @@ impl Served {
                 .await
                 .map(drop),
             "Scopes" => client.scopes(ScopesRequest {}).await.map(drop),
+            // The request's id stands for a delegation's: of neither is there one.
+            "Delegate" => client
+                .delegate(DelegateRequest {
+                    to: "other".into(),
+                    scopes_jcs: br#"{"read":{}}"#.to_vec(),
+                    ..DelegateRequest::default()
+                })
+                .await
+                .map(drop),
+            "Delegations" => client.delegations(DelegationsRequest {}).await.map(drop),
+            "EndDelegation" => client
+                .end_delegation(EndDelegationRequest { delegation: request_id })
+                .await
+                .map(drop),
             "Consistency" => client.consistency(ConsistencyRequest::default()).await.map(drop),
             "Attend" => client.attend(tokio_stream::iter(Vec::<AttendUp>::new())).await.map(drop),
             other => panic!("no test calls {other}"),

@@ -1,5 +1,6 @@
 //! Step 8: how requests and leases end by themselves, by people, and after a crash.
 
+pub mod delegated;
 pub mod queue;
 
 use std::sync::Arc;
@@ -80,6 +81,7 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
     unacknowledged(broker, due.sealed, now).await?;
     resolve_unfinished(broker).await?;
     without_approvers(broker, now).await?;
+    delegated::settle(broker, now).await?;
     broker.ended.sweep(now);
     ended::restore_overflow(broker).await?;
     let mut acknowledged =

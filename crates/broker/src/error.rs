@@ -70,9 +70,24 @@ pub(crate) fn of_violation(v: &Violation) -> Refusal {
         }
         "withdraw" => refuse(409, v.code, detail, "nothing to do"),
         "answer" => refuse(409, "no_question", detail, "nothing to do"),
+        "delegation" => of_delegation(v.code, detail),
         "operator" => refuse(403, "not_operator", detail, "ask an operator"),
         _ => refuse(409, v.code, detail, "look at the request again"),
     }
+}
+
+fn of_delegation(code: &str, detail: String) -> Refusal {
+    let (status, next) = match code {
+        "delegate_unknown" => (404, "check the agent's name"),
+        "delegation_bound" => (429, "end those that are no longer needed"),
+        "delegation_cycle" | "delegation_params" => (400, "correct it"),
+        "delegation_depth" => (403, "ask whoever handed it on to let it be passed on"),
+        "delegation_ended" => (403, "ask whoever handed it on for another"),
+        "delegation_foreign" => (403, "ask one of them"),
+        "delegation_unknown" => (404, "list the delegations"),
+        _ => (403, "ask for less, or whoever handed it on for more"),
+    };
+    refuse(status, code, detail, next)
 }
 
 /// What a store error means to who asked; the operator's words go to the trace.

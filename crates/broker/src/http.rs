@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod ceremony;
 pub mod console;
+pub mod delegations;
 mod guard;
 pub mod introspect;
 pub mod leases;
@@ -118,6 +119,8 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("POST", "/api/v1/requests/{id}/withdraw", Demand::Person),
     ("POST", "/api/v1/requests/{id}/erase", Demand::Operator),
     ("GET", "/api/v1/search", Demand::Person),
+    ("GET", "/api/v1/delegations", Demand::Person),
+    ("POST", "/api/v1/delegations/{id}/end", Demand::Person),
     ("GET", "/api/v1/leases", Demand::Person),
     ("POST", "/api/v1/leases/{id}/revoke", Demand::Person),
     ("GET", "/api/v1/agents", Demand::Person),
@@ -186,6 +189,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/api/v1/requests/{id}/withdraw", post(requests::withdraw))
         .route("/api/v1/requests/{id}/erase", post(search::erase))
         .route("/api/v1/search", get(search::search))
+        .route("/api/v1/delegations", get(delegations::list))
+        .route("/api/v1/delegations/{id}/end", post(delegations::end))
         .route("/api/v1/leases", get(leases::list))
         .route("/api/v1/leases/{id}/revoke", post(leases::revoke))
         .route("/api/v1/agents", get(operators::agents).post(operators::set_agent))

@@ -573,6 +573,7 @@ impl Step<'_> {
             verdict,
             attributes: attributes.clone(),
             context,
+            chain: decide::chain(&self.authority, &next.terms, self.now),
             again: false,
             excluded: Default::default(),
             unusual: Vec::new(),

@@ -2,5 +2,6 @@
 
 pub mod access;
 pub mod broker;
+pub mod delegations;
 pub mod enrolment;
 mod scopes;

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::delegation::Delegation;
 use crate::digest::Digest;
 use crate::event::{Account, Attributes, EpochStarted, Event, GroupsClaimed, IdentitySet, Opened};
-use crate::id::{AgentId, GroupName, HumanId, InstanceId, ScopeName};
+use crate::id::{AgentId, DelegationId, GroupName, HumanId, InstanceId, ScopeName};
 use crate::passkey::{MAX_CREDENTIAL_ID, MAX_PASSKEYS, PublicKey, is_aaguid, is_base64url};
 use crate::scope::Scope;
 use crate::state::Violation;
@@ -24,7 +25,7 @@ pub const CLAIM_LIFE_MS: i64 = 24 * 3_600_000;
 /// Most groups that one word of an identity provider names.
 pub const MOST_CLAIMED: usize = 64;
 /// How long a join token or link that ended is remembered (24 h): to say that it was used.
-const FORGET_MS: i64 = 24 * 3_600_000;
+pub(crate) const FORGET_MS: i64 = 24 * 3_600_000;
 /// Serials that are remembered of an instance; a call with an older one is refused as unknown.
 const SERIALS_KEPT: usize = 16;
 
@@ -205,6 +206,8 @@ pub struct Authority {
     pub claimed: BTreeMap<HumanId, Claimed>,
     /// Agents.
     pub agents: BTreeMap<AgentId, Agent>,
+    /// Rights that agents handed on, ended ones for a day.
+    pub delegations: BTreeMap<DelegationId, Delegation>,
     /// Instances.
     pub instances: BTreeMap<InstanceId, Instance>,
     /// Instance by certificate serial.
@@ -705,8 +708,11 @@ impl Authority {
                     Some(agent) => agent.revoked = true,
                     None => return refuse("agent-known", format!("no agent `{}`", e.agent)),
                 }
+                self.end_delegations(e.at, |d| d.agents().any(|a| *a == e.agent));
                 self.record(e.at, &e.by, Some(&e.agent), None);
             }
+            Event::Delegated(e) => self.delegate(e)?,
+            Event::DelegationEnded(e) => self.end_delegation(e)?,
             Event::Erased(e) => self.operator(&e.by)?,
             Event::ModelSet(e) => {
                 self.operator(&e.by)?;
@@ -807,7 +813,11 @@ impl Authority {
                 self.serials.insert(e.serial.clone(), e.instance.clone());
             }
             Event::InstanceRevoked(e) => match self.instances.get_mut(&e.instance) {
-                Some(instance) => instance.revoked = true,
+                Some(instance) => {
+                    instance.revoked = true;
+                    // Whoever had its key may have handed its right on.
+                    self.end_delegations(e.at, |d| d.instance == e.instance);
+                }
                 None => return refuse("instance-known", format!("no instance `{}`", e.instance)),
             },
             Event::LinkCreated(e) => {

@@ -134,7 +134,8 @@ pub fn check(
             && verdict.approvers.iter().all(|g| was(g) || authority.in_group(human, g, now));
         return Err(if only_stale { Ineligible::StaleMembership } else { Ineligible::NotInGroup });
     }
-    if authority.changed_recently(human, &request.terms.agent, &verdict.approvers, now) {
+    let mut agents = std::iter::once(&request.terms.agent).chain(&request.terms.delegation);
+    if agents.any(|agent| authority.changed_recently(human, agent, &verdict.approvers, now)) {
         return Err(Ineligible::RecentChange);
     }
     if !verdict.channels.contains(channel) {

@@ -8,8 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::canonical::{self, CanonicalError};
+use crate::delegation::Bounds;
 use crate::digest::Digest;
-use crate::id::{AgentId, GroupName, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
+use crate::id::{
+    AgentId, DelegationId, GroupName, HumanId, InstanceId, LeaseId, RequestId, ScopeName,
+};
 use crate::passkey::PublicKey;
 use crate::request::Terms;
 use crate::time::Timestamp;
@@ -69,6 +72,10 @@ pub enum Event {
     AgentRevoked(AgentRevoked),
     /// An agent was registered or changed.
     AgentSet(AgentSet),
+    /// An agent handed another agent a narrower right.
+    Delegated(Delegated),
+    /// A right that was handed on ended, and those that were handed on from it.
+    DelegationEnded(DelegationEnded),
     /// The first leaf of a log that goes on from another one's backup.
     EpochStarted(EpochStarted),
     /// What lies beside a request's leaves was erased.
@@ -145,6 +152,10 @@ pub struct Decided {
     /// Approvers whom policy lets approve no longer; their votes do not count under this verdict.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub excluded: BTreeSet<HumanId>,
+    /// The registered attributes, at that moment, of the agents that passed the right on, in the order
+    /// of the terms: policy is asked about each of them too, and the strictest answer holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<Map<String, Value>>,
     /// True when decided again at collection.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
@@ -343,7 +354,7 @@ pub struct Cancelled {
     pub digest: Digest,
     /// The request.
     pub request_id: RequestId,
-    /// `agent` or `revocation`.
+    /// `agent`, `delegation` or `revocation`.
     pub by: String,
 }
 
@@ -490,6 +501,53 @@ pub struct Attributes {
     /// The model's version.
     #[serde(default)]
     pub model_version: String,
+}
+
+/// See [`Event::Delegated`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delegated {
+    /// When.
+    pub at: Timestamp,
+    /// Its name.
+    pub delegation_id: DelegationId,
+    /// Whose right it is, by the certificate of its sidecar.
+    pub from: AgentId,
+    /// That sidecar: with it ends what it handed on.
+    pub instance: InstanceId,
+    /// Who may ask under it.
+    pub to: AgentId,
+    /// What was handed to `from` and is passed on; absent: `from`'s own right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<DelegationId>,
+    /// What may be asked for, and within which bounds.
+    pub scopes: BTreeMap<ScopeName, Bounds>,
+    /// How many times it may be passed on further.
+    #[serde(default, skip_serializing_if = "none_at_all")]
+    pub passes: u32,
+    /// Its end.
+    pub expires_at: Timestamp,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn none_at_all(n: &u32) -> bool {
+    *n == 0
+}
+
+/// See [`Event::DelegationEnded`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DelegationEnded {
+    /// When.
+    pub at: Timestamp,
+    /// Which.
+    pub delegation_id: DelegationId,
+    /// The agent that ended it, which is one of its chain; absent: a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The person who ended it: an operator, or the owner of one of its agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub human: Option<HumanId>,
 }
 
 /// See [`Event::EpochStarted`]. The `carried` leaves after it are leaves of the old log, as they stood
@@ -940,6 +998,8 @@ impl Event {
             Self::AccountUnlinked(_) => "account_unlinked",
             Self::AgentRevoked(_) => "agent_revoked",
             Self::AgentSet(_) => "agent_set",
+            Self::Delegated(_) => "delegated",
+            Self::DelegationEnded(_) => "delegation_ended",
             Self::EpochStarted(_) => "epoch_started",
             Self::Erased(_) => "erased",
             Self::GroupSet(_) => "group_set",
@@ -1018,6 +1078,8 @@ impl Event {
             Self::AccountUnlinked(e) => e.at,
             Self::AgentRevoked(e) => e.at,
             Self::AgentSet(e) => e.at,
+            Self::Delegated(e) => e.at,
+            Self::DelegationEnded(e) => e.at,
             Self::EpochStarted(e) => e.at,
             Self::Erased(e) => e.at,
             Self::GroupSet(e) => e.at,

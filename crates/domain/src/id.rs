@@ -24,6 +24,9 @@ pub struct RequestId(Arc<str>);
 /// A lease; 2–64 of `[A-Za-z0-9._-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(Arc<str>);
+/// A right that one agent handed to another; 2–64 of `[A-Za-z0-9._-]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DelegationId(Arc<str>);
 /// An agent: the last segment of its SPIFFE ID; `[a-z0-9-]{2,64}`, since it becomes SourceIdentity.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentId(Arc<str>);
@@ -110,6 +113,7 @@ macro_rules! text_id {
 
 text_id!(RequestId, "a request id", "2 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 2));
 text_id!(LeaseId, "a lease id", "2 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 2));
+text_id!(DelegationId, "a delegation's id", "2 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 2));
 text_id!(InstanceId, "an instance id", "2 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 2));
 text_id!(AgentId, "an agent's name", "2 to 64 of a-z 0-9 -", agent_name);
 text_id!(HumanId, "a person's id", "1 to 64 of a-z 0-9 . _ -, first a letter or digit", lower_name);

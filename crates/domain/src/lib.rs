@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod canonical;
+pub mod delegation;
 pub mod digest;
 pub mod draft;
 pub mod eligible;
@@ -24,13 +25,15 @@ pub mod verdict;
 
 pub use authority::Authority;
 pub use canonical::CanonicalError;
+pub use delegation::Delegation;
 pub use digest::Digest;
 pub use draft::Draft;
 pub use eligible::Ineligible;
 pub use event::{Decision, Event, Leaf};
 pub use grant::Grant;
 pub use id::{
-    AgentId, GroupName, HumanId, IdempotencyKey, InstanceId, LeaseId, RequestId, ScopeName,
+    AgentId, DelegationId, GroupName, HumanId, IdempotencyKey, InstanceId, LeaseId, RequestId,
+    ScopeName,
 };
 pub use param::{ParamError, ParamValue, Params};
 pub use process::LocalProcess;

@@ -454,7 +454,7 @@ pub fn check_all(specs: &BTreeMap<String, ParamSpec>, given: &Value) -> Result<P
 }
 
 impl ParamValue {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         match self {
             Self::Boolean(b) => Value::from(*b),
             Self::Integer(i) => Value::from(*i),

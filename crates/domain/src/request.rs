@@ -9,7 +9,7 @@ use crate::canonical::{self, CanonicalError};
 use crate::digest::Digest;
 use crate::eligible::{self, Ineligible};
 use crate::event::{Decision, Event, Expired, Renewed, Requested, Revoked, Voted};
-use crate::id::{AgentId, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
+use crate::id::{AgentId, DelegationId, HumanId, InstanceId, LeaseId, RequestId, ScopeName};
 use crate::param::Params;
 use crate::passkey::{NONCE_LIFE_MS, PasskeyProof};
 use crate::process::LocalProcess;
@@ -44,6 +44,9 @@ pub struct Terms {
     pub process: Option<LocalProcess>,
     /// Agents that passed the right on, first the outermost.
     pub delegation: Vec<AgentId>,
+    /// By which delegation; absent: by the agent's own right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegation_id: Option<DelegationId>,
     /// The human on whose behalf the task runs, when proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<HumanId>,
@@ -93,9 +96,13 @@ impl Terms {
             &self.sealed_params,
             self.ttl_s,
         );
-        match &self.process {
-            None => canonical::digest("identical", &asked),
-            Some(process) => canonical::digest("identical", &(asked, process.identity())),
+        match (&self.process, &self.delegation_id) {
+            (None, None) => canonical::digest("identical", &asked),
+            (Some(process), None) => canonical::digest("identical", &(asked, process.identity())),
+            (process, Some(id)) => {
+                let process = process.as_ref().map(LocalProcess::identity).into_iter();
+                canonical::digest("identical", &(asked, id, process.collect::<Vec<_>>()))
+            }
         }
     }
 
@@ -496,6 +503,7 @@ impl RequestState {
                     format!("scope `{}` is not in force with this template", t.scope),
                 );
             }
+            authority.covers(t, e.at)?;
         }
         if t.ttl_s == 0 || t.decide_by <= e.at {
             return refuse("terms", "no lifetime, or no time to decide".into());
@@ -942,6 +950,7 @@ impl RequestState {
                     self.require(agent_lives(&self.terms, authority), "agent-live", || {
                         "the agent or its instance is revoked".into()
                     })?;
+                    authority.covers(&self.terms, e.at)?;
                 }
                 self.phase = Phase::Intended;
             }

@@ -195,6 +195,7 @@ pub fn intended(
         workload: "tests".into(),
         process: None,
         delegation: Vec::new(),
+        delegation_id: None,
         on_behalf_of: None,
         scope: scope.name.clone(),
         template,

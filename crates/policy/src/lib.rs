@@ -6,6 +6,7 @@
 //! It may use `domain`.
 
 mod approve;
+mod chain;
 mod decide;
 mod facts;
 mod fault;

@@ -110,7 +110,7 @@ impl PolicySet {
             &terms.template,
             params.into_iter().collect::<Vec<_>>(),
             terms.ttl_s,
-            &terms.delegation,
+            (&terms.delegation, &decided.chain),
             terms.on_behalf_of.is_some(),
             terms.process.as_ref().map_or_else(|| Value::from(""), workload),
         ))
@@ -167,14 +167,18 @@ impl PolicySet {
         if let Some(key) = differing(&context, &decided.context) {
             return Err(format!("the recorded context is not that of the leaf: `{key}` differs"));
         }
-        let again = self.decide(&Asked {
+        if decided.chain.len() != terms.delegation.len() {
+            return Err("the attributes are not those of the agents that passed it on".into());
+        }
+        let asked = Asked {
             agent: &terms.agent,
             attributes: &decided.attributes,
             context: &decided.context,
             scope,
             params: &terms.params,
             ttl_s: terms.ttl_s,
-        });
+        };
+        let again = self.decide_along(&asked, &terms.delegation, &decided.chain);
         same(&decided.verdict, &again)
     }
 

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use grantwright_credential::Secret;
-use grantwright_domain::{Digest, IdempotencyKey, LocalProcess, ScopeName, canonical, time};
+use grantwright_domain::{
+    DelegationId, Digest, IdempotencyKey, LocalProcess, ScopeName, canonical, time,
+};
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::{self as wire, AskRequest};
 use serde_json::{Map, Value, json};
@@ -34,12 +36,14 @@ pub struct Ask {
     pub task: String,
     /// ID token of the human for whom the task runs.
     pub on_behalf_of: Option<Secret<String>>,
+    /// The delegation under which it is asked; none: this agent's own right.
+    pub delegation: Option<DelegationId>,
     /// The process that asked first; none on TCP.
     pub process: Option<Arc<LocalProcess>>,
     /// The body in canonical form without its key.
     pub body_digest: Digest,
-    /// What makes two asks identical: workload and its process, on-behalf-of, scope, parameters and lifetime; never
-    /// reason or task. (There is no delegation in the contract yet.)
+    /// What makes two asks identical: workload and its process, delegation, on-behalf-of, scope,
+    /// parameters and lifetime; never reason or task.
     pub identity: Digest,
 }
 
@@ -74,11 +78,13 @@ impl Ask {
         let reason = required(&mut fields, "reason")?;
         let task = text(&mut fields, "task")?.unwrap_or_default();
         let on_behalf_of = text(&mut fields, "on_behalf_of")?;
+        let delegation =
+            text(&mut fields, "delegation")?.map(|id| delegation_id(&id)).transpose()?;
         if let Some(unknown) = fields.keys().next() {
             let shown = shown(unknown);
             return Err(malformed(format!(
                 "unknown field `{shown}`: want idempotency_key, scope, params, ttl, reason, task, \
-                 on_behalf_of"
+                 on_behalf_of, delegation"
             )));
         }
         let Value::Object(params) = params else {
@@ -104,6 +110,7 @@ impl Ask {
             reason,
             task,
             on_behalf_of: on_behalf_of.map(Secret::new),
+            delegation,
             process: caller.process.clone(),
             body_digest,
             identity: body_digest,
@@ -130,6 +137,7 @@ impl Ask {
             reason: format!("AWS SDK on {workload}"),
             task: String::new(),
             on_behalf_of: None,
+            delegation: None,
             process: caller.process.clone(),
             body_digest,
             identity: body_digest,
@@ -166,14 +174,15 @@ impl Ask {
             Some(token) => Digest::of("on-behalf-of", token.expose_secret().as_bytes()).hex(),
             None => String::new(),
         };
+        let delegation = self.delegation.as_ref().map_or("", DelegationId::as_str);
         let params = Digest::of("params", &self.params_jcs);
         let process = match &self.process {
             Some(process) => json!(process.identity()),
             None => "".into(),
         };
         let inputs = json!({
-            "workload": workload, "process": process, "delegation": [], "on_behalf_of": on_behalf_of,
-            "scope": self.scope, "params": params, "ttl_s": self.ttl_s,
+            "workload": workload, "process": process, "delegation": delegation,
+            "on_behalf_of": on_behalf_of, "scope": self.scope, "params": params, "ttl_s": self.ttl_s,
         });
         self.identity = canonical::digest("ask", &inputs).map_err(|e| malformed(e.0))?;
         Ok(self)
@@ -197,6 +206,7 @@ impl Ask {
                 None => String::new(),
             },
             renews: renews.unwrap_or_default().to_owned(),
+            delegation: self.delegation.as_ref().map(ToString::to_string).unwrap_or_default(),
             body_digest: self.body_digest.0.to_vec(),
             known_size,
             process: self.process.as_deref().map(|seen| wire::LocalProcess {
@@ -245,6 +255,19 @@ pub(crate) fn scope_name(text: &str) -> Result<ScopeName, Box<Refusal>> {
     ScopeName::parse(text).map_err(|_| unknown_scope(text))
 }
 
+/// What cannot be a delegation's id is none: 404, as for another agent's.
+///
+/// # Errors
+/// 404 `delegation_unknown`.
+pub(crate) fn delegation_id(text: &str) -> Result<DelegationId, Box<Refusal>> {
+    DelegationId::parse(text).map_err(|_| {
+        Box::new(
+            Refusal::new(404, "delegation_unknown", "There is no such delegation.")
+                .next("GET /v1/delegations lists those to this agent."),
+        )
+    })
+}
+
 /// 404 `unknown_scope`.
 pub(crate) fn unknown_scope(text: &str) -> Box<Refusal> {
     Box::new(
@@ -254,11 +277,11 @@ pub(crate) fn unknown_scope(text: &str) -> Box<Refusal> {
     )
 }
 
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     grantwright_domain::text::shorten(&grantwright_domain::text::visible(text), 40)
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, Box<Refusal>> {
+pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Box<Refusal>> {
     match canonical::parse(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(malformed("the body wants a JSON object")),
@@ -266,7 +289,10 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, Box<Refusal>> {
     }
 }
 
-fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Box<Refusal>> {
+pub(crate) fn text(
+    fields: &mut Map<String, Value>,
+    name: &str,
+) -> Result<Option<String>, Box<Refusal>> {
     match fields.remove(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -274,7 +300,10 @@ fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, B
     }
 }
 
-fn required(fields: &mut Map<String, Value>, name: &str) -> Result<String, Box<Refusal>> {
+pub(crate) fn required(
+    fields: &mut Map<String, Value>,
+    name: &str,
+) -> Result<String, Box<Refusal>> {
     text(fields, name)?.ok_or_else(|| malformed(format!("`{name}` is missing")))
 }
 
@@ -302,6 +331,7 @@ mod tests {
             r#"{"scope":"demo.read","params":{},"reason":"r"}"#,
             r#"{"scope":"demo.read","params":{"dataset":"a"},"reason":"r","ttl":"15m"}"#,
             r#"{"scope":"demo.read","params":{"dataset":"a"},"reason":"r","on_behalf_of":"x"}"#,
+            r#"{"scope":"demo.read","params":{"dataset":"a"},"reason":"r","delegation":"d1"}"#,
         ] {
             assert_ne!(identity(BODY), identity(other), "{other}");
         }

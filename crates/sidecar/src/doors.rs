@@ -3,6 +3,7 @@
 
 mod aws;
 mod credentials;
+mod delegations;
 mod events;
 mod health;
 mod reply;
@@ -123,15 +124,19 @@ async fn route(
         ("GET", 2, ["v1", "openapi.json", ..]) => health::description(),
         ("GET", 2, ["v1", "checkpoints", ..]) => health::checkpoints(sidecar),
         ("GET", 2, ["v1", "scopes", ..]) => requests::scopes(sidecar).await,
+        ("GET", 2, ["v1", "delegations", ..]) => delegations::list(sidecar).await,
+        ("POST", 2, ["v1", "delegations", ..]) => delegations::post(sidecar, &body).await,
+        ("DELETE", 3, ["v1", "delegations", id, _]) => delegations::end(sidecar, id).await,
         ("GET", 3, ["v1", "requests", id, _]) => requests::get(sidecar, id, query).await,
         ("DELETE", 3, ["v1", "requests", id, _]) => requests::cancel(sidecar, id).await,
         ("GET", 4, ["v1", "requests", id, "events"]) => requests::follow(sidecar, id, query).await,
         ("POST", 4, ["v1", "requests", id, "answer"]) => requests::answer(sidecar, id, &body).await,
         ("POST", 4, ["v1", "requests", id, "release"]) => requests::release(sidecar, id).await,
         (_, 1, ["healthz" | "readyz" | "metrics", ..])
-        | (_, 2, ["v1", "checkpoints" | "scopes" | "credentials" | "openapi.json", ..])
+        | (_, 2, ["v1", "checkpoints" | "credentials" | "delegations" | "openapi.json", ..])
+        | (_, 2, ["v1", "scopes", ..])
         | (_, 2, ["aws", ..])
-        | (_, 3, ["v1", "requests", ..])
+        | (_, 3, ["v1", "delegations" | "requests", ..])
         | (_, 4, ["v1", "requests", _, "answer" | "events" | "release"]) => {
             let refusal =
                 Refusal::new(405, "method_not_allowed", "That path wants another method.");

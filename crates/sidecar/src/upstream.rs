@@ -7,6 +7,7 @@ use std::time::Duration;
 use grantwright_wire::v1::broker_client::BrokerClient;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, CancelRequest, CollectRequest, ConsistencyReply, ConsistencyRequest,
+    DelegateRequest, Delegation, DelegationsReply, DelegationsRequest, EndDelegationRequest,
     Outcome, ReleaseReply, ReleaseRequest, RenewReply, RenewRequest, ScopesReply, ScopesRequest,
 };
 use grantwright_wire::{Refusal, TlsClient, TrustDomain, channel, tls};
@@ -120,6 +121,25 @@ impl Upstream {
     /// See [`Upstream::ask`].
     pub async fn scopes(&self) -> Called<ScopesReply> {
         self.within(CALL_TIME, self.client().scopes(ScopesRequest {})).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn delegate(&self, request: DelegateRequest) -> Called<Delegation> {
+        self.within(CALL_TIME, self.client().delegate(request)).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn delegations(&self) -> Called<DelegationsReply> {
+        self.within(CALL_TIME, self.client().delegations(DelegationsRequest {})).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn end_delegation(&self, delegation: String) -> Called<Delegation> {
+        let request = EndDelegationRequest { delegation };
+        self.within(ASK_TIME, self.client().end_delegation(request)).await
     }
 
     /// # Errors

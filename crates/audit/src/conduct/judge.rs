@@ -84,7 +84,10 @@ impl Judge {
         authority: &Authority,
         findings: &mut Findings,
     ) {
-        if e.attributes != attributes(authority, &request.terms.agent, e.at) {
+        let chain = request.terms.delegation.iter().map(|a| attributes(authority, a, e.at));
+        if !chain.eq(e.chain.iter().cloned())
+            || e.attributes != attributes(authority, &request.terms.agent, e.at)
+        {
             let detail = "the attributes are not those that the log registers for the agent";
             findings.add(leaf, "attributes", detail);
         }
@@ -134,7 +137,8 @@ impl Judge {
         let known = self.moment(request.last_at).is_some_and(|m| like.time() == m.record);
         let date = self.second.as_ref().map(|(_, m)| m.date.clone()).unwrap_or_default();
         // Its first decision, upon the very terms that were asked.
-        let pair = pair.filter(|_| known && request.version == 2);
+        let pair =
+            pair.filter(|_| known && request.version == 2 && request.terms.delegation.is_empty());
         if let Some(pair) = &pair
             && self.again.get(pair) == Some(&date)
             && attributes_are(&e.attributes, authority, &request.terms.agent, request.last_at)

@@ -245,6 +245,11 @@ fn entity(out: &mut Built<'_, '_>, e: &Entry<'_>, event: &Event) {
         Event::AccountUnlinked(x) => (DELETED, "account", text(&x.account.account), text(&x.by)),
         Event::AgentRevoked(x) => (DELETED, "agent", text(&x.agent), text(&x.by)),
         Event::AgentSet(x) => (OTHER, "agent", text(&x.agent), text(&x.by)),
+        Event::Delegated(x) => (CREATED, "delegation", text(&x.delegation_id), String::new()),
+        Event::DelegationEnded(x) => {
+            let by = x.human.as_ref().map(ToString::to_string).unwrap_or_default();
+            (DELETED, "delegation", text(&x.delegation_id), by)
+        }
         Event::EpochStarted(x) => (CREATED, "log", text(&x.origin), String::new()),
         Event::Erased(x) => (DELETED, "texts", text(&x.of), text(&x.by)),
         Event::GroupSet(x) => (OTHER, "group", text(&x.group), text(&x.by)),

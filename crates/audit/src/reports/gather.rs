@@ -49,6 +49,8 @@ pub(super) struct Data {
 pub(super) struct Row {
     pub(super) id: RequestId,
     pub(super) agent: AgentId,
+    /// Agents that passed the right on.
+    pub(super) chain: Vec<AgentId>,
     pub(super) owners: BTreeSet<HumanId>,
     pub(super) scope: String,
     pub(super) risk: String,
@@ -221,6 +223,7 @@ impl Walk<'_> {
                 Event::Requested(e) => &e.terms.agent == agent,
                 Event::AgentSet(e) => &e.agent == agent,
                 Event::AgentRevoked(e) => &e.agent == agent,
+                Event::Delegated(e) => &e.from == agent || &e.to == agent,
                 Event::InstanceEnrolled(e) => &e.agent == agent,
                 other => other.request_id().is_some_and(|id| self.rows.contains_key(id)),
             },
@@ -252,7 +255,11 @@ impl Walk<'_> {
                 self.data.requests.push(Row {
                     id: e.request_id.clone(),
                     agent: e.terms.agent.clone(),
-                    owners: self.owners.get(&e.terms.agent).cloned().into_iter().collect(),
+                    chain: e.terms.delegation.clone(),
+                    owners: std::iter::once(&e.terms.agent)
+                        .chain(&e.terms.delegation)
+                        .filter_map(|agent| self.owners.get(agent).cloned())
+                        .collect(),
                     scope: e.terms.scope.to_string(),
                     risk,
                     params: params.join(" "),
@@ -294,7 +301,8 @@ impl Walk<'_> {
         let mut fault = None;
         match &event {
             Event::AgentSet(e) => {
-                for row in self.data.requests.iter_mut().filter(|r| r.agent == e.agent) {
+                let of = |r: &&mut Row| r.agent == e.agent || r.chain.contains(&e.agent);
+                for row in self.data.requests.iter_mut().filter(of) {
                     // Whoever owned it at any time since the ask decides nothing of it.
                     if row.outcome.is_none() {
                         row.owners.insert(e.owner.clone());

@@ -91,6 +91,9 @@ pub fn request(broker: &Broker, loaded: &Loaded) -> Value {
         if let Some(asked) = route::known(broker, state).filter(|a| !a.is_empty()) {
             map.insert("asked_first".into(), json!(asked));
         }
+        if let Some(id) = &terms.delegation_id {
+            map.insert("delegation".into(), json!({ "id": id, "chain": terms.delegation }));
+        }
         if let Some(task) = text("task") {
             map.insert("task".into(), task.into());
         }

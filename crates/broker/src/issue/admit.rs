@@ -4,15 +4,15 @@ use std::sync::{Arc, PoisonError};
 
 use grantwright_domain::id::IdempotencyKey;
 use grantwright_domain::{
-    Authority, Digest, HumanId, LeaseId, LocalProcess, ParamValue, Params, RequestId, Scope,
-    ScopeName, Terms, Timestamp, canonical, param, text,
+    AgentId, Authority, DelegationId, Digest, HumanId, LeaseId, LocalProcess, ParamValue, Params,
+    RequestId, Scope, ScopeName, Terms, Timestamp, canonical, param, text,
 };
 use grantwright_store::KeyClaim;
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::{self as wire, AskRequest};
 
 use crate::core::{Broker, Caller};
-use crate::error::{of_store, refuse};
+use crate::error::{of_store, of_violation, refuse};
 use crate::oidc::OidcError;
 
 /// Longest reason, in characters.
@@ -44,6 +44,8 @@ pub(super) struct Checked {
     pub(super) sensitive: Params,
     pub(super) ttl_s: u32,
     pub(super) on_behalf_of: Option<HumanId>,
+    /// The delegation that it is asked under, and the agents that passed it on.
+    pub(super) delegation: Option<Under>,
     pub(super) reason: String,
     pub(super) task: String,
     pub(super) workload: String,
@@ -108,7 +110,10 @@ pub async fn admit(
     let params = param::check_all(&scope.params, &given).map_err(|e| {
         refuse(400, "bad_params", e.to_string(), "correct the parameter and ask again")
     })?;
-    let ttl_s = lifetime(broker, &scope, ask.ttl_s)?;
+    let (delegation, longest) = under(&authority, caller, &ask.delegation, &name, at)?;
+    let default_s = scope.ttl.default_s.min(longest);
+    let ttl_s = if ask.ttl_s == 0 { default_s } else { ask.ttl_s };
+    let ttl_s = lifetime(broker, &scope, ttl_s)?;
     let on_behalf_of = match ask.on_behalf_of.as_str() {
         "" => None,
         token => Some(on_behalf_of(broker, &authority, token, at).await?),
@@ -141,6 +146,7 @@ pub async fn admit(
             sensitive,
             ttl_s,
             on_behalf_of,
+            delegation,
             reason: ask.reason,
             task: ask.task,
             workload: ask.workload,
@@ -150,6 +156,30 @@ pub async fn admit(
             known_size: ask.known_size,
         }),
     }))
+}
+
+/// A delegation and its chain.
+type Under = (DelegationId, Vec<AgentId>);
+
+/// The delegation that an ask names, and for how many seconds at most it can be asked under for now: the
+/// lifetime of an ask that names none.
+fn under(
+    authority: &Authority,
+    caller: &Caller,
+    id: &str,
+    scope: &ScopeName,
+    now: Timestamp,
+) -> Result<(Option<Under>, u32), Refusal> {
+    if id.is_empty() {
+        return Ok((None, u32::MAX));
+    }
+    let id = DelegationId::parse(id).map_err(|e| {
+        refuse(400, "malformed", e.to_string(), "send the delegation's id, or none")
+    })?;
+    let known = authority.delegation(&id, &caller.agent, now).map_err(|v| of_violation(&v))?;
+    let left = u32::try_from(known.expires_at.since(now) / 1000).unwrap_or(u32::MAX);
+    let longest = known.scopes.get(scope).map_or(u32::MAX, |bounds| bounds.ttl_s.min(left));
+    Ok((Some((id, known.chain.clone())), longest))
 }
 
 /// What the sidecar says of the process that asks: its statement, of the right form.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::Decided;
-use grantwright_domain::{Decision, Event, HumanId, Phase, RequestState, Verdict};
+use grantwright_domain::{Decision, Event, HumanId, Phase, RequestState, Terms, Verdict};
 use grantwright_policy::{Approval, Asked, PolicySet};
 use grantwright_wire::Refusal;
 use serde_json::{Map, Value};
@@ -127,6 +127,7 @@ fn decided(policy: &PolicySet, staged: &Staged, again: bool) -> Result<Decided, 
         context,
         excluded: excluded(policy, staged, &attributes),
         attributes,
+        chain: chain(staged.authority(), &state.terms, staged.at),
         again,
         unusual: Vec::new(),
         past: None,
@@ -173,15 +174,26 @@ pub(crate) fn evaluate(
     let terms = &state.terms;
     let attributes = grantwright_policy::attributes(authority, &terms.agent, at);
     let context = policy.context_of(at, peer, terms);
-    let verdict = policy.decide(&Asked {
+    let asked = Asked {
         agent: &terms.agent,
         attributes: &attributes,
         context: &context,
         scope,
         params: &terms.params,
         ttl_s: terms.ttl_s,
-    });
+    };
+    let verdict = policy.decide_along(&asked, &terms.delegation, &chain(authority, terms, at));
     (verdict, attributes, context)
+}
+
+/// The registered attributes of the agents that passed the right on, as a verdict records them.
+pub(crate) fn chain(
+    authority: &grantwright_domain::Authority,
+    terms: &Terms,
+    at: grantwright_domain::Timestamp,
+) -> Vec<Map<String, Value>> {
+    let each = terms.delegation.iter();
+    each.map(|agent| grantwright_policy::attributes(authority, agent, at)).collect()
 }
 
 /// Makes the deny durable and says it.

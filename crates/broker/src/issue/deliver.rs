@@ -15,7 +15,7 @@ use grantwright_wire::v1::{self, Granted, Outcome, granted::Delivery, outcome};
 
 use super::mint::{Minted, commit_staged};
 use crate::core::Broker;
-use crate::error::{of_store, refuse};
+use crate::error::{of_store, of_violation, refuse};
 
 /// How long an unacknowledged credential is delivered again: two minutes.
 pub const REDELIVER_MS: i64 = 120_000;
@@ -144,6 +144,10 @@ fn still_lives(broker: &Broker, state: &RequestState) -> Result<(), Refusal> {
     let terms = &state.terms;
     let lives = authority.agents.get(&terms.agent).is_some_and(|a| !a.revoked)
         && authority.instances.get(&terms.instance).is_some_and(|i| !i.revoked);
+    if let Some(id) = &terms.delegation_id {
+        let known = authority.delegation(id, &terms.agent, broker.now());
+        known.map_err(|v| of_violation(&v).request_id(terms.request_id.as_str()))?;
+    }
     if lives {
         return Ok(());
     }

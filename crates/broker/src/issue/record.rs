@@ -106,6 +106,7 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         let text = serde_json::to_string(value).unwrap_or_default();
         sealed_params.insert(name.clone(), commit(format!("param:{name}"), &text));
     }
+    let (delegation_id, delegation) = ask.delegation.unzip();
     let terms = Terms {
         version: 1,
         origin: ask.authority.origin.clone(),
@@ -114,7 +115,8 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         instance: ask.caller.instance.clone(),
         workload: ask.workload,
         process: ask.process,
-        delegation: Vec::new(),
+        delegation: delegation.unwrap_or_default(),
+        delegation_id,
         on_behalf_of: ask.on_behalf_of,
         scope: ask.scope.name.clone(),
         template: ask.template,

@@ -344,6 +344,7 @@ impl Rig {
             vouch: crate::vouch::Vouch::new(&[9; 32]),
             sealed: Mutex::default(),
             ending: crate::end::queue::Queue::default(),
+            delegations: Default::default(),
             ended: crate::ended::EndedEarly::default(),
             approvers_seen: Default::default(),
             inconsistent: false.into(),

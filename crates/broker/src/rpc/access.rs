@@ -27,6 +27,9 @@ pub const TABLE: &[(&str, Demand)] = &[
     ("grantwright.v1.Broker/Cancel", Demand::Instance),
     ("grantwright.v1.Broker/Release", Demand::Instance),
     ("grantwright.v1.Broker/Scopes", Demand::Instance),
+    ("grantwright.v1.Broker/Delegate", Demand::Instance),
+    ("grantwright.v1.Broker/Delegations", Demand::Instance),
+    ("grantwright.v1.Broker/EndDelegation", Demand::Instance),
     ("grantwright.v1.Broker/Consistency", Demand::Instance),
     ("grantwright.v1.Broker/Attend", Demand::Instance),
 ];

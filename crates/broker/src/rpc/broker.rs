@@ -13,12 +13,14 @@ use grantwright_wire::Refusal;
 use grantwright_wire::v1::broker_server::Broker as Service;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, AttendDown, AttendUp, CancelRequest, CollectRequest,
-    ConsistencyReply, ConsistencyRequest, Outcome, ReleaseReply, ReleaseRequest, RenewReply,
+    ConsistencyReply, ConsistencyRequest, DelegateRequest, Delegation, DelegationsReply,
+    DelegationsRequest, EndDelegationRequest, Outcome, ReleaseReply, ReleaseRequest, RenewReply,
     RenewRequest, ScopesReply, ScopesRequest,
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
+use super::delegations;
 use super::enrolment::first_leaves;
 use super::scopes::scopes;
 use crate::ca::{Ca, CsrError, Signed};
@@ -92,6 +94,31 @@ impl Service for BrokerService {
     ) -> Result<Response<ScopesReply>, Status> {
         let caller = caller(&self.0, "grantwright.v1.Broker/Scopes", &request)?;
         Ok(Response::new(ScopesReply { scopes_json: scopes(&self.0, &caller.agent) }))
+    }
+
+    async fn delegate(
+        &self,
+        request: Request<DelegateRequest>,
+    ) -> Result<Response<Delegation>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Delegate", &request)?;
+        Ok(Response::new(delegations::delegate(&self.0, &caller, request.into_inner()).await?))
+    }
+
+    async fn delegations(
+        &self,
+        request: Request<DelegationsRequest>,
+    ) -> Result<Response<DelegationsReply>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Delegations", &request)?;
+        Ok(Response::new(delegations::list(&self.0, &caller)))
+    }
+
+    async fn end_delegation(
+        &self,
+        request: Request<EndDelegationRequest>,
+    ) -> Result<Response<Delegation>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/EndDelegation", &request)?;
+        let id = request.into_inner().delegation;
+        Ok(Response::new(delegations::end(&self.0, &caller, &id).await?))
     }
 
     async fn consistency(

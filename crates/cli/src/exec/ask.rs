@@ -35,6 +35,9 @@ pub struct Wanted {
     /// What it is part of, for example a ticket.
     #[arg(long)]
     task: Option<String>,
+    /// The delegation under which it is asked for; this agent's own right unless given.
+    #[arg(long, value_name = "ID")]
+    delegation: Option<String>,
     /// Parameters that are not on the command line.
     #[arg(skip)]
     more: Vec<(String, Value)>,
@@ -68,7 +71,9 @@ impl Wanted {
         }
         let reason = self.reason.clone().unwrap_or_else(|| format!("to use {}", self.scope));
         let mut body = json!({"scope": self.scope, "params": params, "reason": reason});
-        for (name, value) in [("ttl", &self.ttl), ("task", &self.task)] {
+        for (name, value) in
+            [("ttl", &self.ttl), ("task", &self.task), ("delegation", &self.delegation)]
+        {
             if let (Some(body), Some(value)) = (body.as_object_mut(), value) {
                 body.insert(name.into(), value.as_str().into());
             }

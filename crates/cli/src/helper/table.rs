@@ -42,6 +42,7 @@ pub struct Entry {
     reason: Option<String>,
     task: Option<String>,
     ttl: Option<String>,
+    delegation: Option<String>,
     username: Option<String>,
 }
 
@@ -78,7 +79,9 @@ impl Entry {
     pub fn body(&self) -> Value {
         let reason = self.reason.clone().unwrap_or_else(|| format!("to use {}", self.host));
         let mut body = json!({"scope": self.scope, "params": self.params, "reason": reason});
-        for (name, value) in [("ttl", &self.ttl), ("task", &self.task)] {
+        for (name, value) in
+            [("ttl", &self.ttl), ("task", &self.task), ("delegation", &self.delegation)]
+        {
             if let (Some(body), Some(value)) = (body.as_object_mut(), value) {
                 body.insert(name.into(), value.as_str().into());
             }

@@ -272,7 +272,7 @@ async fn every_tool_is_one_call_and_its_body_is_the_result() {
     let listed = client.tool("list_scopes", json!({})).await;
     assert_eq!(listed["structuredContent"], json!({"scopes": []}));
     let ask = json!({"scope": "demo.read", "params": {"dataset": "d"}, "reason": "r",
-        "ttl": "5m", "task": "t", "idempotency_key": "k"});
+        "ttl": "5m", "task": "t", "delegation": "d1", "idempotency_key": "k"});
     let got = client.tool("request_credential", ask.clone()).await;
     assert_eq!(got["structuredContent"], granted());
     assert_eq!(got["isError"], false);

@@ -95,6 +95,13 @@ pub(super) const TOOLS: [Tool; 5] = [
                 about: "The task or ticket that this belongs to.",
             },
             Argument {
+                name: "delegation",
+                kind: Kind::Text(64),
+                required: false,
+                about: "The delegation under which to ask, as the agent that handed its right on \
+                        named it. Absent: this agent's own right.",
+            },
+            Argument {
                 name: "idempotency_key",
                 kind: Kind::Text(64),
                 required: false,

@@ -19,8 +19,8 @@ use serde_json::Map;
 
 use crate::judge::{Judge, digest};
 use crate::world::{
-    AGENTS, DAY_MS, PEOPLE, agent, at, furnished, furniture, group, human, load_policy, policy,
-    request, set_agent, set_group, set_human, terms,
+    AGENTS, DAY_MS, PEOPLE, agent, at, delegation, furnished, furniture, group, handing, human,
+    load_policy, policy, request, set_agent, set_group, set_human, terms,
 };
 
 /// One step: what, which request, who, two numbers that bend it, and how long after the last.
@@ -156,6 +156,7 @@ fn event(step: Step, now: Timestamp, state: &State, history: &[Event]) -> Option
             let mut t = terms(&format!("r-{r}"), now, if x < 12 { 900 } else { 60 });
             if x % 4 == 1 {
                 t.delegation = vec![agent(AGENTS[1])];
+                t.delegation_id = Some(delegation("d-1"));
             }
             if x % 4 == 2 {
                 t.on_behalf_of = Some(human("carol"));
@@ -173,6 +174,7 @@ fn event(step: Step, now: Timestamp, state: &State, history: &[Event]) -> Option
             verdict: verdict(if y < 6 { 1 + x % 8 } else { x }, set),
             attributes: Map::new(),
             context: Map::new(),
+            chain: Vec::new(),
             excluded: if y == 12 { BTreeSet::from([human("bob")]) } else { BTreeSet::new() },
             again: y == 11 || known.is_some_and(|s| s.verdict.is_some()),
             unusual: Vec::new(),
@@ -358,6 +360,10 @@ impl Reached {
 fn play(steps: &[Step], reached: &mut Reached) -> Result<(), TestCaseError> {
     let mut state = furnished();
     let mut history = furniture();
+    for event in handing(2 * DAY_MS) {
+        state.apply(&event).expect("the planner and the router hand on");
+        history.push(event);
+    }
     // A day later nobody has changed anything lately.
     let mut now = at(2 * DAY_MS);
     for step in steps {
@@ -541,6 +547,7 @@ fn invariants_03_10_11_13_hold_in_every_history() {
         ("intended after words", 5),
         ("approved after words", 20),
         ("issued", 40),
+        ("refused: delegation", 5),
         ("narrowed", 50),
         ("refused: eligible", 300),
         ("refused: digest", 100),

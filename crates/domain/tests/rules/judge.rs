@@ -149,10 +149,11 @@ impl<'a> Judge<'a> {
         must(!asks.is_empty(), "nobody was asked")?;
         must(!groups.is_empty() && groups.is_subset(&self.groups(who)), "outside the groups")?;
         must(asks.iter().all(|v| v.channels.contains(channel)), "wrong channel")?;
+        let theirs = |a: &AgentId| *a == terms.agent || terms.delegation.contains(a);
         let changed = self.0.iter().any(|e| match e {
-            Event::AgentSet(s) => &s.by == who && s.agent == terms.agent && recent(s.at, now),
-            Event::JoinCreated(j) => &j.by == who && j.agent == terms.agent && recent(j.at, now),
-            Event::AgentRevoked(r) => &r.by == who && r.agent == terms.agent && recent(r.at, now),
+            Event::AgentSet(s) => &s.by == who && theirs(&s.agent) && recent(s.at, now),
+            Event::JoinCreated(j) => &j.by == who && theirs(&j.agent) && recent(j.at, now),
+            Event::AgentRevoked(r) => &r.by == who && theirs(&r.agent) && recent(r.at, now),
             Event::GroupSet(g) => &g.by == who && groups.contains(&g.group) && recent(g.at, now),
             _ => false,
         });

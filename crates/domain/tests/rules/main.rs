@@ -7,6 +7,7 @@
 )]
 
 mod authority;
+mod delegation;
 mod epoch;
 mod history;
 mod judge;

@@ -59,6 +59,7 @@ fn asked(id: &str, ms: i64) -> [Event; 2] {
         verdict,
         attributes: serde_json::Map::new(),
         context: serde_json::Map::new(),
+        chain: Vec::new(),
         excluded: BTreeSet::new(),
         again: false,
         unusual: Vec::new(),
@@ -220,7 +221,13 @@ fn invariant_10_who_could_act_as_a_voter_is_neither_the_tasks_person_nor_a_deleg
         let Event::Requested(mut asks) = requested else { panic!("a request") };
         // frank owns the router; the task runs for carol.
         match delegated {
-            true => asks.terms.delegation = vec![crate::world::agent(crate::world::AGENTS[2])],
+            true => {
+                for event in crate::world::handing(1) {
+                    state.apply(&event).expect("the router hands on");
+                }
+                asks.terms.delegation = vec![crate::world::agent(crate::world::AGENTS[2])];
+                asks.terms.delegation_id = Some(crate::world::delegation("d-2"));
+            }
             false => asks.terms.on_behalf_of = Some(human(by)),
         }
         asks.digest = asks.terms.digest().expect("a digest");

@@ -90,6 +90,7 @@ fn asked(state: &mut State, id: &str, quorum: u32) -> Digest {
             verdict,
             attributes: Map::new(),
             context: Map::new(),
+            chain: Vec::new(),
             excluded: Default::default(),
             again: false,
             unusual: Vec::new(),

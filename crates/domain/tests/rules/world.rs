@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use grantwright_domain::delegation::Bounds;
 use grantwright_domain::event::{
-    AgentSet, Attributes, GroupSet, HumanSet, InstanceEnrolled, JoinCreated, Opened, PolicyLoaded,
+    AgentSet, Attributes, Delegated, GroupSet, HumanSet, InstanceEnrolled, JoinCreated, Opened,
+    PolicyLoaded,
 };
 use grantwright_domain::{
-    AgentId, Digest, Event, GroupName, HumanId, InstanceId, ParamValue, Params, RequestId, Scope,
-    ScopeName, State, Terms, Timestamp,
+    AgentId, DelegationId, Digest, Event, GroupName, HumanId, InstanceId, ParamValue, Params,
+    RequestId, Scope, ScopeName, State, Terms, Timestamp,
 };
 
 pub const ORIGIN: &str = "log.example.org/grantwright";
@@ -81,6 +83,7 @@ pub fn terms(id: &str, made: Timestamp, ttl_s: u32) -> Terms {
         workload: "uid:1000".into(),
         process: None,
         delegation: Vec::new(),
+        delegation_id: None,
         on_behalf_of: None,
         scope: ScopeName::parse("demo.export").expect("a scope"),
         template: export().digest().expect("a digest"),
@@ -91,6 +94,44 @@ pub fn terms(id: &str, made: Timestamp, ttl_s: u32) -> Terms {
         reason: Digest([2; 32]),
         decide_by: made.plus_millis(WAIT_MS),
     }
+}
+
+pub fn delegation(id: &str) -> DelegationId {
+    DelegationId::parse(id).expect("a delegation's id")
+}
+
+/// `from`, whose instance is `through`, hands all of `demo.export` to `to`, for a day.
+pub fn handed(id: &str, from: (&str, &str), to: &str, ms: i64) -> Delegated {
+    let bounds = Bounds {
+        template: export().digest().expect("a digest"),
+        params: Params::new(),
+        ttl_s: 900,
+    };
+    Delegated {
+        at: at(ms),
+        delegation_id: delegation(id),
+        from: agent(from.0),
+        instance: instance(from.1),
+        to: agent(to),
+        parent: None,
+        scopes: BTreeMap::from([(export().name, bounds)]),
+        passes: 0,
+        expires_at: at(ms + DAY_MS),
+    }
+}
+
+/// The planner and the router enrol, and hand `demo.export` to `demo-agent` as `d-1` and `d-2`.
+pub fn handing(ms: i64) -> Vec<Event> {
+    let mut out = Vec::new();
+    for (n, name) in AGENTS.iter().enumerate().skip(1) {
+        let (id, serial) = (n + 1, format!("f{n}"));
+        out.push(join(&format!("j-f{id}"), 0xf0 + n as u8, name, ms, 60_000));
+        out.push(enrol(&format!("j-f{id}"), name, &format!("i-f{id}"), &serial, ms));
+        let instance = format!("i-f{id}");
+        let handed = handed(&format!("d-{n}"), (name, &instance), AGENTS[0], ms);
+        out.push(Event::Delegated(handed));
+    }
+    out
 }
 
 pub fn opened() -> Event {

@@ -47,6 +47,12 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
         }
         t
     };
+    let under = {
+        let mut t = plain.clone();
+        t["delegation"] = json!(["planner", "router"]);
+        t["delegation_id"] = "d-0001".into();
+        t
+    };
     vec![
         ("requested", "requested", json!({"terms": terms(), "renews": "l-0000"})),
         ("requested, least", "requested", json!({"terms": plain})),
@@ -57,6 +63,15 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
                 "verdict": verdict(), "attributes": {"team": "Sales", "owner": "alice"},
                 "context": {"now": 1_795_225_490_i64, "peer": "uid:1000", "delegation": []},
                 "excluded": ["bob", "carol"], "again": true, "unusual": ["first ask for this scope", "caf\u{e9} \u{1f600}"],
+            }),
+        ),
+        ("requested, under a delegation", "requested", json!({"terms": under})),
+        (
+            "decided, under a delegation",
+            "decided",
+            json!({
+                "verdict": deny.clone(), "attributes": {}, "context": {},
+                "chain": [{"owner": "bob", "team": "Sales"}, {}],
             }),
         ),
         ("decided, least", "decided", json!({"verdict": deny, "attributes": {}, "context": {}})),
@@ -286,6 +301,40 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
         ),
         ("token revoked", "token_revoked", json!({"by": "root", "token_id": "t-1"})),
         (
+            "delegated",
+            "delegated",
+            json!({
+                "delegation_id": "d-0002", "from": "router", "instance": "i-0002", "to": "demo-agent",
+                "parent": "d-0001", "passes": 1, "expires_at": "2026-11-21T02:44:50Z",
+                "scopes": {
+                    "demo.export": {
+                        "template": digest("11"), "ttl_s": 300,
+                        "params": {"dataset": "orders", "rows": 500, "dry": true, "tables": ["a"]},
+                    },
+                    "demo.read": {"template": digest("12"), "ttl_s": 900},
+                },
+            }),
+        ),
+        (
+            "delegated, least",
+            "delegated",
+            json!({
+                "delegation_id": "d-0001", "from": "planner", "instance": "i-0001", "to": "router",
+                "expires_at": "2026-11-21T02:44:50Z",
+                "scopes": {"demo.read": {"template": digest("12"), "ttl_s": 900}},
+            }),
+        ),
+        (
+            "delegation ended",
+            "delegation_ended",
+            json!({"delegation_id": "d-0001", "agent": "planner"}),
+        ),
+        (
+            "delegation ended by a person",
+            "delegation_ended",
+            json!({"delegation_id": "d-0001", "human": "alice"}),
+        ),
+        (
             "texts erased",
             "erased",
             json!({"by": "root", "of": "r-1", "texts": ["param:ticket", "reason"]}),
@@ -334,6 +383,7 @@ fn must_have_vectors(event: &Event) {
         Event::GroupsClaimed(_) | Event::IdentitySet(_) => {}
         Event::InstanceEnrolled(_) | Event::InstanceRenewed(_) | Event::InstanceRevoked(_) => {}
         Event::JoinCreated(_) | Event::LinkCreated(_) | Event::LinkSpent(_) => {}
+        Event::Delegated(_) | Event::DelegationEnded(_) => {}
         Event::EpochStarted(_) | Event::Erased(_) | Event::ModelSet(_) => {}
         Event::Opened(_) | Event::PolicyLoaded(_) => {}
         Event::PasskeyEnrolled(_) | Event::PasskeyRevoked(_) => {}
@@ -360,7 +410,7 @@ fn every_kind_has_one_spelling() {
         vector(name, [("kind", kind.into()), ("leaf", text.into()), ("digest", digest.into())])
     });
     frozen("leaves.json", vectors.collect());
-    assert_eq!(kinds.len(), 38, "{kinds:?}");
+    assert_eq!(kinds.len(), 40, "{kinds:?}");
 }
 
 fn refused(name: &str, how: &str, bytes: &[u8]) {
@@ -421,8 +471,11 @@ fn other_spellings(name: &str, leaf: &[u8]) {
         let optional = [
             "renews",
             "again",
+            "chain",
             "confirmed",
             "excluded",
+            "parent",
+            "passes",
             "past",
             "unusual",
             "seen",
@@ -432,6 +485,7 @@ fn other_spellings(name: &str, leaf: &[u8]) {
         ]
         .contains(&key.as_str())
             || (key == "human" && map["kind"] == "identity_set")
+            || (["agent", "human"].contains(&key.as_str()) && map["kind"] == "delegation_ended")
             || (key == "lease_id" && map["kind"] == "expired")
             || (key == "recovery_key" && map["kind"] == "opened")
             || (key == "signature" && map["kind"] == "epoch_started")
@@ -452,8 +506,10 @@ fn other_spellings(name: &str, leaf: &[u8]) {
     let mut other = map;
     for (kind, key, value) in [
         ("decided", "again", json!(false)),
+        ("decided", "chain", json!([])),
         ("decided", "unusual", json!([])),
         ("decided", "excluded", json!([])),
+        ("delegated", "passes", json!(0)),
         ("voted", "reason_code", json!("")),
     ] {
         if other["kind"] == kind {

@@ -106,14 +106,21 @@ fn ask() -> impl Strategy<Value = Ask> {
 
 fn decide(set: &PolicySet, ask: &Ask) -> Verdict {
     let context = set.context(ask.at(), "peer", &ask.delegation, false);
-    set.decide(&Asked {
+    let asked = Asked {
         agent: &agent(),
         attributes: &attributes(&authority(), &agent(), ask.at()),
         context: &context,
         scope: scope(set, ask.scope()),
         params: &ask.params(),
         ttl_s: ask.ttl_s,
-    })
+    };
+    set.decide_along(&asked, &ask.delegation, &chain(ask))
+}
+
+/// Whoever passes it on is registered like the agent.
+fn chain(ask: &Ask) -> Vec<serde_json::Map<String, Value>> {
+    let same = attributes(&authority(), &agent(), ask.at());
+    ask.delegation.iter().map(|_| same.clone()).collect()
 }
 
 proptest! {
@@ -171,7 +178,7 @@ proptest! {
     fn invariant_17_a_recorded_verdict_replays_and_an_edited_one_does_not(
         policies in policies(),
         ask in ask(),
-        edit in 0usize..6,
+        edit in 0usize..7,
     ) {
         let set = load(&policies.concat());
         let blobs = set.scopes().values().map(|s| grantwright_domain::canonical::to_bytes(s.as_ref()).unwrap());
@@ -186,6 +193,7 @@ proptest! {
             workload: "w".into(),
             process: None,
             delegation: ask.delegation.clone(),
+            delegation_id: None,
             on_behalf_of: None,
             scope: declared.name.clone(),
             template: declared.digest().unwrap(),
@@ -203,6 +211,7 @@ proptest! {
             verdict: decide(&set, &ask),
             attributes: attributes(&authority(), &agent(), ask.at()),
             context: set.context_of(ask.at(), "peer", &terms),
+            chain: chain(&ask),
             again: false,
             excluded: Default::default(),
             unusual: Vec::new(),
@@ -222,6 +231,7 @@ proptest! {
             2 => edited.verdict.policy_set = Digest::of("policy-set", b"another"),
             3 => edited.at = edited.at.plus_seconds(3600),
             4 => drop(edited.verdict.policies.insert("another".into())),
+            5 => edited.chain.push(Default::default()),
             _ => drop(edited.context.insert("delegation".into(), serde_json::json!(["x-x"]))),
         }
         prop_assert!(offline.replay(&edited, &terms, declared).is_err());
@@ -269,6 +279,7 @@ fn invariant_17_a_remembered_answer_hides_no_change() {
             workload: "w".into(),
             process: None,
             delegation: Vec::new(),
+            delegation_id: None,
             on_behalf_of: None,
             scope: name.clone(),
             template: scope.digest().unwrap(),
@@ -301,6 +312,7 @@ fn invariant_17_a_remembered_answer_hides_no_change() {
                 verdict,
                 attributes: attributes.clone(),
                 context,
+                chain: Vec::new(),
                 excluded: Default::default(),
                 again: false,
                 unusual: Vec::new(),

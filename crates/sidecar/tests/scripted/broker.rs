@@ -504,6 +504,24 @@ impl Broker for Service {
         Ok(Response::new(ScopesReply { scopes_json }))
     }
 
+    async fn delegate(&self, _: Request<DelegateRequest>) -> Result<Response<Delegation>, Status> {
+        refuse(404, "delegate_unknown")
+    }
+
+    async fn delegations(
+        &self,
+        _: Request<DelegationsRequest>,
+    ) -> Result<Response<DelegationsReply>, Status> {
+        Ok(Response::new(DelegationsReply::default()))
+    }
+
+    async fn end_delegation(
+        &self,
+        _: Request<EndDelegationRequest>,
+    ) -> Result<Response<Delegation>, Status> {
+        refuse(404, "delegation_unknown")
+    }
+
     async fn consistency(
         &self,
         request: Request<ConsistencyRequest>,

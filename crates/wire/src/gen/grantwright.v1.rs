@@ -84,6 +84,9 @@ pub struct AskRequest {
     /// The process at the other end of the sidecar's unix socket, as the sidecar saw it; absent on TCP.
     #[prost(message, optional, tag = "12")]
     pub process: ::core::option::Option<LocalProcess>,
+    /// The delegation under which this is asked; empty: this agent's own right.
+    #[prost(string, tag = "13")]
+    pub delegation: ::prost::alloc::string::String,
 }
 /// What could not be read for certain is 0 or empty.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -269,6 +272,43 @@ pub struct ScopesReply {
     /// JSON of each scope this agent may ask for: name, title, parameters' schema, default and longest TTL, backend.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub scopes_json: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DelegateRequest {
+    /// The agent that may ask under it.
+    #[prost(string, tag = "1")]
+    pub to: ::prost::alloc::string::String,
+    /// The delegation that is passed on; empty: this agent's own right.
+    #[prost(string, tag = "2")]
+    pub parent: ::prost::alloc::string::String,
+    /// Canonical JSON: by scope, `params` (each bounds that parameter) and `ttl_s`, both optional.
+    #[prost(bytes = "vec", tag = "3")]
+    pub scopes_jcs: ::prost::alloc::vec::Vec<u8>,
+    /// 0: an hour, or as long as the parent.
+    #[prost(uint32, tag = "4")]
+    pub ttl_s: u32,
+    /// How many times it may be passed on further.
+    #[prost(uint32, tag = "5")]
+    pub passes: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delegation {
+    /// JSON of the delegation, as docs/api.md says.
+    #[prost(bytes = "vec", tag = "1")]
+    pub delegation_json: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DelegationsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DelegationsReply {
+    /// JSON of each, newest first.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub delegations_json: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndDelegationRequest {
+    #[prost(string, tag = "1")]
+    pub delegation: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConsistencyRequest {
@@ -837,6 +877,75 @@ pub mod broker_client {
                 .insert(GrpcMethod::new("grantwright.v1.Broker", "Scopes"));
             self.inner.unary(req, path, codec).await
         }
+        /// Hands another agent a narrower right, for a while. Whose right it is says the certificate.
+        pub async fn delegate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DelegateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Delegation>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/grantwright.v1.Broker/Delegate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("grantwright.v1.Broker", "Delegate"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What this agent handed on and what was handed to it, what ended lately too.
+        pub async fn delegations(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DelegationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DelegationsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/grantwright.v1.Broker/Delegations",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("grantwright.v1.Broker", "Delegations"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Any agent of its chain ends a delegation, and with it what was passed on from it.
+        pub async fn end_delegation(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EndDelegationRequest>,
+        ) -> std::result::Result<tonic::Response<super::Delegation>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/grantwright.v1.Broker/EndDelegation",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("grantwright.v1.Broker", "EndDelegation"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Proves that the log now extends what this sidecar saw.
         pub async fn consistency(
             &mut self,
@@ -931,6 +1040,24 @@ pub mod broker_server {
             &self,
             request: tonic::Request<super::ScopesRequest>,
         ) -> std::result::Result<tonic::Response<super::ScopesReply>, tonic::Status>;
+        /// Hands another agent a narrower right, for a while. Whose right it is says the certificate.
+        async fn delegate(
+            &self,
+            request: tonic::Request<super::DelegateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Delegation>, tonic::Status>;
+        /// What this agent handed on and what was handed to it, what ended lately too.
+        async fn delegations(
+            &self,
+            request: tonic::Request<super::DelegationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DelegationsReply>,
+            tonic::Status,
+        >;
+        /// Any agent of its chain ends a delegation, and with it what was passed on from it.
+        async fn end_delegation(
+            &self,
+            request: tonic::Request<super::EndDelegationRequest>,
+        ) -> std::result::Result<tonic::Response<super::Delegation>, tonic::Status>;
         /// Proves that the log now extends what this sidecar saw.
         async fn consistency(
             &self,
@@ -1314,6 +1441,139 @@ pub mod broker_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ScopesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/grantwright.v1.Broker/Delegate" => {
+                    #[allow(non_camel_case_types)]
+                    struct DelegateSvc<T: Broker>(pub Arc<T>);
+                    impl<T: Broker> tonic::server::UnaryService<super::DelegateRequest>
+                    for DelegateSvc<T> {
+                        type Response = super::Delegation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DelegateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Broker>::delegate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DelegateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/grantwright.v1.Broker/Delegations" => {
+                    #[allow(non_camel_case_types)]
+                    struct DelegationsSvc<T: Broker>(pub Arc<T>);
+                    impl<
+                        T: Broker,
+                    > tonic::server::UnaryService<super::DelegationsRequest>
+                    for DelegationsSvc<T> {
+                        type Response = super::DelegationsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DelegationsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Broker>::delegations(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DelegationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/grantwright.v1.Broker/EndDelegation" => {
+                    #[allow(non_camel_case_types)]
+                    struct EndDelegationSvc<T: Broker>(pub Arc<T>);
+                    impl<
+                        T: Broker,
+                    > tonic::server::UnaryService<super::EndDelegationRequest>
+                    for EndDelegationSvc<T> {
+                        type Response = super::Delegation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EndDelegationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Broker>::end_delegation(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EndDelegationSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -418,6 +418,10 @@ impl Broker for Echo {
         Err(Status::unimplemented("an echo"))
     }
 
+    async fn extend(&self, _: Request<ExtendRequest>) -> Result<Response<ExtendReply>, Status> {
+        Err(Status::unimplemented("an echo"))
+    }
+
     async fn delegate(&self, _: Request<DelegateRequest>) -> Result<Response<Delegation>, Status> {
         Err(Status::unimplemented("an echo"))
     }

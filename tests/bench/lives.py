@@ -1,4 +1,4 @@
-"""Rows about built-in issuers and the life of what they issue: beside Vault, over history, all ended."""
+"""Rows about built-in issuers and the life of what they issue: beside Vault, and over history."""
 
 import base64
 import json
@@ -178,61 +178,6 @@ def history():
     found = p50["old"] / p50["new"]
     return [Row(f"history: a grant's p50 at {past:,} past leases, against none", f"{found:.2f} ×", "≤ 1.2 ×",
                 found <= 1.2, f"{p50['old']:.0f} µs; {p50['new']:.0f} µs")]
-
-
-def kill():
-    """The kill switch: an agent with many live leases is revoked."""
-    many = int(os.environ.get("BENCH_KILL", "10000"))
-    own = stand()
-    try:
-        home, live = enrolled(own.demo), 0
-        while live < many:
-            live += ask(home, 32, 2, 2, ("bench.jwt", '{"dataset":"b-#"}'))["n"]
-        sample = own.granted("bench.jwt", {"dataset": "sample"})["credential"]["token"]
-        basic = base64.b64encode(f"bench:{SECRET}".encode()).decode()
-
-        def active():
-            return call(own.console, "POST", "/introspect", raw=f"token={sample}".encode(), headers={
-                "Authorization": f"Basic {basic}"}).json["active"]
-        assert active()
-        operator = {"Authorization": f"Bearer {(own.dir / 'operator.token').read_text()}"}
-        done = []
-        begun = time.perf_counter()
-
-        def revoke():
-            try:
-                done.append(call(own.console, "POST", "/api/v1/agents/demo-agent/revoke", {}, operator, timeout=600))
-            except OSError as fault:
-                done.append(fault)
-        import threading
-        worker = threading.Thread(target=revoke)
-        worker.start()
-        refused = inactive = None
-        while refused is None or inactive is None:
-            if inactive is None and not active():
-                inactive = time.perf_counter() - begun
-            if refused is None:
-                reply = own.demo.doors.ask("bench.jwt", {"dataset": own.demo.doors.fresh()})
-                if reply.status != 200:
-                    refused = time.perf_counter() - begun
-        security = own.demo.dave
-
-        def left():
-            reply = security.call("GET", "/api/v1/leases?state=live")
-            return sum(lease["state"] == "live" for lease in reply.json["leases"])
-        while left():
-            time.sleep(0.05)
-        ended = time.perf_counter() - begun
-        worker.join()
-    finally:
-        own.end()
-    return [
-        Row(f"kill switch: new asks refused, {live:,} live leases", f"{refused:.2f} s", "≤ 1 s", refused <= 1, "–"),
-        Row("kill switch: built-in credentials inactive at introspection", f"{inactive:.2f} s", "≤ 2 s",
-            inactive <= 2, "–"),
-        Row("kill switch: every lease ended, each with its leaf", f"{ended:.2f} s", "–", None,
-            f"{live / ended:,.0f} leases/s"),
-    ]
 
 
 def fleet():

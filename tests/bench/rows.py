@@ -25,7 +25,8 @@ from peers import golang
 from peers.minio import Minio
 from peers.postgres import Postgres, programs
 from peers.vault import BROKER_POLICY, Vault
-from lives import fleet, history, issuers, kill
+from kill import kill
+from lives import fleet, history, issuers
 from pages import console, page_vote
 
 DATASET = '{"scope":"demo.read","params":{"dataset":"bench"},"reason":"a measurement"}'

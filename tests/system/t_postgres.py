@@ -22,6 +22,7 @@ params.dataset = { type = "string", pattern = "[a-z][a-z0-9-]{0,15}", title = "D
 roles = ["${dataset}_readers"]
 connection_limit = 2
 """
+STEPS = SCOPE.replace("pg.read", "pg.steps").replace("connection_limit = 2", "step_s = 6")
 
 
 def setUpModule():
@@ -48,7 +49,7 @@ kind = "postgres"
 url = "postgres://broker@127.0.0.1:{proxy.port}/postgres"
 password_file = "{secret}"
 timeout = "20s"
-"""], [SCOPE], asks=["pg.read"])
+"""], [SCOPE, STEPS], asks=["pg.read"], routine=["pg.steps"])
 
 
 def tearDownModule():
@@ -150,6 +151,44 @@ class Whole(unittest.TestCase):
             self.assertEqual(stand.kinds(request)[-2:], ["intended", "failed"])
         names = postgres.sql("SELECT description FROM pg_shdescription WHERE description LIKE '%boss%'")
         self.assertEqual(names, [])
+
+
+class Steps(unittest.TestCase):
+    """Made for 6 s at a time, approved for longer."""
+
+    def test_26_what_is_used_is_extended_in_place_and_what_is_not_ends_with_its_step(self):
+        body = {"scope": "pg.steps", "params": {"dataset": "sales"}, "reason": "long work", "ttl": "10m"}
+
+        def ask():
+            reply = stand.doors.call("POST", "/v1/credentials", body)
+            self.assertEqual(reply.status, 200, reply)
+            return reply.json
+        first = ask()
+        request, user, password = (first["request_id"], *(first["credential"][k] for k in ("username", "password")))
+        left = int(role(user, "extract(epoch FROM rolvaliduntil - now())::int")[0])
+        self.assertLessEqual(left, 6, "made for one step")
+        self.assertGreater(first["extends_until"], first["expires_at"])
+        # Used for longer than two steps: the same role and password, valid for longer.
+        until("extended twice", 60, lambda: ask() and stand.kinds(request).count("renewed") >= 2, 0.5)
+        again = ask()
+        self.assertEqual((again["request_id"], again["credential"]), (request, first["credential"]))
+        self.assertGreater(again["expires_at"], first["expires_at"])
+        self.assertEqual(postgres.client(user, password, READ), (0, "42", ""))
+        # Nobody asks any more: it ends within a step, long before what was approved.
+        until("the role is dropped", 60, lambda: role(user, "1") == [], 0.5)
+        self.assertNotEqual(postgres.client(user, password, READ)[0], 0)
+        until("its end is in the log", 30, lambda: stand.kinds(request)[-1] == "expired", 0.5)
+        code, out, err = stand.demo.cli("audit", "verify")
+        self.assertEqual(code, 0, out + err)
+
+    def test_24_one_that_is_revoked_is_not_extended(self):
+        reply = stand.doors.call("POST", "/v1/credentials", {
+            "scope": "pg.steps", "params": {"dataset": "odd-name"}, "reason": "long work", "ttl": "10m"})
+        self.assertEqual(reply.status, 200, reply)
+        code, out = stand.revoke(reply.json["lease_id"])
+        self.assertEqual(code, 0, out)
+        self.assertEqual(role(reply.json["credential"]["username"], "1"), [])
+        self.assertEqual(stand.kinds(reply.json["request_id"])[-1], "revoked")
 
 
 class Crash(unittest.TestCase):

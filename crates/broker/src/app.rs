@@ -200,6 +200,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         ending: end::queue::Queue::default(),
         delegations: Default::default(),
         ended: ended::EndedEarly::default(),
+        rights: Default::default(),
         approvers_seen: Default::default(),
         inconsistent: AtomicBool::new(false),
         witnesses: crate::witness::Witnesses::new(&config.log.witness, &config.log.witnessing)?,
@@ -223,7 +224,6 @@ async fn serve(config: Config) -> Result<(), StartError> {
         tracing::error!(lost, "mints whose outcome is unknown were found and recorded");
     }
     end::restore_denies(&broker).await.map_err(|r| told("reading denies", r))?;
-    end::queue::restore(&broker).await.map_err(|r| told("reading revocations", r))?;
     crate::guards::pulse::restore(&broker)
         .await
         .map_err(|e| StartError::new(format!("reading what people did lately: {e}")))?;
@@ -234,6 +234,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     write_ready(&broker.config, grpc_addr, http_addr)?;
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
     tokio::spawn(end::sweep(Arc::clone(&broker)));
+    tokio::spawn(end::rights::watch(Arc::clone(&broker)));
     tokio::spawn(end::queue::work(Arc::clone(&broker)));
     tokio::spawn(crate::witness::run(Arc::clone(&broker)));
     for minter in broker.minters.values() {

@@ -87,6 +87,8 @@ pub struct Broker {
     pub delegations: crate::end::delegated::Settled,
     /// What built-in issuers issued and what ended early.
     pub ended: crate::ended::EndedEarly,
+    /// What decided at the last look at the rights behind live leases.
+    pub rights: crate::end::rights::Seen,
     /// When the approvals behind live leases were looked at last, in milliseconds.
     pub approvers_seen: std::sync::atomic::AtomicI64,
     /// A sidecar showed a checkpoint that this log signed and does not extend: nothing is appended.
@@ -189,6 +191,10 @@ pub struct Counts {
     pub unknown: AtomicU64,
     /// Calls refused before a request was recorded.
     pub refused: AtomicU64,
+    /// Credentials extended in place.
+    pub renewed: AtomicU64,
+    /// What was due and could not be ended.
+    pub faulty: AtomicU64,
 }
 
 /// A token bucket: `asks_per_second` tokens a second, as many at once.

@@ -17,7 +17,7 @@ use grantwright_wire::v1::enrolment_server::EnrolmentServer;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, AttendUp, CancelRequest, CollectRequest, ConsistencyRequest,
     DelegateRequest, DelegationsRequest, EndDelegationRequest, EnrolReply, EnrolRequest,
-    ReleaseRequest, RenewRequest, ScopesRequest,
+    ExtendRequest, ReleaseRequest, RenewRequest, ScopesRequest,
 };
 use grantwright_wire::{Incoming, Limits, Refusal, TlsClient, TlsServer, TrustDomain};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -147,6 +147,7 @@ impl Served {
                 client.answer(AnswerRequest { request_id, text: "x".into() }).await.map(drop)
             }
             "Cancel" => client.cancel(CancelRequest { request_id }).await.map(drop),
+            "Extend" => client.extend(ExtendRequest { request_id }).await.map(drop),
             "Release" => client
                 .release(ReleaseRequest { request_id, ..ReleaseRequest::default() })
                 .await

@@ -1,7 +1,11 @@
 //! Step 8: how requests and leases end by themselves, by people, and after a crash.
 
 pub mod delegated;
+pub mod extend;
 pub mod queue;
+pub mod rights;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +13,13 @@ use std::time::Duration;
 use grantwright_domain::event::{Cancelled, Expired, Revoked, Unknown};
 use grantwright_domain::request::{Lease, LeaseState};
 use grantwright_domain::{
-    AgentId, Event, InstanceId, LeaseId, RequestId, RequestState, Rights, ScopeName, Timestamp,
+    AgentId, Authority, Event, InstanceId, LeaseId, RequestId, RequestState, Rights, Timestamp,
     VerdictKind,
 };
 use grantwright_mint::Ended;
-use grantwright_store::{LeaseFilter, LeaseSummary, RequestFilter, StoreError, Transition};
+use grantwright_store::{RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::core::{Broker, lease_of};
 use crate::ended;
@@ -29,8 +34,9 @@ const UNDO: Duration = Duration::from_secs(5);
 const RETRIES: usize = 8;
 /// Side rows that ended go every so many sweeps; nobody sees them before.
 const SIDE_ROUNDS: u64 = 60;
-/// Most of each kind that one sweep ends.
+/// Most of each kind on one page of a sweep, and most pages: what is left waits for the next sweep.
 const SWEEP_MOST: u32 = 500;
+const SWEEP_PAGES: usize = 20;
 
 /// Ends what is due, again and again, until the process ends.
 pub async fn sweep(broker: Arc<Broker>) {
@@ -50,40 +56,34 @@ pub async fn sweep(broker: Arc<Broker>) {
     }
 }
 
-pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
+/// Ends what is due, once. What one row, request or backend refuses keeps nobody else from its end: it is
+/// counted, told, and tried again with the next sweep.
+pub(crate) async fn sweep_once(broker: &Arc<Broker>) -> Result<(), Refusal> {
     let now = broker.now();
-    let due = broker.store.due(now, SWEEP_MOST).await.map_err(of_store)?;
-    for id in due.requests {
-        if let Some(loaded) = broker.store.load(&id).await.map_err(of_store)?
-            && loaded.state.phase.is_open()
-            && now >= loaded.state.expires_at()
-        {
-            approve::expire(broker, loaded.state, now).await?;
+    let mut from = None;
+    for _ in 0..SWEEP_PAGES {
+        let due = broker.store.due(now, SWEEP_MOST, from).await.map_err(of_store)?;
+        if due.malformed > 0 {
+            faulty(broker, due.malformed, "rows were written behind the broker's back");
+        }
+        let ids = due.requests.into_iter().chain(due.leases.into_iter().map(|(_, id)| id));
+        each(broker, ids, move |broker, id| async move { end_due(&broker, &id, now).await }).await;
+        if from.is_none() {
+            unacknowledged(broker, due.sealed, now).await?;
+        }
+        from = due.next;
+        if from.is_none() {
+            break;
         }
     }
-    for (_, id) in due.leases {
-        let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
-        let state = loaded.state;
-        let Some(lease) = state.lease.clone() else { continue };
-        if !matches!(lease.state, LeaseState::Live | LeaseState::Withdrawn)
-            || lease.expires_at > now
-        {
-            continue;
-        }
-        let event = Event::Expired(Expired {
-            at: now.max(state.last_at),
-            digest: state.digest,
-            request_id: id.clone(),
-            lease_id: Some(lease.id),
-        });
-        ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)?;
-    }
-    unacknowledged(broker, due.sealed, now).await?;
-    resolve_unfinished(broker).await?;
-    without_approvers(broker, now).await?;
-    delegated::settle(broker, now).await?;
+    // Each of these goes its own way, so that a fault of one is none of the others.
+    let parts = [
+        resolve_unfinished(broker).await.map(drop),
+        without_approvers(broker, now).await,
+        delegated::settle(broker, now).await,
+        ended::restore_overflow(broker).await,
+    ];
     broker.ended.sweep(now);
-    ended::restore_overflow(broker).await?;
     let mut acknowledged =
         broker.acknowledged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     acknowledged.retain(|_, mine| {
@@ -93,7 +93,83 @@ pub(crate) async fn sweep_once(broker: &Broker) -> Result<(), Refusal> {
     drop(acknowledged);
     let mut sealed = broker.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     sealed.retain(|_, (_, at)| now.since(*at) < 2 * deliver::REDELIVER_MS);
-    Ok(())
+    drop(sealed);
+    parts.into_iter().collect()
+}
+
+/// Ends a request, or the lease of one, whose time is over.
+async fn end_due(broker: &Broker, id: &RequestId, now: Timestamp) -> Result<(), Refusal> {
+    let Some(loaded) = broker.store.load(id).await.map_err(of_store)? else { return Ok(()) };
+    let state = loaded.state;
+    if state.phase.is_open() {
+        if now >= state.expires_at() {
+            approve::expire(broker, state, now).await?;
+        }
+        return Ok(());
+    }
+    let Some(lease) = state.lease.clone() else { return Ok(()) };
+    if !matches!(lease.state, LeaseState::Live | LeaseState::Withdrawn) || lease.expires_at > now {
+        return Ok(());
+    }
+    let event = Event::Expired(Expired {
+        at: now.max(state.last_at),
+        digest: state.digest,
+        request_id: id.clone(),
+        lease_id: Some(lease.id),
+    });
+    ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)
+}
+
+/// Does `one` for each, so many at a time: they share commits, and backends are not flooded. What fails is
+/// counted and told; how many did is returned.
+async fn each<T, F>(
+    broker: &Arc<Broker>,
+    items: impl IntoIterator<Item = T>,
+    one: impl Fn(Arc<Broker>, T) -> F,
+) -> u64
+where
+    F: Future<Output = Result<(), Refusal>> + Send + 'static,
+{
+    let mut work = JoinSet::new();
+    let mut failed: Vec<String> = Vec::new();
+    let mut take = |done: Option<Result<Result<(), Refusal>, JoinError>>| match done {
+        // Somebody else was faster.
+        Some(Ok(Err(r))) if matches!(r.code.as_str(), "changed_meanwhile" | "not_live") => {}
+        Some(Ok(Err(refusal))) => failed.push(format!("{}: {}", refusal.code, refusal.detail)),
+        Some(Err(_)) => failed.push("the broker failed within".into()),
+        Some(Ok(Ok(()))) | None => {}
+    };
+    for item in items {
+        if work.len() >= AT_ONCE {
+            take(work.join_next().await);
+        }
+        work.spawn(one(Arc::clone(broker), item));
+    }
+    while let Some(done) = work.join_next().await {
+        take(Some(done));
+    }
+    let count = u64::try_from(failed.len()).unwrap_or(u64::MAX);
+    if let Some(first) = failed.first() {
+        faulty(broker, count, first);
+    }
+    count
+}
+
+fn faulty(broker: &Broker, count: u64, why: &str) {
+    tracing::error!(count, why, "ALARM: not everything that is due could be ended; the rest was");
+    broker.counts.faulty.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// A live lease whose request's row is gone: somebody writes to the database.
+fn hidden(id: &RequestId) -> Refusal {
+    tracing::error!(request = %id, "ALARM: the row of a live lease was deleted");
+    refuse(
+        503,
+        "store_tampered",
+        "the row of a live lease is gone: somebody writes to the database",
+        "end it at its backend by hand, and restore the store",
+    )
+    .request_id(id.as_str())
 }
 
 /// How often the approvals behind live leases are looked at.
@@ -101,60 +177,68 @@ const APPROVERS_MS: i64 = 5_000;
 
 /// Ends live leases whose approvals no longer count, where their scope's risk says so: the people lost
 /// their right after the credential was made.
-async fn without_approvers(broker: &Broker, now: Timestamp) -> Result<(), Refusal> {
+async fn without_approvers(broker: &Arc<Broker>, now: Timestamp) -> Result<(), Refusal> {
     let risks = &broker.config.guards.end_with_approvers;
     if risks.is_empty() || !broker.approvers_due(now, APPROVERS_MS) {
         return Ok(());
     }
     let authority = broker.authority();
-    let risky = |name: &ScopeName| {
-        authority.scope(name).is_some_and(|(s, _)| risks.contains(&s.labels.risk))
-    };
-    let mut filter = LeaseFilter { live: true, ..LeaseFilter::default() };
+    let mut after: Option<RequestId> = None;
     loop {
-        let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
+        let page = broker.store.live(None, after.as_ref()).await.map_err(of_store)?;
         let Some(last) = page.last() else { return Ok(()) };
-        filter.before = Some(last.first_index);
-        for lease in page {
-            if lease.state != LeaseState::Live || lease.expires_at <= now || !risky(&lease.scope) {
-                continue;
-            }
-            let Some(loaded) = broker.store.load(&lease.request).await.map_err(of_store)? else {
-                continue;
-            };
-            let state = loaded.state;
-            let quorum = match &state.verdict {
-                Some(v) if v.kind == VerdictKind::Ask => v.quorum as usize,
-                _ => continue,
-            };
-            if state.standing(Rights::Now(&authority), now).len() < quorum {
-                tracing::warn!(lease = %lease.id, "its approvals no longer count: it is ended");
-                match end_lease(broker, state, "broker").await {
-                    Err(e) if !matches!(e.code.as_str(), "not_live" | "changed_meanwhile") => {
-                        return Err(e);
-                    }
-                    _ => {}
-                }
-            }
-        }
+        after = Some(last.clone());
+        let authority = Arc::clone(&authority);
+        let look = move |broker, id| approved_still(broker, Arc::clone(&authority), id, now);
+        each(broker, page, look).await;
     }
+}
+
+async fn approved_still(
+    broker: Arc<Broker>,
+    authority: Arc<Authority>,
+    id: RequestId,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else {
+        return Err(hidden(&id));
+    };
+    let state = loaded.state;
+    let lives = |l: &Lease| l.state == LeaseState::Live && l.expires_at > now;
+    let risks = &broker.config.guards.end_with_approvers;
+    let risk = authority.scope(&state.terms.scope).map(|(s, _)| s.labels.risk.clone());
+    if !state.lease.as_ref().is_some_and(lives) || risk.is_none_or(|r| !risks.contains(&r)) {
+        return Ok(());
+    }
+    let quorum = match &state.verdict {
+        Some(v) if v.kind == VerdictKind::Ask => v.quorum as usize,
+        _ => return Ok(()),
+    };
+    if state.standing(Rights::Now(&authority), now).len() >= quorum {
+        return Ok(());
+    }
+    tracing::warn!(request = %id, "the approvals of a live lease no longer count: it is ended");
+    end_lease_for(&broker, state, "broker", "its approvals no longer count").await.map(drop)
 }
 
 /// A sealed copy that nobody acknowledged in time is deleted, and its lease revoked where possible.
 async fn unacknowledged(
-    broker: &Broker,
+    broker: &Arc<Broker>,
     overdue: Vec<RequestId>,
     now: Timestamp,
 ) -> Result<(), Refusal> {
     if overdue.is_empty() {
         return Ok(());
     }
-    for id in overdue {
-        let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
-        if loaded.state.lease.as_ref().is_some_and(|l| l.revocable && l.state == LeaseState::Live) {
-            end_lease(broker, loaded.state, "broker").await?;
+    let look = |broker: Arc<Broker>, id: RequestId| async move {
+        let loaded = broker.store.load(&id).await.map_err(of_store)?;
+        let Some(state) = loaded.map(|l| l.state) else { return Ok(()) };
+        if !state.lease.as_ref().is_some_and(|l| l.revocable && l.state == LeaseState::Live) {
+            return Ok(());
         }
-    }
+        end_lease(&broker, state, "broker").await.map(drop)
+    };
+    each(broker, overdue, look).await;
     broker.store.sweep_sealed(now).await.map_err(of_store)
 }
 
@@ -177,7 +261,14 @@ pub async fn resolve_unfinished(broker: &Broker) -> Result<usize, Refusal> {
         if broker.minting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&id) {
             continue;
         }
-        let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
+        let loaded = match broker.store.load(&id).await {
+            Err(e @ StoreError::Tampered(_)) => {
+                faulty(broker, 1, &e.to_string());
+                continue;
+            }
+            other => other.map_err(of_store)?,
+        };
+        let Some(loaded) = loaded else { continue };
         let state = loaded.state;
         if state.phase != grantwright_domain::Phase::Intended {
             continue;
@@ -249,6 +340,16 @@ pub async fn restore_denies(broker: &Broker) -> Result<(), Refusal> {
 /// # Errors
 /// 409 when it is not live; the log cannot be written.
 pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result<Ended, Refusal> {
+    end_lease_for(broker, state, by, "").await
+}
+
+/// As [`end_lease`]; `why`, in chosen words, is told with the effect.
+pub(crate) async fn end_lease_for(
+    broker: &Broker,
+    state: RequestState,
+    by: &str,
+    why: &str,
+) -> Result<Ended, Refusal> {
     broker.consistent()?;
     let Some(lease) =
         state.lease.clone().filter(|l| matches!(l.state, LeaseState::Live | LeaseState::Withdrawn))
@@ -257,7 +358,10 @@ pub async fn end_lease(broker: &Broker, state: RequestState, by: &str) -> Result
     };
     let id = state.terms.request_id.clone();
     let agent = state.terms.agent.clone();
-    let effect = at_backend(broker, &state, &lease).await;
+    let mut effect = at_backend(broker, &state, &lease).await;
+    if !why.is_empty() {
+        effect.effect = format!("{why}: {}", effect.effect);
+    }
     let at = broker.now().max(state.last_at);
     let event = Event::Revoked(Revoked {
         at,
@@ -323,9 +427,10 @@ pub async fn end_agent(
     }
     let work = async move {
         let mut done = AgentEnd::default();
-        end_requests(&broker, &agent, instance.as_ref(), &mut done).await?;
+        // Neither keeps the other from its end.
+        let requests = end_requests(&broker, &agent, instance.as_ref(), &mut done).await;
         end_leases(&broker, &agent, instance.as_ref(), &by, &mut done).await?;
-        Ok(done)
+        requests.map(|()| done)
     };
     tokio::spawn(work).await.unwrap_or_else(|_| {
         Err(refuse(
@@ -381,9 +486,10 @@ async fn end_requests(
     }
 }
 
-/// How many leases are ended at a time: they share commits, and backends are not flooded.
+/// How many are ended at a time: they share commits, and backends are not flooded.
 const AT_ONCE: usize = 32;
 
+/// The leases are those that the store's memory knows, whatever its rows say.
 async fn end_leases(
     broker: &Arc<Broker>,
     agent: &AgentId,
@@ -391,43 +497,36 @@ async fn end_leases(
     by: &str,
     done: &mut AgentEnd,
 ) -> Result<(), Refusal> {
-    let now = broker.now();
-    let mut filter =
-        LeaseFilter { live: true, agent: Some(agent.clone()), ..LeaseFilter::default() };
-    let mut work = tokio::task::JoinSet::new();
+    let mut work = JoinSet::new();
+    let (mut after, mut failed) = (None::<RequestId>, None);
     loop {
-        let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
+        let page = broker.store.live(Some(agent), after.as_ref()).await.map_err(of_store)?;
         let Some(last) = page.last() else { break };
-        filter.before = Some(last.first_index);
-        for summary in page {
-            if instance.is_some_and(|i| *i != summary.instance) || summary.expires_at <= now {
-                continue;
-            }
+        after = Some(last.clone());
+        for id in page {
             if work.len() >= AT_ONCE {
-                take(work.join_next().await, done)?;
+                take(work.join_next().await, done, &mut failed);
             }
-            let (broker, by) = (Arc::clone(broker), by.to_owned());
-            work.spawn(async move { end_one(&broker, summary, &by).await });
+            let (broker, by, instance) = (Arc::clone(broker), by.to_owned(), instance.cloned());
+            work.spawn(async move { end_one(&broker, &id, instance.as_ref(), &by).await });
         }
     }
     while let Some(one) = work.join_next().await {
-        take(Some(one), done)?;
+        take(Some(one), done, &mut failed);
     }
-    Ok(())
+    // What could be ended has ended; what could not is said.
+    failed.map_or(Ok(()), Err)
 }
 
 type One = Result<Option<(LeaseId, Timestamp, Ended)>, Refusal>;
 
-fn take(
-    one: Option<Result<One, tokio::task::JoinError>>,
-    done: &mut AgentEnd,
-) -> Result<(), Refusal> {
+fn take(one: Option<Result<One, JoinError>>, done: &mut AgentEnd, failed: &mut Option<Refusal>) {
     match one {
         Some(Ok(Ok(Some(ended)))) => done.leases.push(ended),
         Some(Ok(Ok(None))) | None => {}
-        Some(Ok(Err(refusal))) => return Err(refusal),
+        Some(Ok(Err(refusal))) => *failed = Some(refusal),
         Some(Err(_)) => {
-            return Err(refuse(
+            *failed = Some(refuse(
                 503,
                 "internal",
                 "the broker failed within",
@@ -435,16 +534,21 @@ fn take(
             ));
         }
     }
-    Ok(())
 }
 
-async fn end_one(broker: &Broker, summary: LeaseSummary, by: &str) -> One {
+async fn end_one(broker: &Broker, id: &RequestId, instance: Option<&InstanceId>, by: &str) -> One {
     for _ in 0..RETRIES {
-        let Some(loaded) = broker.store.load(&summary.request).await.map_err(of_store)? else {
-            break;
+        let Some(loaded) = broker.store.load(id).await.map_err(of_store)? else {
+            return Err(hidden(id));
         };
-        match end_lease(broker, loaded.state, by).await {
-            Ok(ended) => return Ok(Some((summary.id, summary.expires_at, ended))),
+        let state = loaded.state;
+        let now = broker.now();
+        let Some(lease) = state.lease.clone().filter(|l| l.expires_at > now) else { break };
+        if instance.is_some_and(|i| *i != state.terms.instance) {
+            break;
+        }
+        match end_lease(broker, state, by).await {
+            Ok(ended) => return Ok(Some((lease.id, lease.expires_at, ended))),
             Err(refusal) if refusal.code == "changed_meanwhile" => {}
             Err(refusal) if refusal.code == "not_live" => break,
             Err(refusal) => return Err(refusal),

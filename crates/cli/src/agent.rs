@@ -1,6 +1,7 @@
 //! `grantwright agent`: agents, who answers for them, and how a sidecar joins.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Subcommand;
 use grantwright_domain::{AgentId, HumanId};
@@ -100,7 +101,7 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
         Command::Join { name, ttl, out: file } => join(out, &api, &name, ttl, file).await,
         Command::Revoke { name } => {
             let name = AgentId::parse(&name).map_err(Failure::unable)?;
-            let ended = api.post(&format!("/api/v1/agents/{name}/revoke"), &json!({})).await?;
+            let ended = revoke(out, &api, &name).await?;
             Ok(out.either(&ended, |out| {
                 let requests = list(&ended, "ended_requests").len();
                 out.line(format!(
@@ -122,6 +123,38 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
             }))
         }
         Command::Transfer { name, to } => transfer(out, &api, &name, &to).await,
+    }
+}
+
+/// Ends the agent's right, and tells how many of its credentials are still to be ended while that lasts.
+async fn revoke(out: &Out, api: &Api, name: &AgentId) -> Result<Value, Failure> {
+    let (path, body) = (format!("/api/v1/agents/{name}/revoke"), json!({}));
+    let mut call = std::pin::pin!(api.post(&path, &body));
+    loop {
+        tokio::select! {
+            ended = &mut call => return ended,
+            () = tokio::time::sleep(TELL_EVERY) => {
+                if let Ok(left) = left(api, name).await {
+                    out.note(format!("{left} live credentials of {name} are still to be ended"));
+                }
+            }
+        }
+    }
+}
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_secs(2);
+
+async fn left(api: &Api, name: &AgentId) -> Result<usize, Failure> {
+    let base = format!("/api/v1/leases?state=live&agent={name}");
+    let (mut path, mut left) = (base.clone(), 0);
+    loop {
+        let page = api.get(&path).await?;
+        left += list(&page, "leases").iter().filter(|l| text(l, "state") == "live").count();
+        match page.get("next").and_then(Value::as_u64) {
+            Some(before) => path = format!("{base}&before={before}"),
+            None => return Ok(left),
+        }
     }
 }
 

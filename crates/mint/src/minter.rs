@@ -64,6 +64,30 @@ pub trait Minter: Send + Sync {
     /// Ends a lease early where the backend can, and says what that did. It may be repeated.
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended>;
 
+    /// For how many seconds at a time credentials of this scope are made, and then extended, where its
+    /// template says so; `None`: for the whole of their approved lifetime at once. The shorter the step,
+    /// the sooner a credential ends that nobody uses any more.
+    fn step_s(&self, _scope: &Scope) -> Option<u32> {
+        None
+    }
+
+    /// Extends a lease in place, to `until` at the latest, and says until when it lives then, on a whole
+    /// second. It may be repeated. The caller sees to it that `until` is within the approved lifetime,
+    /// and has recorded it: after a lost answer the lease may live until then.
+    ///
+    /// # Errors
+    /// Refused: it lives as long as before; `backend_wider`: longer than `until`, so it is to be ended.
+    /// Unknown: it may live until `until`.
+    fn renew<'a>(
+        &'a self,
+        _lease: &'a Lease,
+        _until: Timestamp,
+    ) -> BoxFuture<'a, Result<Timestamp, MintError>> {
+        let name = self.declaration().name;
+        let refused = MintError::refused("not_renewable", format!("{name} extends nothing"), "");
+        Box::pin(std::future::ready(Err(refused)))
+    }
+
     /// Ends what a mint made whose outcome was never recorded, where this backend finds that by its lease:
     /// asked after a crash between the intent and the outcome, with the open parameters. `None`: it cannot
     /// be found.

@@ -21,6 +21,7 @@ use grantwright_credential::{Credential, Kind, Secret};
 use grantwright_domain::request::Lease;
 use grantwright_domain::{Clock, Digest, Grant, LeaseId, Params, Scope, Timestamp};
 
+use crate::template::{first_s, step_faults, step_s};
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
 use link::{Fault, Links, identifier, literal};
 use template::Asked;
@@ -42,13 +43,14 @@ pub const BACKEND: Backend = Backend {
         ttl_floor_s: 5,
         ttl_ceiling_s: 43_200,
         revocable: Some("the role is dropped and its sessions are ended; both are looked up after"),
-        renewable: false,
+        renewable: true,
         narrowing: "membership in the roles that the template names with typed parameters",
         stamps: &["the role's comment: request, agent, approvers"],
     },
     faults: |scope| {
         let mut out = template::faults(scope);
         out.extend(BACKEND.declaration.ttl_faults(scope));
+        out.extend(step_faults(scope, &BACKEND.declaration));
         out
     },
     preview: |scope, params| Ok(Asked::compile(scope, params)?.preview()),
@@ -96,7 +98,8 @@ impl PostgresMinter {
         let asked = Asked::compile(grant.scope(), grant.params())?;
         self.check(&asked).await.map_err(nothing_made)??;
         let name = role_name(grant.lease());
-        let expires_at = now.plus_seconds(i64::from(grant.ttl_s())).whole_second();
+        let first_s = first_s(grant.scope(), grant.ttl_s());
+        let expires_at = now.plus_seconds(i64::from(first_s)).whole_second();
         let mut bytes = Secret::new(vec![0; 32]);
         fill(&mut bytes, &self.random);
         let password = Secret::new(URL_SAFE_NO_PAD.encode(bytes.expose_secret()));
@@ -187,6 +190,20 @@ impl PostgresMinter {
                 }
             }
             definite => nothing_made(definite),
+        }
+    }
+
+    /// Moves `VALID UNTIL`. A role that is gone stays gone, and one that was kept from logging in stays so.
+    async fn extend(&self, lease: &LeaseId, until: Timestamp) -> Result<Timestamp, MintError> {
+        let (name, until) = (role_name(lease), until.whole_second());
+        let role = identifier(&name);
+        let sql = format!("ALTER ROLE {role} VALID UNTIL {}", literal(&until.to_string()));
+        match self.links.run(&sql).await {
+            Ok(()) => Ok(until),
+            Err(Fault::Lost { said, .. }) => {
+                Err(MintError::unknown(format!("role `{name}`: {said}")))
+            }
+            Err(definite) => Err(nothing_made(definite)),
         }
     }
 
@@ -289,6 +306,18 @@ impl Minter for PostgresMinter {
             let name = role_name(&lease.id);
             self.end(&name, &otherwise).await
         })
+    }
+
+    fn step_s(&self, scope: &Scope) -> Option<u32> {
+        step_s(scope)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        lease: &'a Lease,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<Timestamp, MintError>> {
+        Box::pin(self.extend(&lease.id, until))
     }
 
     fn undo<'a>(

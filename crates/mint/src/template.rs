@@ -8,7 +8,7 @@ use grantwright_domain::param::{KeyFormat, ParamSpec, ParamType, is_slot_text};
 use grantwright_domain::{Params, Scope};
 use serde_json::Value;
 
-use crate::MintError;
+use crate::{Declaration, MintError};
 
 /// Whether literal wildcards are allowed in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +194,32 @@ fn slot_value(name: &str, scope: &Scope, params: &Params) -> Result<String, Mint
 pub(crate) fn bad_template(fault: impl AsRef<str>) -> MintError {
     MintError::refused("bad_template", "the scope's template does not fit its backend", fault)
 }
+
+/// `step_s` of a template; see [`Minter::step_s`](crate::Minter::step_s).
+pub(crate) fn step_s(scope: &Scope) -> Option<u32> {
+    scope.template.get("step_s")?.as_u64().and_then(|s| u32::try_from(s).ok())
+}
+
+/// For how long a credential of this scope is made at first: the step, or the whole of what was granted.
+pub(crate) fn first_s(scope: &Scope, granted_s: u32) -> u32 {
+    step_s(scope).map_or(granted_s, |step| step.min(granted_s))
+}
+
+/// What is wrong with a template's `step_s`.
+pub(crate) fn step_faults(scope: &Scope, declaration: &Declaration) -> Vec<String> {
+    let Some(given) = scope.template.get("step_s") else { return Vec::new() };
+    let floor = declaration.ttl_floor_s.max(MIN_STEP_S);
+    match step_s(scope) {
+        Some(step) if (floor..=declaration.ttl_ceiling_s).contains(&step) => Vec::new(),
+        _ => vec![format!(
+            "template.step_s: {given}, but {} extends by {floor} to {} s",
+            declaration.name, declaration.ttl_ceiling_s
+        )],
+    }
+}
+
+/// Shortest step: each costs the backend a call and the log a leaf.
+const MIN_STEP_S: u32 = 6;
 
 /// Faults for keys of an object that are not known.
 pub(crate) fn unknown_keys<'a>(

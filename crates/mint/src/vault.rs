@@ -28,6 +28,7 @@ use grantwright_domain::request::Lease;
 use grantwright_domain::{Clock, Grant, LeaseId, Params, Scope, Timestamp};
 use rustify::endpoint::Endpoint;
 
+use crate::template::{step_faults, step_s};
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
 use client::{Client, Connection, Envelope, Fault, Reach, is_path, is_segment};
 use database::Asked;
@@ -52,6 +53,7 @@ pub const BACKEND: Backend = Backend {
     faults: |scope| {
         let mut out = database::faults(scope);
         out.extend(BACKEND.declaration.ttl_faults(scope));
+        out.extend(step_faults(scope, &BACKEND.declaration));
         out
     },
     preview: |scope, params| Ok(Asked::compile(scope, params)?.preview()),
@@ -312,6 +314,27 @@ impl Minter for VaultMinter {
                         "cannot be recalled: whoever verifies the signature accepts it; {otherwise}"
                     ),
                 },
+            }
+        })
+    }
+
+    fn step_s(&self, scope: &Scope) -> Option<u32> {
+        step_s(scope).filter(|_| self.engine == Engine::Database)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        lease: &'a Lease,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<Timestamp, MintError>> {
+        Box::pin(async move {
+            match (self.engine, lease.facts.get("vault_lease_id")) {
+                (Engine::Database, Some(id)) => self.extend(id, until).await,
+                _ => Err(MintError::refused(
+                    "not_renewable",
+                    "Vault extends accounts of the database engine only",
+                    "",
+                )),
             }
         })
     }

@@ -371,6 +371,35 @@ async fn asked_used_ended_and_refused_at_the_database() {
 }
 
 #[tokio::test]
+async fn made_in_steps_and_extended_while_the_role_may_log_in() {
+    let Some(server) = Server::start() else { return };
+    let minter = server.minter(server.port);
+    let mut stepped = scope();
+    stepped.template.insert("step_s".into(), 60.into());
+    assert_eq!((minter.faults(&stepped), minter.step_s(&stepped)), (Vec::new(), Some(60)));
+    let now = server.now();
+    let grant = danger_grant(&stepped, &params("sales"), &["bob"], 600, now).unwrap();
+    let minted = minter.mint(grant, now).await.unwrap();
+    assert_eq!(minted.expires_at, now.plus_seconds(60).whole_second());
+    let (role, _) = parts(&minted);
+    let valid = format!(
+        "SELECT extract(epoch FROM rolvaliduntil)::int8 FROM pg_roles WHERE rolname = '{role}'"
+    );
+    assert_eq!(server.psql(&valid).unwrap(), minted.expires_at.seconds().to_string());
+    let until = now.plus_seconds(120).whole_second();
+    assert_eq!(minter.renew(&lease(&minted), until).await, Ok(until));
+    assert_eq!(server.psql(&valid).unwrap(), until.seconds().to_string());
+    server.log_in(&minted).await.unwrap();
+    // What was ended is not brought back by a call that comes late.
+    assert!(minter.revoke(&lease(&minted)).await.ended);
+    let late = minter.renew(&lease(&minted), until).await;
+    assert_eq!(late.map_err(|e| e.code()), Err("backend_refused"));
+    assert!(!server.has(&role));
+    stepped.template.insert("step_s".into(), 0.into());
+    assert!(minter.faults(&stepped).iter().any(|f| f.contains("step_s")));
+}
+
+#[tokio::test]
 async fn inv_04_a_role_with_powers_or_none_makes_nothing() {
     let Some(server) = Server::start() else { return };
     let minter = server.minter(server.port);

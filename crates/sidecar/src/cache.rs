@@ -10,7 +10,7 @@ use bytes::Bytes;
 use grantwright_domain::{Digest, Timestamp};
 
 use crate::ask::Ask;
-use crate::lease::{GOOD_LIFE_MS, Lease};
+use crate::lease::Lease;
 
 /// Most bytes of credentials and their answers.
 const MOST_WEIGHT: usize = 1 << 20;
@@ -75,7 +75,7 @@ impl Cache {
     ) {
         let mut until = lease.expires_at;
         if !keyed {
-            until = until.plus_millis(-GOOD_LIFE_MS);
+            until = lease.good_until();
             if lease.people {
                 until = until.min(lease.renew_at());
             }
@@ -126,6 +126,22 @@ impl Cache {
             }
         }
         lease
+    }
+
+    /// The same credential, extended, takes its place; false when it was ended or forgotten meanwhile.
+    pub fn replace(&mut self, old: &Arc<Lease>, new: Lease) -> bool {
+        let held = self.by_request.get(&old.request_id);
+        if !held.is_some_and(|l| Arc::ptr_eq(l, old)) {
+            return false;
+        }
+        let new = Arc::new(new);
+        self.raw.retain(|_, raw| !Arc::ptr_eq(&raw.lease, old));
+        for kept in self.by_identity.values_mut().filter(|kept| Arc::ptr_eq(kept, old)) {
+            *kept = Arc::clone(&new);
+        }
+        self.weight = (self.weight + new.weight()).saturating_sub(old.weight());
+        self.by_request.insert(new.request_id.clone(), new);
+        true
     }
 
     /// Remembers to which request a client's key led.

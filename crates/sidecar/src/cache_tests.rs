@@ -24,6 +24,7 @@ fn lease(id: &str, people: bool, ask: &Arc<Ask>) -> Arc<Lease> {
         narrowed: "",
         params: None,
         revocable: true,
+        extends_until: None,
     };
     Arc::new(Lease::new(&delivered, Credential::jwt("t"), Some(Arc::clone(ask)), AT))
 }

@@ -227,6 +227,8 @@ impl Sidecar {
             narrowed: &granted.narrowed,
             params: params.as_ref(),
             revocable: granted.revocable,
+            extends_until: Some(Timestamp::from_millis(granted.extends_until_ms))
+                .filter(|until| *until > expires_at),
         };
         let lease = Arc::new(Lease::new(&delivered, credential, ask.cloned(), now));
         self.attendance.acknowledge(request_id, now);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use grantwright_credential::{Credential, Kind, Secret};
 use grantwright_domain::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ask::Ask;
 
@@ -41,12 +41,21 @@ pub struct Lease {
     pub people: bool,
     /// What was asked for it, where this sidecar asked.
     pub ask: Option<Arc<Ask>>,
+    /// Until when it can be extended in place at most; none: it was made for its whole life.
+    pub extends_until: Option<Timestamp>,
     /// The body of the 200 answer.
     pub body: Bytes,
+    /// It is made in steps, also in its last one.
+    in_steps: bool,
+    /// When its present step began: at the issue, or when it was extended last.
+    since: Timestamp,
+    /// What the body says beside the credential.
+    tail: Map<String, Value>,
     credential: Credential,
     aws: OnceLock<Option<Bytes>>,
     ended: AtomicBool,
     superseded: AtomicBool,
+    not_extended: AtomicBool,
     last_use: AtomicI64,
     renewal: Mutex<Renewal>,
 }
@@ -71,6 +80,8 @@ pub struct Delivered<'a> {
     pub params: Option<&'a Value>,
     /// It can be ended early.
     pub revocable: bool,
+    /// See [`Lease::extends_until`].
+    pub extends_until: Option<Timestamp>,
 }
 
 impl Lease {
@@ -82,6 +93,7 @@ impl Lease {
         ask: Option<Arc<Ask>>,
         now: Timestamp,
     ) -> Self {
+        let tail = tail_of(from);
         Self {
             request_id: from.request_id.to_owned(),
             lease_id: from.lease_id.to_owned(),
@@ -89,14 +101,61 @@ impl Lease {
             expires_at: from.expires_at,
             people: from.people,
             ask,
-            body: granted_body(from, &credential),
+            extends_until: from.extends_until,
+            body: granted_body(from.request_id, &credential, &tail),
+            in_steps: from.extends_until.is_some(),
+            since: from.issued_at,
+            tail,
             credential,
             aws: OnceLock::new(),
             ended: AtomicBool::new(false),
             superseded: AtomicBool::new(false),
+            not_extended: AtomicBool::new(false),
             last_use: AtomicI64::new(now.millis()),
             renewal: Mutex::new(Renewal::Due(now)),
         }
+    }
+
+    /// The same credential, which lives until later: its next step begins `now`.
+    #[must_use]
+    pub fn extended(&self, expires_at: Timestamp, now: Timestamp) -> Option<Self> {
+        let credential = Credential::from_json(self.credential.expose_json().to_vec()).ok()?;
+        let mut tail = self.tail.clone();
+        tail.insert("expires_at".into(), serde_json::json!(expires_at));
+        let extends_until = self.extends_until.filter(|until| *until > expires_at);
+        if extends_until.is_none() {
+            tail.remove("extends_until");
+        }
+        Some(Self {
+            request_id: self.request_id.clone(),
+            lease_id: self.lease_id.clone(),
+            issued_at: self.issued_at,
+            expires_at,
+            people: self.people,
+            ask: self.ask.clone(),
+            extends_until,
+            body: granted_body(&self.request_id, &credential, &tail),
+            in_steps: self.in_steps,
+            since: now,
+            tail,
+            credential,
+            aws: OnceLock::new(),
+            ended: AtomicBool::new(self.ended.load(Ordering::Relaxed)),
+            superseded: AtomicBool::new(self.superseded.load(Ordering::Relaxed)),
+            not_extended: AtomicBool::new(false),
+            last_use: AtomicI64::new(self.last_use.load(Ordering::Relaxed)),
+            renewal: Mutex::new(Renewal::Due(now)),
+        })
+    }
+
+    /// It may be extended in place.
+    pub fn can_extend(&self) -> bool {
+        self.extends_until.is_some() && !self.not_extended.load(Ordering::Relaxed)
+    }
+
+    /// The broker did not extend it, and will not.
+    pub fn is_not_extended(&self) {
+        self.not_extended.store(true, Ordering::Relaxed);
     }
 
     /// The body that AWS SDKs want; `None` if this is no AWS credential.
@@ -106,16 +165,24 @@ impl Lease {
 
     /// Two thirds of its life are over from here on.
     pub fn renew_at(&self) -> Timestamp {
-        self.issued_at.plus_millis(self.life_ms() / 3 * 2)
+        self.since.plus_millis(self.life_ms() / 3 * 2)
     }
 
     fn life_ms(&self) -> i64 {
-        self.expires_at.since(self.issued_at).max(0)
+        self.expires_at.since(self.since).max(0)
+    }
+
+    /// Until when it may be given for a new ask without a key. One that is made in steps, and extended, may
+    /// be short: of that the last third is kept.
+    pub fn good_until(&self) -> Timestamp {
+        let in_steps = self.in_steps && !self.not_extended.load(Ordering::Relaxed);
+        let rest = if in_steps { self.life_ms() / 3 } else { GOOD_LIFE_MS };
+        self.expires_at.plus_millis(-rest.min(GOOD_LIFE_MS))
     }
 
     /// True while it may be given for a new ask without a key.
     pub fn has_good_life(&self, now: Timestamp) -> bool {
-        self.expires_at.since(now) > GOOD_LIFE_MS
+        now < self.good_until()
     }
 
     /// True when it may be given at all: neither expired nor ended.
@@ -168,7 +235,7 @@ impl Lease {
     pub fn weight(&self) -> usize {
         let ask = self.ask.as_ref().map_or(0, |a| a.params_jcs.len() + a.reason.len());
         // The AWS form, when built, is shorter than the credential itself.
-        self.body.len() + 2 * self.credential.expose_json().len() + ask + 512
+        2 * self.body.len() + 2 * self.credential.expose_json().len() + ask + 512
     }
 }
 
@@ -185,24 +252,30 @@ fn wiped(bytes: Vec<u8>) -> Bytes {
     Bytes::from_owner(Wiped(Secret::new(bytes)))
 }
 
-fn granted_body(from: &Delivered<'_>, credential: &Credential) -> Bytes {
-    let mut tail = serde_json::json!({
-        "expires_at": from.expires_at, "lease_id": from.lease_id, "receipt": from.receipt,
-        "revocable": from.revocable,
-    });
-    if let Some(tail) = tail.as_object_mut() {
-        if !from.narrowed.is_empty() {
-            tail.insert("narrowed".into(), from.narrowed.into());
-        }
-        if let Some(params) = from.params {
-            tail.insert("params".into(), params.clone());
-        }
+fn tail_of(from: &Delivered<'_>) -> Map<String, Value> {
+    let mut tail = Map::new();
+    tail.insert("expires_at".into(), serde_json::json!(from.expires_at));
+    tail.insert("lease_id".into(), from.lease_id.into());
+    tail.insert("receipt".into(), from.receipt.clone());
+    tail.insert("revocable".into(), from.revocable.into());
+    if let Some(until) = from.extends_until {
+        tail.insert("extends_until".into(), serde_json::json!(until));
     }
+    if !from.narrowed.is_empty() {
+        tail.insert("narrowed".into(), from.narrowed.into());
+    }
+    if let Some(params) = from.params {
+        tail.insert("params".into(), params.clone());
+    }
+    tail
+}
+
+fn granted_body(request_id: &str, credential: &Credential, tail: &Map<String, Value>) -> Bytes {
     let head = format!(
         "{{\"state\":\"granted\",\"request_id\":{},\"credential\":",
-        Value::from(from.request_id)
+        Value::from(request_id)
     );
-    let tail = tail.to_string();
+    let tail = serde_json::to_string(tail).unwrap_or_default();
     let secret = credential.expose_json();
     // Whole room at once, so that no copy of the secret is left behind by growth.
     let mut body = Vec::with_capacity(head.len() + secret.len() + tail.len());

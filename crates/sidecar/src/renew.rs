@@ -1,5 +1,8 @@
 //! A fresh credential before the old one ends. One that policy alone allows is renewed in the
 //! background; one that needed people is asked for again only by a call, once, and never silently.
+//!
+//! One that its backend makes in steps is extended in place first, within what was approved: that is the
+//! same credential, so it needs nobody.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +39,9 @@ impl Sidecar {
         let mut cache = self.cache();
         cache.sweep(now);
         let is_due = |lease: &&Arc<Lease>| {
-            !lease.people && now >= lease.renew_at() && lease.is_in_recent_use()
+            (!lease.people || lease.can_extend())
+                && now >= lease.renew_at()
+                && lease.is_in_recent_use()
         };
         cache.current().filter(is_due).cloned().collect()
     }
@@ -48,7 +53,7 @@ impl Sidecar {
             return;
         }
         let when = |it: &Renewal| match it {
-            Renewal::Due(_) => lease.people && is_due(it, now),
+            Renewal::Due(_) => (lease.people || lease.can_extend()) && is_due(it, now),
             Renewal::Open(_, looked) => now.since(*looked) >= LOOK_MS,
             Renewal::Asking | Renewal::Over => false,
         };
@@ -59,7 +64,19 @@ impl Sidecar {
 
     /// Asks for the next lease, or looks at the ask that waits for people. A credential that comes
     /// of it takes the old one's place in memory.
-    async fn renew(self: Arc<Self>, lease: Arc<Lease>, was: Renewal) {
+    pub(crate) async fn renew(self: Arc<Self>, lease: Arc<Lease>, was: Renewal) {
+        if lease.can_extend() {
+            let next = self.extend(&lease).await;
+            if next != Renewal::Asking {
+                lease.set_renewal(next);
+                return;
+            }
+            if lease.people {
+                // Asked for again by a call, not from here.
+                lease.set_renewal(Renewal::Due(self.now()));
+                return;
+            }
+        }
         let open = match &was {
             Renewal::Open(id, _) => RequestId::parse(id).ok(),
             _ => None,
@@ -91,6 +108,40 @@ impl Sidecar {
     }
 }
 
-fn is_due(renewal: &Renewal, now: Timestamp) -> bool {
+impl Sidecar {
+    /// Extends a lease in place: over then, since another took its place. [`Renewal::Asking`]: it cannot
+    /// be, so a fresh one is to be asked for.
+    async fn extend(&self, lease: &Arc<Lease>) -> Renewal {
+        let reply = self.upstream.extend(lease.request_id.clone()).await;
+        let now = self.now();
+        match reply {
+            Ok(reply) => {
+                let until = Timestamp::from_millis(reply.expires_at_ms);
+                // No later than it may be, whatever the reply says.
+                let until = lease.extends_until.map_or(until, |latest| until.min(latest));
+                let next = (until > lease.expires_at).then(|| lease.extended(until, now)).flatten();
+                match next {
+                    Some(next) => {
+                        self.metrics.renewed.add(1);
+                        self.cache().replace(lease, next);
+                        Renewal::Over
+                    }
+                    None => Renewal::Due(now.plus_millis(AGAIN_MS)),
+                }
+            }
+            Err(refusal) if matches!(refusal.status, 429 | 503) => {
+                let jitter = i64::try_from(chance::below(AGAIN_MS.unsigned_abs())).unwrap_or(0);
+                Renewal::Due(now.plus_millis(AGAIN_MS + jitter))
+            }
+            Err(refusal) => {
+                tracing::warn!(code = refusal.code, lease = lease.lease_id, "not extended");
+                lease.is_not_extended();
+                Renewal::Asking
+            }
+        }
+    }
+}
+
+pub(crate) fn is_due(renewal: &Renewal, now: Timestamp) -> bool {
     matches!(renewal, Renewal::Due(at) if now >= *at)
 }

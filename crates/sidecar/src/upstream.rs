@@ -8,7 +8,8 @@ use grantwright_wire::v1::broker_client::BrokerClient;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, CancelRequest, CollectRequest, ConsistencyReply, ConsistencyRequest,
     DelegateRequest, Delegation, DelegationsReply, DelegationsRequest, EndDelegationRequest,
-    Outcome, ReleaseReply, ReleaseRequest, RenewReply, RenewRequest, ScopesReply, ScopesRequest,
+    ExtendReply, ExtendRequest, Outcome, ReleaseReply, ReleaseRequest, RenewReply, RenewRequest,
+    ScopesReply, ScopesRequest,
 };
 use grantwright_wire::{Refusal, TlsClient, TrustDomain, channel, tls};
 use tokio::time::Instant;
@@ -115,6 +116,12 @@ impl Upstream {
     /// See [`Upstream::ask`].
     pub async fn release(&self, request: ReleaseRequest) -> Called<ReleaseReply> {
         self.within(ASK_TIME, self.client().release(request)).await
+    }
+
+    /// # Errors
+    /// See [`Upstream::ask`].
+    pub async fn extend(&self, request_id: String) -> Called<ExtendReply> {
+        self.within(ASK_TIME, self.client().extend(ExtendRequest { request_id })).await
     }
 
     /// # Errors

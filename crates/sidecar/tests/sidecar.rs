@@ -538,6 +538,63 @@ async fn allowed_scopes_in_use_are_renewed_in_the_background() {
     assert_eq!(broker.asks_for("demo.read"), 2);
 }
 
+/// Made in steps of 30 s, approved for 75 s: the same credential lives on while it is used, and no longer.
+#[tokio::test]
+async fn a_credential_made_in_steps_is_extended_in_place_up_to_what_was_approved() {
+    for scope in ["demo.read", "demo.export"] {
+        begin!(broker, sidecar, _dir);
+        (broker.script().life_s, broker.script().extends_s) = (30, 75);
+        if sidecar.ask(scope).await.status == 202 {
+            broker.approve("r-1");
+        }
+        let first = sidecar.ask(scope).await;
+        assert_eq!((first.status, &first.body["request_id"]), (200, &"r-1".into()));
+        let ends = |answer: &client::Answer| answer.body["expires_at"].as_str().unwrap().to_owned();
+        assert_ne!(first.body["extends_until"], serde_json::Value::Null);
+        // Of a short step the last third is kept: within it a call is answered with the extended one.
+        broker.clock.advance(15);
+        assert_eq!(ends(&sidecar.ask(scope).await), ends(&first));
+        assert!(broker.script().extended.is_empty());
+        broker.clock.advance(10);
+        let second = sidecar.ask(scope).await;
+        assert!(ends(&second) > ends(&first), "{}", second.text);
+        assert_eq!(second.body["credential"], first.body["credential"]);
+        assert_eq!(second.body["lease_id"], first.body["lease_id"]);
+        assert_eq!(broker.script().extended, ["r-1"]);
+        broker.clock.advance(25);
+        let third = sidecar.ask(scope).await;
+        assert_eq!(ends(&third), first.body["extends_until"].as_str().unwrap());
+        assert_eq!(third.body["extends_until"], serde_json::Value::Null, "that was the last step");
+        assert_eq!(broker.script().extended.len(), 2);
+        let asked = if scope == "demo.export" { 2 } else { 1 };
+        assert_eq!(broker.asks_for(scope), asked, "nothing was asked for anew");
+        // By its key, too, its request is answered with what it is now.
+        let same = sidecar.get("/v1/requests/r-1").await;
+        assert_eq!(same.text, third.text);
+        broker.clock.advance(26);
+        assert_ne!(sidecar.ask(scope).await.body["request_id"], "r-1", "its approved end");
+        assert_eq!(broker.script().extended.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_credential_that_is_not_extended_is_asked_for_anew() {
+    begin!(broker, sidecar, _dir);
+    (broker.script().life_s, broker.script().extends_s) = (30, 300);
+    broker.script().refuses_to_extend = true;
+    assert_eq!(sidecar.ask("demo.read").await.body["request_id"], "r-1");
+    broker.clock.advance(25);
+    assert_eq!(sidecar.ask("demo.read").await.body["request_id"], "r-2");
+    assert_eq!(broker.script().extended, ["r-1"]);
+    assert_eq!(broker.asks_for("demo.read"), 2);
+    // One that ended early is not extended, and given to nobody.
+    broker.script().refuses_to_extend = false;
+    broker.tell(&AttendDown { ended_leases: vec!["lease-r-2".into()], ..AttendDown::default() });
+    let fresh = || async { sidecar.ask("demo.read").await.body["request_id"] != "r-2" };
+    sidecar.until("evicted", fresh).await;
+    assert_eq!(broker.script().extended, ["r-1"]);
+}
+
 #[tokio::test]
 async fn scopes_that_need_people_are_asked_again_only_by_a_call_and_once() {
     begin!(broker, sidecar, _dir);

@@ -433,7 +433,7 @@ pub async fn invariant_21_a_sealed_copy_goes(url: String) -> Outcome {
     done(store.commit(world.grant(9)).await)?;
     ensure(of(1).await?.is_none(), || "acknowledged, but there".into())?;
     ensure(of(2).await?.is_some(), || "not acknowledged, but gone".into())?;
-    let due = done(store.due(until, 10).await)?;
+    let due = done(store.due(until, 10, None).await)?;
     ensure(due.sealed.len() == 2, || format!("{due:?}"))?;
     let loaded = done(store.load(&world::request(2)).await)?.ok_or("the request is gone")?;
     let mut revoke = world.revoke(&loaded.state);
@@ -673,13 +673,13 @@ pub async fn readings_agree(url: String) -> Outcome {
     let ended = done(store.leases(early(world.at(86_400_000))).await)?;
     ensure(ended.is_empty(), || format!("ended by itself since: {ended:?}"))?;
 
-    let due = done(store.due(world.at(0), 10).await)?;
+    let due = done(store.due(world.at(0), 10, None).await)?;
     ensure(due.requests.is_empty() && due.leases.is_empty(), || format!("{due:?}"))?;
-    let due = done(store.due(world.at(86_400_000), 10).await)?;
+    let due = done(store.due(world.at(86_400_000), 10, None).await)?;
     ensure(due.requests.len() == 2 && due.leases.len() == 4, || format!("{due:?}"))?;
     let late = done(store.commit(world.expire(&loaded.state, world.at(86_400_000))).await)?;
     ensure(state(&late)?.phase == Phase::Expired, || "not expired".into())?;
-    let due = done(store.due(world.at(86_400_000), 10).await)?;
+    let due = done(store.due(world.at(86_400_000), 10, None).await)?;
     ensure(due.requests == [world::request(11)], || format!("{due:?}"))?;
 
     // Texts go with the leaf that says so, and with no other's.

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use grantwright_domain::{Authority, Digest, Event, RequestId, Scope, Violation, canonical};
+use grantwright_domain::{
+    AgentId, Authority, Digest, Event, RequestId, Scope, Violation, canonical,
+};
 use grantwright_proof::{
     Checkpoint, Edge, Hash, HashReader, inclusion_proof, leaf_hash, verify_inclusion,
 };
@@ -64,8 +66,8 @@ impl Memory {
         for (id, row) in read_open(db)? {
             open.set(macs, &id, Some(row));
         }
-        if open.tag(macs) != head.open {
-            return Err(StoreError::tampered("rows of open requests are not as they were written"));
+        if !open.is(macs, &head.open) {
+            return Err(other_rows());
         }
         let checkpoint = read_checkpoint(db, &head, &edge, &authority.origin, vkey)?;
         let authority = Arc::new(authority);
@@ -132,8 +134,8 @@ impl Memory {
         for ids in touched.chunks(100) {
             self.reread(db, macs, ids)?;
         }
-        if self.open.tag(macs) != head.open {
-            return Err(StoreError::tampered("rows of open requests are not as they were written"));
+        if !self.open.is(macs, &head.open) {
+            return Err(other_rows());
         }
         self.checkpoint = read_checkpoint(db, &head, &self.edge, &self.authority.origin, vkey)?;
         self.head = head;
@@ -153,14 +155,14 @@ impl Memory {
     fn reread(&mut self, db: &mut dyn Db, macs: &Macs, ids: &[Value]) -> Result<(), StoreError> {
         let list = placeholders(1, ids.len());
         let sql = format!(
-            "SELECT id, first_index, version, last_index, identity FROM requests \
-             WHERE id IN ({list}) AND phase IN {OPEN_PHASES}"
+            "SELECT {OPEN_ROW} FROM requests \
+             WHERE id IN ({list}) AND (phase IN {OPEN_PHASES} OR {LIVES})"
         );
         let found = open_rows(db.query(&sql, ids)?)?;
         for id in ids {
             let Value::Text(id) = id else { continue };
             let id = RequestId::parse(id).map_err(|_| StoreError::tampered("a request's id"))?;
-            let row = found.iter().find(|(f, _)| *f == id).map(|(_, row)| *row);
+            let row = found.iter().find(|(f, _)| *f == id).map(|(_, row)| row.clone());
             self.open.set(macs, &id, row);
         }
         Ok(())
@@ -170,25 +172,46 @@ impl Memory {
 /// Phases before the outcome.
 pub(crate) const OPEN_PHASES: &str = "('recorded', 'pending', 'approved', 'intended')";
 
+/// A lease that has not ended.
+const LIVES: &str = "(phase = 'granted' AND lease_state IN ('live', 'withdrawn'))";
+
+/// What makes an [`OpenRow`].
+const OPEN_ROW: &str = "id, first_index, version, last_index, identity, \
+    CASE WHEN phase = 'granted' AND lease_state IN ('live', 'withdrawn') THEN agent END";
+
+fn other_rows() -> StoreError {
+    StoreError::tampered("rows of open requests or of live leases are not as they were written")
+}
+
 fn open_rows(rows: Vec<Row>) -> Result<Vec<(RequestId, OpenRow)>, StoreError> {
     rows.into_iter()
         .map(|mut r| {
             let id = RequestId::parse(&r.text(0)?)
                 .map_err(|_| StoreError::tampered("a request's id is not one"))?;
             let identity = r.opt(4, Row::bytes32)?.map(Digest);
-            let row = OpenRow { first: r.int(1)?, version: r.int(2)?, last: r.int(3)?, identity };
+            let lease_of = r.opt(5, Row::text)?.map(|name| AgentId::parse(&name)).transpose();
+            let lease_of = lease_of.map_err(|_| StoreError::tampered("a lease's agent is none"))?;
+            let row = OpenRow {
+                first: r.int(1)?,
+                version: r.int(2)?,
+                last: r.int(3)?,
+                identity,
+                lease_of,
+            };
             Ok((id, row))
         })
         .collect()
 }
 
 fn read_open(db: &mut dyn Db) -> Result<Vec<(RequestId, OpenRow)>, StoreError> {
-    // Open requests hold an identity, intended ones do not: both readings have a small index.
-    let columns = "id, first_index, version, last_index, identity";
-    let open = format!("SELECT {columns} FROM requests WHERE identity IS NOT NULL");
-    let intended = format!("SELECT {columns} FROM requests WHERE phase = 'intended'");
+    // Open requests hold an identity, intended ones do not, and what lives is due some time: each
+    // reading has a small index.
+    let open = format!("SELECT {OPEN_ROW} FROM requests WHERE identity IS NOT NULL");
+    let intended = format!("SELECT {OPEN_ROW} FROM requests WHERE phase = 'intended'");
+    let live = format!("SELECT {OPEN_ROW} FROM requests WHERE due_ms IS NOT NULL AND {LIVES}");
     let mut rows = open_rows(db.query(&open, &[])?)?;
     rows.extend(open_rows(db.query(&intended, &[])?)?);
+    rows.extend(open_rows(db.query(&live, &[])?)?);
     Ok(rows)
 }
 

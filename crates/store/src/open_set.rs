@@ -1,15 +1,17 @@
-//! Every request before its outcome, in memory. A database that hides, edits or restores the row of
-//! such a request cannot make this set again: the head row vouches for a tag over it. That is what
-//! keeps one approval at one mint against whoever can write the database.
+//! Every request before its outcome, and every one whose lease lives, in memory. A database that hides,
+//! edits or restores the row of such a request cannot make this set again: the head row vouches for a
+//! tag over it. That is what keeps one approval at one mint, and every live lease within reach of a
+//! revocation, against whoever can write the database.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
-use grantwright_domain::{Digest, RequestId};
+use grantwright_domain::{AgentId, Digest, RequestId};
 
 use crate::head::Macs;
 
 /// Where one request stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OpenRow {
     /// Index of its first leaf.
     pub first: u64,
@@ -19,14 +21,36 @@ pub(crate) struct OpenRow {
     pub last: u64,
     /// What makes asks identical; none once the intent is written.
     pub identity: Option<Digest>,
+    /// Whose lease it is, while that lives; none before the outcome.
+    pub lease_of: Option<AgentId>,
 }
 
-/// The set. The sum of its members' tags is never stored, so nobody can solve for another set.
+/// The set. The sums of its members' tags are never stored, so nobody can solve for another set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OpenSet {
-    rows: HashMap<RequestId, OpenRow>,
+    rows: BTreeMap<RequestId, OpenRow>,
     identities: HashMap<Digest, RequestId>,
-    sum: [u8; 32],
+    /// Each name in memory once, however many leases an agent has.
+    agents: BTreeSet<AgentId>,
+    /// Of requests before their outcome.
+    open: Sum,
+    /// Of those whose lease lives.
+    live: Sum,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    count: u64,
+    tags: [u8; 32],
+}
+
+impl Sum {
+    /// Adding twice removes.
+    fn add(&mut self, tag: [u8; 32]) {
+        for (to, from) in self.tags.iter_mut().zip(tag) {
+            *to ^= from;
+        }
+    }
 }
 
 impl OpenSet {
@@ -38,71 +62,155 @@ impl OpenSet {
         self.identities.get(identity)
     }
 
+    /// Requests whose lease lives, of one agent or of all, by their ids, those after `after`.
+    pub(crate) fn live<'a>(
+        &'a self,
+        agent: Option<&'a AgentId>,
+        after: Option<&RequestId>,
+    ) -> impl Iterator<Item = &'a RequestId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.rows.range((from, Bound::Unbounded));
+        let takes = move |whose: &AgentId| agent.is_none_or(|a| a == whose);
+        rows.filter(move |(_, row)| row.lease_of.as_ref().is_some_and(takes)).map(|(id, _)| id)
+    }
+
     /// Replaces or removes a member.
     pub(crate) fn set(&mut self, macs: &Macs, id: &RequestId, row: Option<OpenRow>) {
+        let row = row.map(|row| self.with_known_name(row));
+        if let Some(row) = &row {
+            self.count(macs, id, row, true);
+        }
         let old = match row {
-            Some(row) => self.rows.insert(id.clone(), row),
-            None => self.rows.remove(id),
+            Some(row) => {
+                let identity = row.identity;
+                let old = self.rows.insert(id.clone(), row);
+                if let Some(gone) = old.as_ref().and_then(|o| o.identity) {
+                    self.identities.remove(&gone);
+                }
+                if let Some(identity) = identity {
+                    self.identities.insert(identity, id.clone());
+                }
+                old
+            }
+            None => {
+                let old = self.rows.remove(id);
+                if let Some(gone) = old.as_ref().and_then(|o| o.identity) {
+                    self.identities.remove(&gone);
+                }
+                old
+            }
         };
         if let Some(old) = old {
-            self.add(member(macs, id, &old));
-            if let Some(identity) = old.identity {
-                self.identities.remove(&identity);
-            }
-        }
-        if let Some(row) = row {
-            self.add(member(macs, id, &row));
-            if let Some(identity) = row.identity {
-                self.identities.insert(identity, id.clone());
-            }
+            self.count(macs, id, &old, false);
         }
     }
 
     /// What the head row keeps.
     pub(crate) fn tag(&self, macs: &Macs) -> [u8; 32] {
-        macs.tag("open", &[&self.sum, &(self.rows.len() as u64).to_be_bytes()])
+        let mut sum = self.open;
+        sum.add(self.live.tags);
+        tag(macs, sum.tags, self.open.count + self.live.count)
     }
 
-    /// Adding twice removes.
-    fn add(&mut self, tag: [u8; 32]) {
-        for (to, from) in self.sum.iter_mut().zip(tag) {
-            *to ^= from;
+    /// Whether the head row vouches for this set. One written before live leases were vouched for
+    /// counts too: nobody can pass off a set without them as such, since that takes another sum.
+    pub(crate) fn is(&self, macs: &Macs, kept: &[u8; 32]) -> bool {
+        self.tag(macs) == *kept || tag(macs, self.open.tags, self.open.count) == *kept
+    }
+
+    fn count(&mut self, macs: &Macs, id: &RequestId, row: &OpenRow, joins: bool) {
+        let sum = if row.lease_of.is_some() { &mut self.live } else { &mut self.open };
+        sum.add(member(macs, id, row));
+        sum.count = if joins { sum.count + 1 } else { sum.count.saturating_sub(1) };
+    }
+
+    fn with_known_name(&mut self, mut row: OpenRow) -> OpenRow {
+        if let Some(name) = row.lease_of.take() {
+            let known = self.agents.get(&name).cloned();
+            row.lease_of = Some(known.unwrap_or_else(|| {
+                self.agents.insert(name.clone());
+                name
+            }));
         }
+        row
     }
 }
 
+fn tag(macs: &Macs, sum: [u8; 32], count: u64) -> [u8; 32] {
+    macs.tag("open", &[&sum, &count.to_be_bytes()])
+}
+
 fn member(macs: &Macs, id: &RequestId, row: &OpenRow) -> [u8; 32] {
+    let place = (row.first.to_be_bytes(), row.version.to_be_bytes(), row.last.to_be_bytes());
+    let (first, version, last) = &place;
+    let id = id.as_str().as_bytes();
+    if let Some(agent) = &row.lease_of {
+        return macs.tag("live-member", &[id, first, version, last, agent.as_str().as_bytes()]);
+    }
     let identity = row.identity.map(|d| d.0);
-    macs.tag(
-        "open-member",
-        &[
-            id.as_str().as_bytes(),
-            &row.first.to_be_bytes(),
-            &row.version.to_be_bytes(),
-            &row.last.to_be_bytes(),
-            identity.as_ref().map_or(&[], |d| d.as_slice()),
-        ],
-    )
+    let identity = identity.as_ref().map_or(&[][..], |d| d.as_slice());
+    macs.tag("open-member", &[id, first, version, last, identity])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn id(s: &str) -> RequestId {
+        RequestId::parse(s).unwrap()
+    }
+
+    fn open(version: u64) -> OpenRow {
+        let identity = Some(Digest([7; 32]));
+        OpenRow { first: 1, version, last: version, identity, lease_of: None }
+    }
+
+    fn live(version: u64, agent: &str) -> OpenRow {
+        let lease_of = Some(AgentId::parse(agent).unwrap());
+        OpenRow { first: 1, version, last: version, identity: None, lease_of }
+    }
+
     #[test]
     fn the_tag_follows_the_set_and_nothing_else() {
         let macs = Macs::new(&[1; 32]);
-        let id = |s: &str| RequestId::parse(s).unwrap();
-        let row = |v| OpenRow { first: 1, version: v, last: v, identity: Some(Digest([7; 32])) };
         let empty = OpenSet::default().tag(&macs);
         let mut set = OpenSet::default();
-        set.set(&macs, &id("r1"), Some(row(2)));
+        set.set(&macs, &id("r1"), Some(open(2)));
         let early = set.tag(&macs);
-        set.set(&macs, &id("r1"), Some(row(3)));
+        set.set(&macs, &id("r1"), Some(open(3)));
         assert_ne!(set.tag(&macs), early, "an older row is another set");
         assert_eq!(set.by_identity(&Digest([7; 32])), Some(&id("r1")));
+        set.set(&macs, &id("r1"), Some(live(4, "etl")));
+        assert_eq!(set.by_identity(&Digest([7; 32])), None);
+        assert_ne!(set.tag(&macs), empty);
         set.set(&macs, &id("r1"), None);
         assert_eq!(set.tag(&macs), empty);
-        assert_eq!(set.by_identity(&Digest([7; 32])), None);
+    }
+
+    #[test]
+    fn live_leases_are_listed_by_agent_and_hiding_one_shows() {
+        let macs = Macs::new(&[1; 32]);
+        let mut set = OpenSet::default();
+        for (name, agent) in [("r1", "etl"), ("r2", "other"), ("r3", "etl")] {
+            set.set(&macs, &id(name), Some(live(4, agent)));
+        }
+        set.set(&macs, &id("r4"), Some(open(2)));
+        let etl = AgentId::parse("etl").unwrap();
+        let listed = |set: &OpenSet, after: Option<&RequestId>| -> Vec<String> {
+            set.live(Some(&etl), after).map(ToString::to_string).collect()
+        };
+        assert_eq!(listed(&set, None), ["r1", "r3"]);
+        assert_eq!(listed(&set, Some(&id("r1"))), ["r3"]);
+        assert_eq!(set.live(None, None).count(), 3);
+        let kept = set.tag(&macs);
+        assert!(set.is(&macs, &kept));
+        set.set(&macs, &id("r3"), None);
+        assert!(!set.is(&macs, &kept), "a hidden lease is another set");
+        set.set(&macs, &id("r3"), Some(live(4, "other")));
+        assert!(!set.is(&macs, &kept), "so is one of another agent");
+        // As a store keeps it that was written before live leases were vouched for.
+        let mut old = OpenSet::default();
+        old.set(&macs, &id("r4"), Some(open(2)));
+        assert!(set.is(&macs, &old.tag(&macs)));
     }
 }

@@ -185,8 +185,12 @@ pub struct Due {
     pub requests: Vec<RequestId>,
     /// Live leases past their end.
     pub leases: Vec<(LeaseId, RequestId)>,
-    /// Sealed copies that nobody acknowledged in time.
+    /// Sealed copies that nobody acknowledged in time; with the first page.
     pub sealed: Vec<RequestId>,
+    /// Rows that cannot be read: somebody wrote them behind the broker's back.
+    pub malformed: u64,
+    /// Where the next page begins; none: this was the last.
+    pub next: Option<(Timestamp, u64)>,
 }
 
 /// One reading in its own snapshot.
@@ -355,47 +359,79 @@ impl Select {
         self.and(&format!("{condition} (${}, ${last})", last - 1));
     }
 
-    fn newest_first(self, db: &mut dyn Db, limit: u32) -> Result<Vec<Row>, StoreError> {
-        self.by("first_index DESC", db, limit)
+    /// Those asked before. Of `few` rows, another index than the key finds them.
+    fn and_before(&mut self, before: u64, few: bool) {
+        let condition = if few { "+first_index <" } else { "first_index <" };
+        self.and_value(condition, Value::from(before));
     }
 
-    fn by(mut self, order: &str, db: &mut dyn Db, limit: u32) -> Result<Vec<Row>, StoreError> {
+    fn newest_first(mut self, db: &mut dyn Db, limit: u32) -> Result<Vec<Row>, StoreError> {
+        self.by(NEWEST, limit);
+        self.rows(db)
+    }
+
+    fn by(&mut self, order: &str, limit: u32) {
         self.params.push(Value::from(u64::from(rows_of(limit))));
         let number = self.params.len();
         self.sql.push_str(&format!(" ORDER BY {order} LIMIT ${number}"));
+    }
+
+    fn rows(self, db: &mut dyn Db) -> Result<Vec<Row>, StoreError> {
         Ok(db.query(&self.sql, &self.params)?)
     }
 }
+
+/// Newest first, along the key.
+const NEWEST: &str = "first_index DESC";
+/// The same of few rows that another index finds: the plus keeps SQLite from walking all requests by
+/// their key instead.
+const NEWEST_OF_FEW: &str = "+first_index DESC";
 
 pub(crate) fn list(
     db: &mut dyn Db,
     filter: &RequestFilter,
 ) -> Result<Vec<RequestSummary>, StoreError> {
+    let mut out = Vec::new();
+    for row in list_select(filter).rows(db)? {
+        match request_row(row) {
+            Ok(request) => out.push(request),
+            Err(e) => tracing::error!(error = %e, "ALARM: a request's row was written by others"),
+        }
+    }
+    Ok(out)
+}
+
+fn list_select(filter: &RequestFilter) -> Select {
     let mut select = Select::new(&format!("SELECT {REQUEST} FROM requests"));
-    if filter.open {
+    // The index of open requests is small: nothing may lead SQLite to the history instead.
+    let few = filter.open || filter.phase.is_some_and(Phase::is_open);
+    if few {
         select.and("identity IS NOT NULL");
     }
     if filter.ended {
         select.and("identity IS NULL AND phase <> 'intended'");
     }
     if let Some(phase) = filter.phase {
-        if phase.is_open() {
-            // The index of open requests is small.
-            select.and("identity IS NOT NULL");
-        }
         select.and_value("phase =", Value::from(phase.word()));
     }
     if let Some(agent) = &filter.agent {
         select.and_value("agent =", Value::from(agent.as_str()));
     }
+    // Those of one agent have an index of their own, in this order.
+    let few = few && filter.agent.is_none();
     if let Some(before) = filter.before {
-        select.and_value("first_index <", Value::from(before));
+        select.and_before(before, few);
     }
     if let Some((due, index)) = filter.soonest_from {
         select.and_values("(due_ms, first_index) >=", [Value::Int(due.millis()), index.into()]);
     }
-    let order = if filter.soonest { "due_ms, first_index" } else { "first_index DESC" };
-    select.by(order, db, filter.limit)?.into_iter().map(request_row).collect()
+    let order = match (filter.soonest, few) {
+        (true, _) => "due_ms, first_index",
+        (false, true) => NEWEST_OF_FEW,
+        (false, false) => NEWEST,
+    };
+    select.by(order, filter.limit);
+    select
 }
 
 const REQUEST: &str = "id, agent, instance, scope, phase, version, first_index, created_ms, \
@@ -645,8 +681,25 @@ pub(crate) fn leases(
     db: &mut dyn Db,
     filter: &LeaseFilter,
 ) -> Result<Vec<LeaseSummary>, StoreError> {
+    let mut out = Vec::new();
+    let mut malformed = 0u64;
+    for row in leases_select(filter).rows(db)? {
+        match lease_row(row) {
+            Ok(lease) => out.push(lease),
+            Err(_) => malformed += 1,
+        }
+    }
+    if malformed > 0 {
+        tracing::error!(malformed, "ALARM: rows of leases were written behind the broker's back");
+    }
+    Ok(out)
+}
+
+fn leases_select(filter: &LeaseFilter) -> Select {
     let mut select = Select::new(LEASE);
     select.and("lease_id IS NOT NULL");
+    // These have small indexes: what lives in the order of the key, the others in orders of their own.
+    let few = filter.ended_early.is_some() || filter.soonest_after.is_some();
     if filter.live {
         // As the index of them says it, word for word.
         select.and("lease_state IN ('live', 'withdrawn')");
@@ -659,24 +712,22 @@ pub(crate) fn leases(
     if let Some(agent) = &filter.agent {
         // An expression is not indexed: what is due, or lives, is walked, not all that the agent ever
         // asked.
-        let few = filter.live || filter.soonest_after.is_some();
-        let column = if few { "agent || '' =" } else { "agent =" };
+        let column = if few || filter.live { "agent || '' =" } else { "agent =" };
         select.and_value(column, Value::from(agent.as_str()));
     }
     if let Some(before) = filter.before {
-        select.and_value("first_index <", Value::from(before));
+        select.and_before(before, few);
     }
     let order = match filter.soonest_after {
         Some(now) => {
-            // What is due is indexed: open requests, and leases that live.
             select.and_value("due_ms >", Value::Int(now.millis()));
             "due_ms, first_index"
         }
-        // The plus keeps SQLite from walking all requests by their key instead of the few that ended.
-        None if filter.ended_early.is_some() => "+first_index DESC",
-        None => "first_index DESC",
+        None if few => NEWEST_OF_FEW,
+        None => NEWEST,
     };
-    select.by(order, db, filter.limit)?.into_iter().map(lease_row).collect()
+    select.by(order, filter.limit);
+    select
 }
 
 pub(crate) fn sealed(
@@ -692,29 +743,51 @@ pub(crate) fn sealed(
     Ok(Some(Sealed { instance: instance.clone(), bytes: row.blob(0)?, until }))
 }
 
-pub(crate) fn due(db: &mut dyn Db, now: Timestamp, limit: u32) -> Result<Due, StoreError> {
-    let params = [Value::Int(now.millis()), Value::from(u64::from(limit.min(MAX_ROWS)))];
-    let sql = "SELECT id, lease_id FROM requests WHERE due_ms IS NOT NULL AND due_ms <= $1 \
-               ORDER BY due_ms LIMIT $2";
+pub(crate) fn due(
+    db: &mut dyn Db,
+    now: Timestamp,
+    limit: u32,
+    from: Option<(Timestamp, u64)>,
+) -> Result<Due, StoreError> {
+    let limit = limit.clamp(1, MAX_ROWS);
+    let (ms, first) = from.map_or((i64::MIN, 0), |(at, first)| (at.millis(), first));
+    let most = || Value::from(u64::from(limit));
     let mut due = Due::default();
-    for mut row in db.query(sql, &params)? {
-        let request = id(&mut row, 0, RequestId::parse)?;
-        if row.is_null(1) {
-            due.requests.push(request);
-        } else {
-            due.leases.push((id(&mut row, 1, LeaseId::parse)?, request));
+    if from.is_none() {
+        let sql = "SELECT request_id FROM sealed WHERE until_ms <= $1 ORDER BY until_ms LIMIT $2";
+        for mut row in db.query(sql, &[Value::Int(now.millis()), most()])? {
+            match id(&mut row, 0, RequestId::parse) {
+                Ok(request) => due.sealed.push(request),
+                Err(_) => due.malformed += 1,
+            }
         }
     }
-    let sql = "SELECT request_id FROM sealed WHERE until_ms <= $1 ORDER BY until_ms LIMIT $2";
-    for mut row in db.query(sql, &params)? {
-        due.sealed.push(id(&mut row, 0, RequestId::parse)?);
+    let sql = "SELECT id, lease_id, due_ms, first_index FROM requests \
+               WHERE due_ms IS NOT NULL AND due_ms <= $1 \
+               AND due_ms >= $2 AND (due_ms > $2 OR +first_index > $3) \
+               ORDER BY due_ms, first_index LIMIT $4";
+    let params = [Value::Int(now.millis()), Value::Int(ms), Value::from(first), most()];
+    let rows = db.query(sql, &params)?;
+    let whole = rows.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    for mut row in rows {
+        // Nor may a number that is none keep the rest from its end.
+        let place = (row.signed(2).unwrap_or(ms), row.int(3).unwrap_or(first));
+        due.next = whole.then_some((Timestamp::from_millis(place.0), place.1));
+        let leased = !row.is_null(1);
+        let request = id(&mut row, 0, RequestId::parse);
+        match (request, leased.then(|| id(&mut row, 1, LeaseId::parse))) {
+            (Ok(request), None) => due.requests.push(request),
+            (Ok(request), Some(Ok(lease))) => due.leases.push((lease, request)),
+            _ => due.malformed += 1,
+        }
     }
     Ok(due)
 }
 
 pub(crate) fn unfinished(db: &mut dyn Db) -> Result<Vec<RequestId>, StoreError> {
     let sql = "SELECT id FROM requests WHERE phase = 'intended' ORDER BY first_index";
-    db.query(sql, &[])?.iter_mut().map(|r| id(r, 0, RequestId::parse)).collect()
+    // The head row vouches for those that are ours: one that cannot be read is none of them.
+    Ok(db.query(sql, &[])?.iter_mut().filter_map(|r| id(r, 0, RequestId::parse).ok()).collect())
 }
 
 /// Denied by a vote, newest first: its leaf is the request's last.

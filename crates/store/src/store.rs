@@ -238,12 +238,33 @@ impl Store {
         self.read(move |db| crate::memory::read_blob(db, &digest)).await
     }
 
-    /// What time has ended by `now`, oldest first, at most `limit` of each kind.
+    /// Requests whose lease lives, of one agent or of all, by their ids, those after `after`; some
+    /// thousand at a time, empty at the end. From memory, for which the head row vouches: a row that is
+    /// hidden or edited hides no lease.
     ///
     /// # Errors
-    /// See [`Store::key`].
-    pub async fn due(&self, now: Timestamp, limit: u32) -> Result<Due, StoreError> {
-        self.read(move |db| read::due(db, now, limit)).await
+    /// As [`Store::commit`].
+    pub async fn live(
+        &self,
+        agent: Option<&AgentId>,
+        after: Option<&RequestId>,
+    ) -> Result<Vec<RequestId>, StoreError> {
+        let (agent, after) = (agent.cloned(), after.cloned());
+        self.ask(|reply| Command::Live(agent, after, reply)).await
+    }
+
+    /// What time has ended by `now`, oldest first, at most `limit` of each kind; `from` is the
+    /// [`Due::next`] of the page before.
+    ///
+    /// # Errors
+    /// See [`Store::key`]. A row that cannot be read is no error: it is counted and left out.
+    pub async fn due(
+        &self,
+        now: Timestamp,
+        limit: u32,
+        from: Option<(Timestamp, u64)>,
+    ) -> Result<Due, StoreError> {
+        self.read(move |db| read::due(db, now, limit, from)).await
     }
 
     /// Requests with an intent and no outcome: after a crash, mints whose answer is unknown.

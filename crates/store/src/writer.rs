@@ -5,7 +5,7 @@ mod stage;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use grantwright_domain::{Authority, RequestId, Timestamp};
+use grantwright_domain::{AgentId, Authority, RequestId, Timestamp};
 use grantwright_proof::{Checkpoint, Hash, NoteSigner};
 use tokio::sync::{mpsc, oneshot};
 
@@ -34,6 +34,9 @@ const ENOUGH: usize = 20;
 /// Acknowledgements that wait for a transition to ride along with; more get a transaction.
 const MAX_WAITING: usize = 4096;
 
+/// Most live leases in one answer.
+pub(crate) const MAX_LIVE: usize = 4096;
+
 /// Where a caller waits.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -42,6 +45,7 @@ pub(crate) enum Command {
     Acknowledge(RequestId),
     Close(oneshot::Sender<()>),
     Commit(Box<Prepared>, Reply<Committed>),
+    Live(Option<AgentId>, Option<RequestId>, Reply<Vec<RequestId>>),
     RaiseEpoch(Reply<u64>),
     Refresh(Reply<()>),
     Side(Box<SideWrite>, Reply<SideDone>),
@@ -144,6 +148,9 @@ impl Writer {
             }
             match other {
                 None | Some(Command::Acknowledge(_) | Command::Commit(..) | Command::Side(..)) => {}
+                Some(Command::Live(agent, after, reply)) => {
+                    answer(reply, self.live(agent.as_ref(), after.as_ref()));
+                }
                 Some(Command::RaiseEpoch(reply)) => answer(reply, self.raise_epoch()),
                 Some(Command::Refresh(reply)) => answer(reply, self.refresh()),
                 Some(Command::Sweep(until, reply)) => answer(reply, self.sweep(Some(until))),
@@ -348,6 +355,22 @@ impl Writer {
         entered?;
         self.publish();
         Ok(())
+    }
+
+    /// The next [`MAX_LIVE`] requests whose lease lives.
+    fn live(
+        &mut self,
+        agent: Option<&AgentId>,
+        after: Option<&RequestId>,
+    ) -> Result<Vec<RequestId>, StoreError> {
+        // Alone, the memory is the present; others may have written meanwhile.
+        if self.db.is_shared() || self.memory.is_none() {
+            let entered = self.enter(Mode::Read).map_err(|e| self.doubt(e));
+            self.db.rollback();
+            entered?;
+        }
+        let memory = self.memory.as_ref().ok_or_else(no_memory)?;
+        Ok(memory.open.live(agent, after).take(MAX_LIVE).cloned().collect())
     }
 
     fn raise_epoch(&mut self) -> Result<u64, StoreError> {

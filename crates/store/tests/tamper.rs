@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use grantwright_domain::event::Decision;
-use grantwright_domain::{Phase, RequestState};
+use grantwright_domain::{AgentId, Phase, RequestState};
 use grantwright_proof::NoteSigner;
 use grantwright_store::conformance::{self, world, world::World};
 use grantwright_store::{Faults, Keys, Store, StoreError};
@@ -91,6 +91,20 @@ async fn a_changed_database_is_refused_at_open() {
         ),
         ("a deleted open request", "DELETE FROM requests WHERE id = 'req-00000002'"),
         ("an older version", "UPDATE requests SET version = 1 WHERE id = 'req-00000002'"),
+        (
+            "a hidden live lease",
+            "UPDATE requests SET lease_state = 'revoked', due_ms = NULL WHERE id = 'req-00000001'",
+        ),
+        (
+            "a live lease that is not due",
+            "UPDATE requests SET due_ms = NULL WHERE id = 'req-00000001'",
+        ),
+        (
+            "a live lease of another agent",
+            "UPDATE requests SET agent = 'other' WHERE id = 'req-00000001'",
+        ),
+        ("a deleted live lease", "DELETE FROM requests WHERE id = 'req-00000001'"),
+        ("an older live lease", "UPDATE requests SET version = 3 WHERE id = 'req-00000001'"),
         ("a reopened request", "UPDATE requests SET phase = 'intended' WHERE id = 'req-00000001'"),
     ];
     for (how, sql) in edits {
@@ -137,6 +151,28 @@ async fn invariant_03_a_restored_row_spends_nothing_twice() {
     assert!(matches!(again, Err(StoreError::Conflict)), "{again:?}");
     store.close().await;
     place.refused("a restored row").await;
+}
+
+/// What a revocation ends is what the broker's memory knows, whatever the rows say.
+#[tokio::test]
+async fn invariant_24_a_hidden_row_hides_no_live_lease() {
+    let place = Place::new();
+    place.filled().await;
+    let store = place.reopen().await.unwrap();
+    let granted = store.load(&world::request(1)).await.unwrap().unwrap().state;
+    let agent = granted.terms.agent.clone();
+    let live = async || store.live(Some(&agent), None).await.unwrap();
+    assert_eq!(live().await, [world::request(1)]);
+    place.sql(
+        "UPDATE requests SET lease_state = 'expired', due_ms = NULL, agent = 'other' \
+         WHERE id = 'req-00000001'",
+    );
+    assert_eq!(live().await, [world::request(1)]);
+    assert!(store.live(Some(&agent), Some(&world::request(1))).await.unwrap().is_empty());
+    let none = AgentId::parse("nobody").unwrap();
+    assert!(store.live(Some(&none), None).await.unwrap().is_empty());
+    store.close().await;
+    place.refused("a hidden live lease").await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use grantwright_domain::event::Revoked;
 use grantwright_domain::request::LeaseState;
 use grantwright_domain::{Event, LeaseId, RequestId, Timestamp};
-use grantwright_store::{LeaseFilter, Transition};
+use grantwright_store::Transition;
 use grantwright_wire::Refusal;
 use tokio::task::JoinSet;
 
@@ -97,25 +97,27 @@ impl Queue {
 /// When the store cannot be read.
 pub async fn restore(broker: &Broker) -> Result<(), Refusal> {
     let now = broker.now();
-    let mut filter = LeaseFilter { live: true, ..LeaseFilter::default() };
+    let mut after: Option<RequestId> = None;
     loop {
-        let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
+        let page = broker.store.live(None, after.as_ref()).await.map_err(of_store)?;
         let Some(last) = page.last() else { return Ok(()) };
-        filter.before = Some(last.first_index);
-        for summary in page {
-            let undone = summary.state == LeaseState::Withdrawn && summary.revocable;
-            if !undone || summary.expires_at <= now {
-                continue;
+        after = Some(last.clone());
+        for id in page {
+            let loaded = broker.store.load(&id).await.map_err(of_store)?;
+            let Some(state) = loaded.map(|l| l.state) else { continue };
+            let Some(lease) = state.lease else { continue };
+            let undone = lease.state == LeaseState::Withdrawn && lease.revocable;
+            if undone && lease.expires_at > now {
+                broker.ending.push(lease.id, id, state.last_at);
             }
-            let loaded = broker.store.load(&summary.request).await.map_err(of_store)?;
-            let since = loaded.map_or(now, |l| l.state.last_at);
-            broker.ending.push(summary.id, summary.request, since);
         }
     }
 }
 
 /// Tries again what is due, until the process ends.
 pub async fn work(broker: Arc<Broker>) {
+    // What an earlier process left: found here, so that no start waits for it.
+    broker.ending.lock().overflowed = true;
     loop {
         tokio::time::sleep(LOOK).await;
         if broker.consistent().is_err() {

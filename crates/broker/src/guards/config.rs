@@ -21,6 +21,9 @@ pub struct GuardsSection {
     /// Risk labels whose live credentials end when an approval they rest on no longer counts: its
     /// person was removed from the group, is no longer active, or the group's membership is stale.
     pub end_with_approvers: Vec<String>,
+    /// Live credentials end when the right they rest on does: the agent is revoked, its scope removed, its
+    /// model no longer qualified, or policy as it now is would refuse it or ask more people.
+    pub end_with_rights: bool,
     /// IANA time zone of quiet hours and shifts.
     pub zone: String,
     /// Requests of one task that come within this are one card.
@@ -46,6 +49,7 @@ impl Default for GuardsSection {
         Self {
             two_step_risks: Vec::new(),
             end_with_approvers: Vec::new(),
+            end_with_rights: true,
             zone: "UTC".into(),
             group_window: "2m".into(),
             asks_per_agent_hour: None,

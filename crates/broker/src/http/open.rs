@@ -65,6 +65,12 @@ pub async fn metrics(State(broker): Shared) -> Response {
         ("grantwright_parked_total", "requests that waited for people", &counts.parked),
         ("grantwright_unknown_total", "mints whose answer was lost", &counts.unknown),
         ("grantwright_refused_total", "asks refused", &counts.refused),
+        ("grantwright_renewed_total", "credentials extended in place", &counts.renewed),
+        (
+            "grantwright_not_ended_total",
+            "what was due and could not be ended: rows or leaves that somebody changed",
+            &counts.faulty,
+        ),
     ] {
         let value = value.load(Ordering::Relaxed);
         out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));

@@ -272,6 +272,7 @@ async fn granted(
             params_jcs: grantwright_domain::canonical::to_bytes(&state.terms.params)
                 .unwrap_or_default(),
             revocable: lease.is_some_and(|l| l.revocable),
+            extends_until_ms: crate::end::extend::latest(broker, state).map_or(0, |t| t.millis()),
         })),
     }
 }

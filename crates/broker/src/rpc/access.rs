@@ -26,6 +26,7 @@ pub const TABLE: &[(&str, Demand)] = &[
     ("grantwright.v1.Broker/Answer", Demand::Instance),
     ("grantwright.v1.Broker/Cancel", Demand::Instance),
     ("grantwright.v1.Broker/Release", Demand::Instance),
+    ("grantwright.v1.Broker/Extend", Demand::Instance),
     ("grantwright.v1.Broker/Scopes", Demand::Instance),
     ("grantwright.v1.Broker/Delegate", Demand::Instance),
     ("grantwright.v1.Broker/Delegations", Demand::Instance),

@@ -14,8 +14,8 @@ use grantwright_wire::v1::broker_server::Broker as Service;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, AttendDown, AttendUp, CancelRequest, CollectRequest,
     ConsistencyReply, ConsistencyRequest, DelegateRequest, Delegation, DelegationsReply,
-    DelegationsRequest, EndDelegationRequest, Outcome, ReleaseReply, ReleaseRequest, RenewReply,
-    RenewRequest, ScopesReply, ScopesRequest,
+    DelegationsRequest, EndDelegationRequest, ExtendReply, ExtendRequest, Outcome, ReleaseReply,
+    ReleaseRequest, RenewReply, RenewRequest, ScopesReply, ScopesRequest,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -86,6 +86,15 @@ impl Service for BrokerService {
     ) -> Result<Response<ReleaseReply>, Status> {
         let caller = caller(&self.0, "grantwright.v1.Broker/Release", &request)?;
         Ok(Response::new(release(&self.0, &caller, &request.into_inner()).await?))
+    }
+
+    async fn extend(
+        &self,
+        request: Request<ExtendRequest>,
+    ) -> Result<Response<ExtendReply>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Extend", &request)?;
+        let id = request_id(&request.into_inner().request_id)?;
+        Ok(Response::new(Box::pin(end::extend::extend(&self.0, &caller, &id)).await?))
     }
 
     async fn scopes(

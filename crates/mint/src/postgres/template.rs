@@ -2,6 +2,7 @@
 //! [template]
 //! roles = ["${dataset}_readers"]
 //! connection_limit = 5     # optional; 5
+//! step_s = 300             # optional; made for so long at a time, and extended
 //! ```
 //!
 //! Every parameter must stand in every role.
@@ -14,7 +15,7 @@ use super::MAX_NAME;
 use crate::MintError;
 use crate::template::{Wildcards, bad_template, fill, slots, text_faults, unknown_keys};
 
-const KEYS: [&str; 2] = ["roles", "connection_limit"];
+const KEYS: [&str; 3] = ["roles", "connection_limit", "step_s"];
 const MAX_CONNECTIONS: u32 = 1000;
 
 #[derive(Deserialize)]
@@ -23,6 +24,9 @@ struct Template {
     roles: Vec<String>,
     #[serde(default = "five")]
     connection_limit: u32,
+    /// Read by `template::step_s`.
+    #[serde(default, rename = "step_s")]
+    _step_s: Option<u32>,
 }
 
 fn five() -> u32 {

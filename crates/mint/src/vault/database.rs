@@ -5,6 +5,7 @@
 //! mount = "database"
 //! role = "db-read"
 //! connection = "${database}"
+//! step_s = 300             # optional; made for so long at a time, and extended
 //! ```
 //!
 //! The role at Vault decides what the account may do. Before anything is made the role is read, and must
@@ -21,10 +22,10 @@ use vaultrs::api::database::requests::{GenerateCredentialsRequest, ReadRoleReque
 use super::client::{Envelope, Fault, is_path, is_segment};
 use super::lease::Seen;
 use super::{BACKEND, VaultMinter};
-use crate::template::{Wildcards, bad_template, fill, slots, text_faults, unknown_keys};
+use crate::template::{Wildcards, bad_template, fill, first_s, slots, text_faults, unknown_keys};
 use crate::{MintError, Minted};
 
-const KEYS: [&str; 3] = ["mount", "role", "connection"];
+const KEYS: [&str; 4] = ["mount", "role", "connection", "step_s"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +33,9 @@ struct Template {
     mount: String,
     role: String,
     connection: String,
+    /// Read by `template::step_s`.
+    #[serde(default, rename = "step_s")]
+    _step_s: Option<u32>,
 }
 
 /// What a grant asks for.
@@ -152,7 +156,7 @@ impl VaultMinter {
         if username.is_empty() || password.is_empty() {
             return Err("it holds no user name and password".into());
         }
-        let ttl = i64::from(grant.ttl_s());
+        let ttl = i64::from(first_s(grant.scope(), grant.ttl_s()));
         let mut left = answer.lease_duration;
         if left != ttl && answer.renewable {
             let renewed =

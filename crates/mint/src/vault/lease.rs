@@ -1,10 +1,12 @@
 //! Leases at Vault: looked up, renewed to a length, revoked, with the effect seen.
 
+use grantwright_domain::Timestamp;
 use serde_json::json;
 
 use super::VaultMinter;
 use super::client::{Call, Connection, Envelope, Fault};
-use crate::Ended;
+use crate::call::wider;
+use crate::{Ended, MintError};
 
 /// What a lookup saw.
 pub(super) enum Seen {
@@ -28,6 +30,26 @@ impl VaultMinter {
     pub(super) async fn renew(&self, lease: &str, seconds: i64) -> Result<Envelope, Fault> {
         let body = json!({ "lease_id": lease, "increment": seconds });
         self.call(Connection::Kept, Call::post("sys/leases/renew", body)).await
+    }
+
+    /// Sets what a lease has left so that it ends at `until`; Vault gives less where the role's own bound
+    /// is near, and that is the answer.
+    pub(super) async fn extend(
+        &self,
+        lease: &str,
+        until: Timestamp,
+    ) -> Result<Timestamp, MintError> {
+        let seconds = until.since(self.clock.now()) / 1000;
+        if seconds <= 0 {
+            return Err(MintError::refused("too_late", "its time is over already", ""));
+        }
+        let answer = self.renew(lease, seconds).await.map_err(Fault::into_mint_error)?;
+        let left = answer.lease_duration;
+        if left > seconds {
+            return Err(wider(format!("it lasts {left} s, {seconds} s were asked for")));
+        }
+        let ends = self.clock.now().plus_seconds(left).min(until).whole_second();
+        Ok(ends)
     }
 
     /// Revokes and waits: without `sync`, Vault answers well before it has done anything. That the

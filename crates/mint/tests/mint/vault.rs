@@ -346,6 +346,51 @@ async fn inv_05_a_lease_of_another_length_is_set_and_looked_up() {
     }
 }
 
+/// Made for a step, and extended to a moment: never beyond it, and to what Vault says where that is less.
+#[tokio::test]
+async fn inv_05_a_lease_made_in_steps_is_extended_to_what_was_asked_and_no_longer() {
+    let vault = Vault::start().await;
+    let (mut scope, params) = asked_for("sales");
+    scope.template.insert("step_s".into(), 60.into());
+    let minter = vault.minter();
+    assert_eq!((minter.faults(&scope), minter.step_s(&scope)), (Vec::new(), Some(60)));
+    let grant = danger_grant(&scope, &params, &["bob"], TTL, now()).unwrap();
+    let minted = minter.mint(grant, now()).await.unwrap();
+    assert_eq!(minted.expires_at, now().plus_seconds(60).whole_second());
+    assert_eq!(vault.state.lock().unwrap().leases[LEASE], 60);
+
+    let until = now().plus_seconds(120).whole_second();
+    // Vault counts whole seconds from its own moment: rather one less than one too many.
+    assert_eq!(minter.renew(&lease(LEASE), until).await, Ok(until.plus_seconds(-1)));
+    assert_eq!(vault.calls("/v1/sys/leases/renew").last().unwrap()["increment"], 119);
+    let path = "/v1/sys/leases/renew";
+    let answered = |left: i64| Say::Json(200, json!({ "lease_id": LEASE, "lease_duration": left }));
+    vault.tell(path, answered(90));
+    let less = minter.renew(&lease(LEASE), until).await;
+    assert_eq!(less, Ok(now().plus_seconds(90).whole_second()), "the role's own bound is near");
+    vault.tell(path, answered(121));
+    let wider = minter.renew(&lease(LEASE), until).await;
+    assert_eq!(wider.map_err(|e| e.code()), Err("backend_wider"));
+    vault.tell(path, Say::Drop);
+    let lost = minter.renew(&lease(LEASE), until).await;
+    assert_eq!(lost.map_err(|e| e.code()), Err("outcome_unknown"));
+    let gone = Say::Json(400, json!({ "errors": ["lease not found"] }));
+    vault.tell(path, gone);
+    let gone = minter.renew(&lease(LEASE), until).await;
+    assert_eq!(gone.map_err(|e| e.code()), Err("backend_refused"));
+    // A step that is none, and a backend that extends nothing.
+    for (step, fault) in
+        [(json!(5), "6 to"), (json!("1m"), "invalid type"), (json!(50_000), "6 to")]
+    {
+        scope.template.insert("step_s".into(), step);
+        assert!(minter.faults(&scope).iter().any(|f| f.contains(fault)), "{fault}");
+    }
+    let token = vault.engine(Engine::Token, false);
+    assert_eq!(token.step_s(&scope), None);
+    let refused = token.renew(&lease(LEASE), until).await;
+    assert_eq!(refused.map_err(|e| e.code()), Err("not_renewable"));
+}
+
 #[tokio::test]
 async fn inv_05_what_is_wider_is_revoked_and_refused() {
     let renewed = |left: i64| Say::Json(200, json!({ "lease_id": LEASE, "lease_duration": left }));

@@ -7,8 +7,9 @@ use http::request::Parts;
 use crate::Sidecar;
 use crate::ask::{Ask, malformed};
 use crate::fetch::Answer;
-use crate::lease::Lease;
+use crate::lease::{Lease, Renewal};
 use crate::process::Caller;
+use crate::renew::is_due;
 
 use super::reply::{Reply, ended, pending, problem, secret};
 use super::while_consistent;
@@ -48,6 +49,10 @@ pub(super) async fn post(
         Err(refusal) => return problem(sidecar, &refusal),
     };
     if let Some(lease) = sidecar.lease_for(&ask) {
+        sidecar.metrics.from_memory.add(1);
+        return granted(sidecar, &ask, &lease, raw);
+    }
+    if let Some(lease) = sidecar.extended_for(&ask).await {
         sidecar.metrics.from_memory.add(1);
         return granted(sidecar, &ask, &lease, raw);
     }
@@ -127,6 +132,20 @@ impl Sidecar {
             self.consider_renewal(&lease, now);
         }
         Some(lease)
+    }
+
+    /// The credential in memory that answers an ask without a key once it is extended: one that is made in
+    /// steps, and whose present step nears its end.
+    pub(super) async fn extended_for(self: &Arc<Self>, ask: &Ask) -> Option<Arc<Lease>> {
+        let lease = self.lease_to_the_end(ask).filter(|lease| lease.can_extend())?;
+        let now = self.now();
+        lease.touch(now);
+        if let Some(was) = lease.renewal_if(|it| is_due(it, now), Renewal::Asking) {
+            // It goes on when the client hangs up.
+            tokio::spawn(Arc::clone(self).renew(lease, was)).await.ok()?;
+        }
+        let now = self.now();
+        self.lease_to_the_end(ask).filter(|lease| lease.has_good_life(now) || lease.can_extend())
     }
 
     /// The credential in memory that answers an ask without a key, however little life it has left.

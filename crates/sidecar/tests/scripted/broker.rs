@@ -101,6 +101,10 @@ pub struct Script {
     pub seen_serials: Vec<String>,
     pub log: Log,
     pub life_s: i64,
+    /// Credentials are made in steps of `life_s` and can be extended for so long in all; 0: they cannot.
+    pub extends_s: i64,
+    pub extended: Vec<String>,
+    pub refuses_to_extend: bool,
     pub delay: Duration,
     pub certificate_life_s: i64,
     pub scopes: Vec<serde_json::Value>,
@@ -153,6 +157,9 @@ impl Scripted {
             seen_serials: vec![],
             log: Log(vec![b"opened".to_vec()]),
             life_s: 900,
+            extends_s: 0,
+            extended: vec![],
+            refuses_to_extend: false,
             delay: Duration::ZERO,
             certificate_life_s: 3600,
             scopes: vec![
@@ -368,6 +375,10 @@ impl Service {
             people: scope.contains("export"),
             params_jcs: script.params.get(id).cloned().unwrap_or_else(|| b"{}".to_vec()),
             revocable: true,
+            extends_until_ms: match script.extends_s {
+                0 => 0,
+                seconds => now.plus_seconds(seconds).millis(),
+            },
             ..Granted::default()
         }
     }
@@ -496,6 +507,21 @@ impl Broker for Service {
             Some(_) => refuse(409, "not_granted"),
             None => refuse(404, "unknown_request"),
         }
+    }
+
+    /// Extends by the script's life, or refuses.
+    async fn extend(
+        &self,
+        request: Request<ExtendRequest>,
+    ) -> Result<Response<ExtendReply>, Status> {
+        let id = request.into_inner().request_id;
+        let mut script = self.script();
+        script.extended.push(id);
+        if script.refuses_to_extend {
+            return refuse(502, "not_extended");
+        }
+        let expires_at = self.clock.now().plus_seconds(script.life_s);
+        Ok(Response::new(ExtendReply { expires_at_ms: expires_at.millis() }))
     }
 
     async fn scopes(&self, _: Request<ScopesRequest>) -> Result<Response<ScopesReply>, Status> {

@@ -1,9 +1,9 @@
 //! How SQLite walks the tables for lists: what is open and what lives costs as much as is shown, not
 //! as much as ever was.
 
-use grantwright_domain::{AgentId, Timestamp};
+use grantwright_domain::{AgentId, Phase, Timestamp};
 
-use super::{LeaseFilter, RequestFilter, count_open, leases, list, open_by_agent};
+use super::{LeaseFilter, RequestFilter, count_open, due, leases, list, open_by_agent};
 use crate::db::sqlite::Sqlite;
 use crate::db::{Db, DbError, Found, Mode, Needs, Row, Rows, Value};
 use crate::head::HeadRow;
@@ -83,5 +83,48 @@ fn what_is_open_or_lives_is_found_by_its_own_index_and_in_its_order() {
     for (plan, index) in told.plans.iter().zip(indexes) {
         assert!(plan.contains(&format!("INDEX {index}")), "{index}: {plan}");
         assert!(!plan.contains("TEMP B-TREE"), "sorted: {plan}");
+    }
+}
+
+/// What asks for the few that are open, live or ended early never walks all requests, nor all of one
+/// agent, whatever else it asks for.
+#[test]
+fn what_is_few_is_never_looked_for_in_the_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Sqlite::open_writer(&dir.path().join("store.db")).unwrap();
+    let mut told = Told { db, plans: Vec::new() };
+    let bot = || Some(AgentId::parse("bot").unwrap());
+    let at = Some(Timestamp::from_millis(7));
+    for (agent, before) in [(None, None), (bot(), None), (None, Some(7)), (bot(), Some(7))] {
+        let page = LeaseFilter { agent: agent.clone(), before, ..LeaseFilter::default() };
+        for filter in [
+            LeaseFilter { live: true, ..page.clone() },
+            LeaseFilter { live: true, soonest_after: at, ..page.clone() },
+            LeaseFilter { ended_early: at, ..page },
+        ] {
+            leases(&mut told, &filter).unwrap();
+        }
+        let page = RequestFilter { agent, before, ..RequestFilter::default() };
+        for filter in [
+            RequestFilter { open: true, ..page.clone() },
+            RequestFilter { open: true, soonest: true, ..page.clone() },
+            RequestFilter { phase: Some(Phase::Pending), ..page },
+        ] {
+            list(&mut told, &filter).unwrap();
+        }
+    }
+    due(&mut told, Timestamp::default(), 10, Some((Timestamp::default(), 7))).unwrap();
+    let small = ["live", "due", "ended", "identity", "open_due", "open_agent"];
+    let is_small = |plan: &str| {
+        small.iter().any(|name| {
+            let index = format!("requests USING INDEX requests_{name}");
+            plan.split("; ").any(|step| {
+                step.split_once(&index).is_some_and(|(_, rest)| !rest.starts_with(|c| c != ' '))
+            })
+        })
+    };
+    assert_eq!(told.plans.len(), 25);
+    for plan in &told.plans {
+        assert!(is_small(plan), "{plan}");
     }
 }

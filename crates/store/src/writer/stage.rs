@@ -188,9 +188,11 @@ impl<'a> Stage<'a> {
         let first = at.map_or(size, |at| at.first);
         let version = state.version;
         let pending = state.phase.is_open() || state.phase == Phase::Intended;
-        if pending || at.is_some() {
-            let row = OpenRow { first, version, last: state.last_index, identity };
-            self.memory.open.set(self.macs, &id, pending.then_some(row));
+        let lease_of = lives(&state).then(|| state.terms.agent.clone());
+        let kept = pending || lease_of.is_some();
+        if kept || at.is_some() {
+            let row = OpenRow { first, version, last: state.last_index, identity, lease_of };
+            self.memory.open.set(self.macs, &id, kept.then_some(row));
         }
         for leaf in &leaves {
             if let Event::Issued(e) = &leaf.event {
@@ -283,8 +285,9 @@ impl<'a> Stage<'a> {
     ) -> Result<RowAt, StoreError> {
         let present = match self.memory.open.row(id) {
             Some(open) => Some(RowAt { first: open.first, version: open.version, last: open.last }),
-            // Whatever a row says: what is not in the set has had its outcome.
+            // Whatever a row says: what is not in the set has had its outcome, and its lease its end.
             None if state.phase.is_open() || state.phase == Phase::Intended => None,
+            None if lives(state) => None,
             None if self.touched.contains(id) => None,
             None => row,
         };
@@ -396,6 +399,12 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// The request's lease has not ended.
+fn lives(state: &RequestState) -> bool {
+    let ended = |l: &Lease| matches!(l.state, LeaseState::Revoked | LeaseState::Expired);
+    state.lease.as_ref().is_some_and(|l| !ended(l))
+}
+
 fn request_row(
     state: &RequestState,
     first: u64,
@@ -404,10 +413,7 @@ fn request_row(
     indexes: std::ops::Range<u64>,
 ) -> RequestRow {
     let terms = &state.terms;
-    let live = state
-        .lease
-        .as_ref()
-        .filter(|l| matches!(l.state, LeaseState::Live | LeaseState::Withdrawn));
+    let live = state.lease.as_ref().filter(|_| lives(state));
     let due = match state.phase {
         phase if phase.is_open() => Some(state.expires_at()),
         _ => live.map(|l| l.expires_at),

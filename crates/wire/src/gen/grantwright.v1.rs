@@ -148,6 +148,17 @@ pub struct ReleaseReply {
     pub ended: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExtendRequest {
+    #[prost(string, tag = "1")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExtendReply {
+    /// When it ends now.
+    #[prost(int64, tag = "1")]
+    pub expires_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Outcome {
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
@@ -186,6 +197,9 @@ pub struct Granted {
     pub params_jcs: ::prost::alloc::vec::Vec<u8>,
     #[prost(bool, tag = "9")]
     pub revocable: bool,
+    /// Made in steps: until when `Extend` can extend it at most; 0: not at all.
+    #[prost(int64, tag = "10")]
+    pub extends_until_ms: i64,
     #[prost(oneof = "granted::Delivery", tags = "3, 4")]
     pub delivery: ::core::option::Option<granted::Delivery>,
 }
@@ -856,6 +870,28 @@ pub mod broker_client {
                 .insert(GrpcMethod::new("grantwright.v1.Broker", "Release"));
             self.inner.unary(req, path, codec).await
         }
+        /// Extends a credential that is made in steps, in place and within its approved lifetime.
+        pub async fn extend(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExtendRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExtendReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/grantwright.v1.Broker/Extend",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("grantwright.v1.Broker", "Extend"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn scopes(
             &mut self,
             request: impl tonic::IntoRequest<super::ScopesRequest>,
@@ -1036,6 +1072,11 @@ pub mod broker_server {
             &self,
             request: tonic::Request<super::ReleaseRequest>,
         ) -> std::result::Result<tonic::Response<super::ReleaseReply>, tonic::Status>;
+        /// Extends a credential that is made in steps, in place and within its approved lifetime.
+        async fn extend(
+            &self,
+            request: tonic::Request<super::ExtendRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExtendReply>, tonic::Status>;
         async fn scopes(
             &self,
             request: tonic::Request<super::ScopesRequest>,
@@ -1398,6 +1439,49 @@ pub mod broker_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/grantwright.v1.Broker/Extend" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExtendSvc<T: Broker>(pub Arc<T>);
+                    impl<T: Broker> tonic::server::UnaryService<super::ExtendRequest>
+                    for ExtendSvc<T> {
+                        type Response = super::ExtendReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExtendRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Broker>::extend(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExtendSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

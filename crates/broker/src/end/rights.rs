@@ -1,0 +1,269 @@
+//! Live leases end when the right they rest on does: the agent or its sidecar is revoked, its scope is
+//! gone, its model lapsed from the register, or policy as it now is would refuse it or ask more people.
+//!
+//! Looked at whenever what decides changes, for whom it changed; for everybody at the start, so that a
+//! broker that stopped in the middle leaves none, and each half hour, since rules and their times end too.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use grantwright_domain::request::{LeaseState, Rights};
+use grantwright_domain::{
+    AgentId, Authority, Event, RequestId, RequestState, Timestamp, VerdictKind,
+};
+use grantwright_policy::attributes;
+use grantwright_wire::Refusal;
+
+use super::{RETRIES, each, end_lease_for};
+use crate::core::Broker;
+use crate::error::of_store;
+use crate::issue::decide;
+
+const LOOK: Duration = Duration::from_millis(500);
+/// Rules with an end and hours of the day: looked at by this, in milliseconds.
+const ROUND_MS: i64 = 1_800_000;
+
+/// What was in force at the last look.
+#[derive(Default)]
+pub struct Seen(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    seen: Option<(Arc<Authority>, Timestamp)>,
+    /// Some could not be looked at: not tried again before.
+    not_before: Option<Timestamp>,
+}
+
+/// Pause after a look that could not be done for all, in milliseconds.
+const PAUSE_MS: i64 = 30_000;
+
+/// Whose live leases are to be looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Whose {
+    Everybody,
+    These(BTreeSet<AgentId>),
+}
+
+/// Looks again and again, until the process ends.
+pub async fn watch(broker: Arc<Broker>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if broker.consistent().is_err() {
+            continue;
+        }
+        // While policy is being replaced nothing is decided; the next look sees the new one.
+        if let Err(refusal) = look(&broker).await
+            && refusal.code != "policy_changing"
+        {
+            tracing::warn!(code = refusal.code, "live leases wait to be looked at again");
+        }
+    }
+}
+
+/// Looks once; says how many leases were ended.
+///
+/// # Errors
+/// When the store cannot be read, or policy is being replaced; the next look sees the same again.
+pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
+    if !broker.config.guards.end_with_rights {
+        return Ok(0);
+    }
+    let (authority, now) = (broker.authority(), broker.now());
+    let whose = {
+        let inner = broker.rights.lock();
+        if inner.not_before.is_some_and(|at| now < at) {
+            return Ok(0);
+        }
+        whose(inner.seen.as_ref(), &authority, now)
+    };
+    let (mut ended, mut failed) = (0, 0);
+    if whose != Whose::These(BTreeSet::new()) {
+        if authority.policy_set.is_some() {
+            decide::in_force(broker, &authority)?;
+        }
+        let agents: Vec<Option<AgentId>> = match whose {
+            Whose::Everybody => vec![None],
+            Whose::These(agents) => agents.into_iter().map(Some).collect(),
+        };
+        for agent in agents {
+            let done = all_of(broker, agent.as_ref()).await?;
+            (ended, failed) = (ended + done.0, failed + done.1);
+        }
+    }
+    let mut inner = broker.rights.lock();
+    inner.not_before = (failed > 0).then(|| now.plus_millis(PAUSE_MS));
+    if failed == 0 {
+        inner.seen = Some((authority, now));
+    }
+    Ok(ended)
+}
+
+impl Seen {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn whose(seen: Option<&(Arc<Authority>, Timestamp)>, now: &Authority, at: Timestamp) -> Whose {
+    let Some((was, then)) = seen else { return Whose::Everybody };
+    let round = |t: Timestamp| t.millis().div_euclid(ROUND_MS);
+    if was.policy_set != now.policy_set || was.scopes != now.scopes || round(*then) != round(at) {
+        return Whose::Everybody;
+    }
+    let mut changed = BTreeSet::new();
+    for agent in now.agents.keys() {
+        // What policy knows of an agent: empty once it is revoked, and whether its model is qualified.
+        if attributes(was, agent, *then) != attributes(now, agent, at) {
+            changed.insert(agent.clone());
+        }
+    }
+    for (id, instance) in &now.instances {
+        if instance.revoked && was.instances.get(id).is_some_and(|i| !i.revoked) {
+            changed.insert(instance.agent.clone());
+        }
+    }
+    Whose::These(changed)
+}
+
+/// Looks at the live leases of one agent, or of all: how many were ended, how many could not be looked at.
+async fn all_of(broker: &Arc<Broker>, agent: Option<&AgentId>) -> Result<(u64, u64), Refusal> {
+    let ended = Arc::new(AtomicU64::new(0));
+    let (mut failed, mut after) = (0, None::<RequestId>);
+    loop {
+        let page = broker.store.live(agent, after.as_ref()).await.map_err(of_store)?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        let ended = Arc::clone(&ended);
+        let look = move |broker: Arc<Broker>, id: RequestId| {
+            let ended = Arc::clone(&ended);
+            async move {
+                let done = one(&broker, &id).await?;
+                ended.fetch_add(u64::from(done), Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        failed += each(broker, page, look).await;
+    }
+    Ok((ended.load(Ordering::Relaxed), failed))
+}
+
+/// Ends the lease of a request if its right is gone; says whether it did.
+async fn one(broker: &Broker, id: &RequestId) -> Result<bool, Refusal> {
+    for _ in 0..RETRIES {
+        let Some(loaded) = broker.store.load(id).await.map_err(of_store)? else {
+            return Err(super::hidden(id));
+        };
+        let (now, authority) = (broker.now(), broker.authority());
+        let live = loaded.state.lease.as_ref();
+        let live = live.is_some_and(|l| l.state == LeaseState::Live && l.expires_at > now);
+        if !live {
+            return Ok(false);
+        }
+        let peer = peer_of(&loaded.leaves);
+        let Some(why) = lost(broker, &authority, &loaded.state, &peer, now)? else {
+            return Ok(false);
+        };
+        tracing::warn!(request = %id, why, "the right behind a live lease is gone: it is ended");
+        match end_lease_for(broker, loaded.state, "broker", why).await {
+            Ok(_) => return Ok(true),
+            Err(refusal) if refusal.code == "changed_meanwhile" => {}
+            Err(refusal) if refusal.code == "not_live" => return Ok(false),
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Ok(false)
+}
+
+/// The address from which a request came, as its last verdict recorded it.
+pub(super) fn peer_of(leaves: &[(u64, Event)]) -> String {
+    let context = leaves.iter().rev().find_map(|(_, event)| match event {
+        Event::Decided(decided) => Some(&decided.context),
+        _ => None,
+    });
+    let peer = context.and_then(|c| c.get("peer")).and_then(serde_json::Value::as_str);
+    peer.unwrap_or_default().to_owned()
+}
+
+/// Why a granted request would not be granted now; none: it would.
+///
+/// # Errors
+/// While policy is being replaced.
+pub(super) fn lost(
+    broker: &Broker,
+    authority: &Authority,
+    state: &RequestState,
+    peer: &str,
+    at: Timestamp,
+) -> Result<Option<&'static str>, Refusal> {
+    let terms = &state.terms;
+    if authority.agents.get(&terms.agent).is_none_or(|a| a.revoked) {
+        return Ok(Some("its agent is revoked"));
+    }
+    if authority.instances.get(&terms.instance).is_none_or(|i| i.revoked) {
+        return Ok(Some("its sidecar is revoked"));
+    }
+    let Some(scope) =
+        authority.catalog.get(&terms.template).filter(|s| authority.scopes.contains_key(&s.name))
+    else {
+        return Ok(Some("its scope is no longer there"));
+    };
+    let policy = decide::in_force(broker, authority)?;
+    let (verdict, ..) = decide::evaluate(&policy, authority, state, scope, peer, at);
+    let quorum = verdict.quorum as usize;
+    Ok(match verdict.kind {
+        VerdictKind::Allow => None,
+        VerdictKind::Deny => Some("policy no longer allows it"),
+        VerdictKind::Ask => {
+            let mut asked = state.clone();
+            asked.verdict = Some(verdict);
+            // As they voted; whether their own right lasts is for `end_with_approvers`.
+            let enough = quorum > 0 && asked.standing(Rights::Past, at).len() >= quorum;
+            (!enough).then_some("policy now asks more people than approved it")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use grantwright_domain::authority::{Agent, Ownership};
+    use grantwright_domain::event::Attributes;
+    use grantwright_domain::{Digest, HumanId};
+
+    fn world() -> Authority {
+        let mut authority = Authority::default();
+        let owners = vec![Ownership { human: HumanId::parse("alice").unwrap(), until: None }];
+        let attributes =
+            Attributes { model: "m".into(), model_version: "1".into(), ..Attributes::default() };
+        for name in ["etl", "other"] {
+            let (owners, attributes) = (owners.clone(), attributes.clone());
+            let agent = Agent { owners, attributes, revoked: false };
+            authority.agents.insert(AgentId::parse(name).unwrap(), agent);
+        }
+        let until = Timestamp::from_millis(5_000);
+        authority.models.insert(("m".into(), "1".into()), until);
+        authority
+    }
+
+    #[test]
+    fn only_those_are_looked_at_for_whom_something_changed() {
+        let at = Timestamp::from_millis;
+        let was = Arc::new(world());
+        let seen = (Arc::clone(&was), at(1_000));
+        let these = |names: &[&str]| {
+            Whose::These(names.iter().map(|n| AgentId::parse(n).unwrap()).collect())
+        };
+        assert_eq!(whose(None, &was, at(1_000)), Whose::Everybody, "at the start");
+        assert_eq!(whose(Some(&seen), &was, at(2_000)), these(&[]));
+        assert_eq!(whose(Some(&seen), &was, at(6_000)), these(&["etl", "other"]), "model lapsed");
+        assert_eq!(whose(Some(&seen), &was, at(ROUND_MS)), Whose::Everybody);
+        let mut revoked = world();
+        revoked.agents.get_mut(&AgentId::parse("etl").unwrap()).unwrap().revoked = true;
+        assert_eq!(whose(Some(&seen), &revoked, at(2_000)), these(&["etl"]));
+        let mut reloaded = world();
+        reloaded.policy_set = Some(Digest([1; 32]));
+        assert_eq!(whose(Some(&seen), &reloaded, at(2_000)), Whose::Everybody);
+    }
+}

@@ -1,0 +1,277 @@
+//! How live leases go on and end: extended within D, ended with the right they rest on, and out of reach
+//! of whoever writes to the database.
+
+use std::sync::atomic::Ordering;
+
+use grantwright_domain::event::{AgentRevoked, AgentSet, Attributes, ModelSet};
+use grantwright_domain::request::LeaseState;
+use grantwright_domain::{AgentId, Event, HumanId, RequestId, RequestState};
+use grantwright_store::Transition;
+
+use super::{end_agent, end_lease, extend, queue, rights, sweep_once};
+use crate::issue::rig::{Answer, Rig, human, id_of};
+use crate::policies;
+
+async fn granted(rig: &Rig, scope: &str, dataset: &str) -> RequestId {
+    let params = format!(r#"{{"dataset":"{dataset}"}}"#);
+    let outcome = rig.issue(rig.ask(scope, &params, "")).await.expect("granted");
+    RequestId::parse(&id_of(&outcome)).unwrap()
+}
+
+async fn state(rig: &Rig, id: &RequestId) -> RequestState {
+    rig.broker.store.load(id).await.unwrap().unwrap().state
+}
+
+async fn lives(rig: &Rig, id: &RequestId) -> LeaseState {
+    state(rig, id).await.lease.expect("a lease").state
+}
+
+async fn renewed(rig: &Rig) -> usize {
+    rig.fold().await.1.iter().filter(|e| matches!(e, Event::Renewed(_))).count()
+}
+
+/// What a database writer does behind the broker's back.
+fn sql(rig: &Rig, sql: &str) {
+    let connection = rusqlite::Connection::open(rig.dir().join("store.db")).unwrap();
+    assert!(connection.execute(sql, []).unwrap() > 0, "`{sql}` changed nothing");
+}
+
+#[tokio::test]
+async fn invariant_26_a_lease_is_extended_in_steps_and_never_past_its_approved_end() {
+    let rig = Rig::new().await;
+    let id = granted(&rig, "stepped", "sales").await;
+    let begun = rig.broker.now().whole_second().millis();
+    let end = state(&rig, &id).await.lease.unwrap().issued_at.plus_seconds(900);
+    assert_eq!(state(&rig, &id).await.lease.unwrap().expires_at.millis(), begun + 60_000);
+    for step in 1.. {
+        rig.clock.advance(45_000);
+        let reply = extend::extend(&rig.broker, &rig.caller, &id).await.expect("extended");
+        let held = state(&rig, &id).await.lease.unwrap().expires_at;
+        assert_eq!(reply.expires_at_ms, held.millis());
+        assert!(held <= end, "never past the approved end");
+        assert_eq!(renewed(&rig).await, step);
+        if held == end {
+            break;
+        }
+    }
+    let before = renewed(&rig).await;
+    let again = extend::extend(&rig.broker, &rig.caller, &id).await.expect("as it is");
+    assert_eq!((again.expires_at_ms, renewed(&rig).await), (end.millis(), before));
+    assert_eq!(extend::latest(&rig.broker, &state(&rig, &id).await), None);
+    rig.clock.advance(60_000);
+    sweep_once(&rig.broker).await.expect("swept");
+    assert_eq!(lives(&rig, &id).await, LeaseState::Expired);
+    let late = extend::extend(&rig.broker, &rig.caller, &id).await.expect_err("ended");
+    assert_eq!(late.code, "not_live");
+    rig.fold().await;
+}
+
+#[tokio::test]
+async fn what_nobody_extends_ends_with_its_step() {
+    let rig = Rig::new().await;
+    let id = granted(&rig, "stepped", "sales").await;
+    rig.clock.advance(60_000);
+    sweep_once(&rig.broker).await.expect("swept");
+    assert_eq!(lives(&rig, &id).await, LeaseState::Expired);
+    // Neither another's nor what was made for its whole life is extended.
+    let other = granted(&rig, "stepped", "orders").await;
+    let mut stranger = rig.caller.clone();
+    stranger.agent = AgentId::parse("other").unwrap();
+    let refused = extend::extend(&rig.broker, &stranger, &other).await.expect_err("not theirs");
+    assert_eq!(refused.status, 404);
+    let whole = granted(&rig, "account", "sales").await;
+    let refused = extend::extend(&rig.broker, &rig.caller, &whole).await.expect_err("whole");
+    assert_eq!(refused.code, "not_renewable");
+}
+
+#[tokio::test]
+async fn the_log_never_says_less_than_the_backend_may_have_done() {
+    let rig = Rig::new().await;
+    for (answer, leaves, moved) in
+        [(Answer::Refuse, 2, false), (Answer::Lose, 1, true), (Answer::Good, 1, true)]
+    {
+        let id = granted(&rig, "stepped", &format!("{answer:?}").to_lowercase()).await;
+        let (before, count) = (state(&rig, &id).await.lease.unwrap(), renewed(&rig).await);
+        rig.clock.advance(30_000);
+        rig.backend.answers.lock().unwrap().push(answer);
+        let reply = extend::extend(&rig.broker, &rig.caller, &id).await;
+        assert_eq!(reply.is_ok(), answer == Answer::Good, "{reply:?}");
+        let after = state(&rig, &id).await.lease.unwrap();
+        assert_eq!(after.expires_at > before.expires_at, moved, "{answer:?}");
+        assert_eq!((after.state, renewed(&rig).await), (LeaseState::Live, count + leaves));
+    }
+    // A backend that gave more than it was asked for is not believed: the credential ends.
+    let id = granted(&rig, "stepped", "wider").await;
+    rig.clock.advance(30_000);
+    rig.backend.answers.lock().unwrap().push(Answer::Wider);
+    extend::extend(&rig.broker, &rig.caller, &id).await.expect_err("wider");
+    assert_eq!(lives(&rig, &id).await, LeaseState::Revoked);
+    rig.fold().await;
+}
+
+#[tokio::test]
+async fn invariant_11_an_extension_is_decided_by_the_rights_of_its_moment() {
+    let rig = Rig::new().await;
+    let id = granted(&rig, "stepped", "sales").await;
+    rig.load_policy("forbid (principal, action, resource == Scope::\"stepped\");\n").await;
+    rig.clock.advance(30_000);
+    let refused = extend::extend(&rig.broker, &rig.caller, &id).await.expect_err("denied");
+    assert_eq!(refused.code, "denied");
+    assert_eq!((lives(&rig, &id).await, renewed(&rig).await), (LeaseState::Revoked, 0));
+}
+
+#[tokio::test]
+async fn invariant_11_live_leases_end_when_policy_or_scope_no_longer_allow_them() {
+    let rig = Rig::new().await;
+    let ids = [granted(&rig, "account", "sales").await, granted(&rig, "account", "orders").await];
+    let read = granted(&rig, "stepped", "sales").await;
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 0, "everybody at the start");
+    rig.load_policy("").await;
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 0, "the same policy");
+    // One dataset is forbidden now: the other's lease goes on.
+    rig.load_policy(
+        "forbid (principal, action == Action::\"issue\", resource == Scope::\"account\")\n\
+         when { context.params has dataset && context.params.dataset == \"sales\" };\n",
+    )
+    .await;
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 1);
+    assert_eq!(lives(&rig, &ids[0]).await, LeaseState::Revoked);
+    assert_eq!(lives(&rig, &ids[1]).await, LeaseState::Live);
+    let effect = state(&rig, &ids[0]).await.lease.unwrap().effect;
+    assert!(effect.contains("policy no longer allows it"), "{effect}");
+    // A scope that is gone.
+    let mut sources = crate::issue::rig::sources("");
+    for text in sources.scopes.values_mut().chain(sources.policies.values_mut()) {
+        *text = text.replace("\"account\"", "\"renamed\"");
+    }
+    let set = policies::check(&rig.broker, &sources).unwrap();
+    policies::load(&rig.broker, &human("olivia"), set).await.unwrap();
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 1);
+    assert_eq!(lives(&rig, &ids[1]).await, LeaseState::Revoked);
+    assert_eq!(lives(&rig, &read).await, LeaseState::Live);
+    rig.fold().await;
+}
+
+fn agent_with_model(rig: &Rig, by: &HumanId) -> Event {
+    let attributes =
+        Attributes { model: "m".into(), model_version: "1".into(), ..Attributes::default() };
+    Event::AgentSet(AgentSet {
+        at: rig.broker.now(),
+        by: by.clone(),
+        agent: rig.caller.agent.clone(),
+        owner: human("alice"),
+        attributes,
+    })
+}
+
+#[tokio::test]
+async fn invariant_24_live_leases_end_when_the_model_lapses_and_when_a_revocation_was_cut_short() {
+    let mut rig = Rig::new().await;
+    let olivia = human("olivia");
+    let qualified = Event::ModelSet(ModelSet {
+        at: rig.broker.now(),
+        by: olivia.clone(),
+        model: "m".into(),
+        model_version: "1".into(),
+        until: Some(rig.broker.now().plus_millis(100_000)),
+    });
+    let events = vec![qualified, agent_with_model(&rig, &olivia)];
+    rig.broker.commit(Transition::authority(events)).await.unwrap();
+    rig.load_policy(
+        "forbid (principal, action == Action::\"issue\", resource == Scope::\"account\")\n\
+         unless { principal.qualified };\n",
+    )
+    .await;
+    let id = granted(&rig, "account", "sales").await;
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 0);
+    rig.clock.advance(100_001);
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 1, "no leaf said so: time did");
+    assert_eq!(lives(&rig, &id).await, LeaseState::Revoked);
+    // The leaf is durable, and the broker stops before it ended anything.
+    let id = granted(&rig, "stepped", "sales").await;
+    let revoked = Event::AgentRevoked(AgentRevoked {
+        at: rig.broker.now(),
+        by: olivia,
+        agent: rig.caller.agent.clone(),
+    });
+    rig.broker.commit(Transition::authority(vec![revoked])).await.unwrap();
+    rig.crash().await;
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 1);
+    assert_eq!(lives(&rig, &id).await, LeaseState::Revoked);
+    rig.fold().await;
+}
+
+#[tokio::test]
+async fn a_revocation_reaches_leases_whose_rows_somebody_hid() {
+    let rig = Rig::new().await;
+    let agent = rig.caller.agent.clone();
+    let hidden = granted(&rig, "account", "sales").await;
+    sql(
+        &rig,
+        "UPDATE requests SET lease_state = 'expired', due_ms = NULL, agent = 'other' \
+         WHERE lease_id IS NOT NULL",
+    );
+    let done = end_agent(&rig.broker, &agent, None, "olivia").await.expect("ended");
+    assert_eq!(done.leases.len(), 1, "the row hides nothing");
+    assert_eq!(lives(&rig, &hidden).await, LeaseState::Revoked);
+    // A row that is gone cannot be ended here: that is said, and the others end all the same.
+    let gone = granted(&rig, "account", "orders").await;
+    let kept = granted(&rig, "account", "people").await;
+    sql(&rig, &format!("DELETE FROM requests WHERE id = '{gone}'"));
+    let refused = end_agent(&rig.broker, &agent, None, "olivia").await.expect_err("said");
+    assert_eq!(refused.code, "store_tampered");
+    assert_eq!(lives(&rig, &kept).await, LeaseState::Revoked);
+}
+
+#[tokio::test]
+async fn invariant_28_a_malformed_row_keeps_nobody_from_its_end() {
+    let rig = Rig::new().await;
+    let id = granted(&rig, "read", "sales").await;
+    let broken = granted(&rig, "read", "orders").await;
+    // More than a page of rows that are none, each due before all others.
+    for n in 0..600 {
+        sql(
+            &rig,
+            &format!(
+                "INSERT INTO requests (first_index, id, agent, instance, scope, phase, version, \
+                 last_index, leaf_list, created_ms, due_ms, lease_id, lease_state, \
+                 lease_expires_ms, revocable) VALUES ({}, 'no id {n}', 'etl', 'i', 's', 'granted', \
+                 1, 1, 'x', 1, 1, 'no id', 'live', 1, 1)",
+                1_000_000 + n
+            ),
+        );
+    }
+    // And one of ours whose leaves are not told.
+    sql(&rig, &format!("UPDATE requests SET leaf_list = ',x' WHERE id = '{broken}'"));
+    rig.clock.advance(900_001);
+    sweep_once(&rig.broker).await.expect("swept");
+    assert_eq!(lives(&rig, &id).await, LeaseState::Expired);
+    assert!(rig.broker.counts.faulty.load(Ordering::Relaxed) > 600, "counted");
+}
+
+#[tokio::test]
+async fn an_undone_revocation_outlives_the_broker_and_its_age_is_told() {
+    let mut rig = Rig::new().await;
+    let id = granted(&rig, "account", "sales").await;
+    rig.backend.stubborn.store(u64::MAX, Ordering::SeqCst);
+    let ended = end_lease(&rig.broker, state(&rig, &id).await, "olivia").await.expect("tried");
+    assert!(!ended.ended);
+    for hour in 1..5 {
+        // Away for hours, over restarts: within its lifetime no attempt is the last.
+        rig.clock.advance(100_000);
+        queue::work_once(&rig.broker).await;
+        assert_eq!(
+            rig.broker.ending.waiting(rig.broker.now()),
+            (1, hour * 100_000),
+            "attempt {hour}"
+        );
+        rig.crash().await;
+        queue::restore(&rig.broker).await.expect("read");
+    }
+    rig.backend.stubborn.store(0, Ordering::SeqCst);
+    rig.clock.advance(100_000);
+    queue::work_once(&rig.broker).await;
+    assert_eq!(rig.broker.ending.waiting(rig.broker.now()), (0, 0));
+    assert_eq!(lives(&rig, &id).await, LeaseState::Revoked);
+    rig.fold().await;
+}

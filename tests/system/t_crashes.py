@@ -1,6 +1,6 @@
 """Killed with SIGKILL between the intent and the outcome, before the backend heard and after it answered: one
-test for each backend, made from a table. Vault's database engine and PostgreSQL, which find and end what was
-made, have theirs in t_vault and t_postgres."""
+test for each backend, made from a table. Vault's database engine, its authorities and PostgreSQL have theirs in
+t_vault, t_authorities and t_postgres."""
 
 import sys
 import threading
@@ -17,14 +17,12 @@ BACKENDS = {
     "sts": ({"what": "reader"}, b"Action=AssumeRole"),
     "vault-aws": ({"what": "reader"}, b"/v1/aws/sts/"),
     "vault-identity": ({"what": "short"}, b"/v1/identity/oidc/token/"),
-    "vault-token": ({"what": "sales"}, b"/v1/auth/token/create"),
 }
 TEMPLATES = {
     "sts": f'role_arn = "{ROLE}"\n[[scope.template.policy]]\nactions = ["s3:GetObject"]\n'
            'resources = ["arn:aws:s3:::demo/${what}/*"]',
     "vault-aws": 'mount = "aws"\nrole = "${what}"',
     "vault-identity": 'mount = "identity"\nrole = "${what}"',
-    "vault-token": 'policies = ["read-${what}"]\nrole = "grantwright"',
 }
 # A built-in issuer calls nobody: intent and outcome are one commit.
 BUILT_IN = """
@@ -75,9 +73,6 @@ def setUpModule():
     moto = Process([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
     until("moto", 60, lambda: _up(port), 0.1)
     vault = Vault(ROOT, scratch("vault"))
-    vault.call("PUT", "sys/policies/acl/read-sales", {"policy": 'path "kv/data/sales" { capabilities = ["read"] }'})
-    vault.call("POST", "auth/token/roles/grantwright", {
-        "allowed_policies_glob": ["read-*"], "orphan": False, "renewable": False})
     endpoint = f"http://127.0.0.1:{port}"
     vault.call("POST", "sys/mounts/aws", {"type": "aws"})
     vault.call("POST", "aws/config/root", {
@@ -89,8 +84,6 @@ def setUpModule():
     vault.call("POST", "sys/auth/approle", {"type": "approle"})
     vault.call("PUT", "sys/policies/acl/broker", {"policy": "".join(
         f'path "{path}" {{ capabilities = ["{may}"] }}\n' for path, may in (
-            ("auth/token/create/grantwright", "update"), ("auth/token/roles/grantwright", "read"),
-            ("auth/token/revoke-accessor", "update"), ("auth/token/lookup-accessor", "update"),
             ("aws/roles/*", "read"), ("aws/sts/*", "update"),
             ("identity/oidc/role/*", "read"), ("identity/oidc/token/*", "read")))})
     # Identity tokens are of an entity, which a login has.
@@ -120,30 +113,10 @@ def tearDownModule():
             part()
 
 
-def quietly(work):
-    def run():
-        try:
-            work()
-        except OSError:
-            pass
-    threading.Thread(target=run, daemon=True).start()
-
-
 class Crash(unittest.TestCase):
     def killed(self, name, when):
         params, marker = BACKENDS[name]
-        request = stand.approved(f"c.{name}", params)
-        proxies[name].stop(when, marker)
-        quietly(lambda: stand.doors.get(request, wait="20s", timeout=60))
-        self.assertTrue(proxies[name].met.wait(30), "the mint was never tried")
-        self.assertEqual(stand.kinds(request)[-1], "intended")
-        stand.kill()
-        stand.start()
-        until("its outcome is told", 30, lambda: stand.kinds(request)[-1] == "unknown", 0.2)
-        reply = stand.doors.get(request, wait="20s")
-        self.assertEqual(reply.json.get("state"), "unknown", reply)
-        # Spent, and said so: it is never minted by asking again.
-        self.assertEqual(stand.kinds(request).count("intended"), 1)
+        request = stand.killed(proxies[name], when, marker, f"c.{name}", params)
         self.assertNotIn("issued", stand.kinds(request))
         stand.granted(f"c.{name}", params)
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from harness import call
 from own import Own
 
+# More than the calls a person has in two seconds, and than a page of a sweep.
 MANY = 600
 SECRET = "0123456789abcdef0123456789abcdef"
 MORE = """
@@ -66,6 +67,37 @@ def live():
 
 
 class Kill(unittest.TestCase):
+    def test_24_0_every_choice_shows_and_ends_exactly_its_own(self):
+        made = [own.granted("k.read", {"dataset": f"c-{n}"}, task=f"task {n % 2}") for n in range(6)]
+        tokens = [reply["credential"]["token"] for reply in made]
+
+        def choose(words, wanted):
+            """What is shown, then ended; and nothing else is."""
+            before = [active(token) for token in tokens]
+            ids = {made[n]["lease_id"] for n in wanted}
+            planned = own.revoke(*words, "--dry-run")
+            self.assertEqual({lease["lease_id"] for lease in planned["leases"]}, ids, words)
+            self.assertEqual(planned["revocable"], len(ids))
+            self.assertEqual([active(token) for token in tokens], before, "a dry run ended it")
+            done = own.revoke(*words)
+            self.assertEqual({row["lease_id"] for row in done["ended"]}, ids, words)
+            self.assertEqual((done["not_ended"], done["refused"]), ([], []))
+            for row in done["ended"]:
+                self.assertIn("inactive", row["effect"])
+                self.assertGreaterEqual(row["ms"], 0)
+            self.assertEqual([active(token) for token in tokens],
+                             [was and n not in wanted for n, was in enumerate(before)], words)
+        choose(["--request", made[0]["request_id"]], {0})
+        choose(["--task", "task 1", "--agent", "demo-agent"], {1, 3, 5})
+        self.assertEqual(own.revoke("--task", "another")["ended"], [])
+        self.assertEqual(own.revoke("--owner", "bob")["ended"], [])
+        choose(["--owner", "alice", "--scope", "k.read"], {2, 4})
+        made = [own.granted("k.read", {"dataset": "c-9"}) for _ in range(2)]
+        tokens = [reply["credential"]["token"] for reply in made]
+        lease = own.revoke(made[0]["lease_id"])
+        self.assertTrue(lease["ended"], lease)
+        choose(["--all"], {1})
+
     def test_24_1_all_leases_of_an_agent_are_ended_with_progress(self):
         tokens = filled(MANY)
         self.assertTrue(all(map(active, tokens[::100])))

@@ -65,7 +65,7 @@ pub struct Broker {
     pub doors: Rates,
     /// Open streams, by instance.
     pub streams: Mutex<HashMap<InstanceId, u32>>,
-    /// Requests whose intent is being made durable or whose backend is being called by this process.
+    /// Requests whose intent is being made durable, or whose backend is being called, by this process.
     pub minting: Mutex<HashSet<RequestId>>,
     /// One park at a time per agent, so that its bound of open requests holds.
     pub parking: Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>,
@@ -193,6 +193,8 @@ pub struct Counts {
     pub refused: AtomicU64,
     /// Credentials extended in place.
     pub renewed: AtomicU64,
+    /// Live leases that ended with the right they rested on.
+    pub ended_with_rights: AtomicU64,
     /// What was due and could not be ended.
     pub faulty: AtomicU64,
 }
@@ -369,6 +371,13 @@ impl Broker {
     pub fn minting(&self, id: &RequestId) -> Minting<'_> {
         self.minting.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
         Minting { broker: self, id: id.clone() }
+    }
+
+    /// As [`Broker::minting`], unless something is under way for this request.
+    #[must_use]
+    pub fn minting_alone(&self, id: &RequestId) -> Option<Minting<'_>> {
+        let mut minting = self.minting.lock().unwrap_or_else(PoisonError::into_inner);
+        minting.insert(id.clone()).then(|| Minting { broker: self, id: id.clone() })
     }
 
     /// A place among the instance's streams.

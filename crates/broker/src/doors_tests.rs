@@ -147,7 +147,9 @@ impl Served {
                 client.answer(AnswerRequest { request_id, text: "x".into() }).await.map(drop)
             }
             "Cancel" => client.cancel(CancelRequest { request_id }).await.map(drop),
-            "Extend" => client.extend(ExtendRequest { request_id }).await.map(drop),
+            "Extend" => {
+                client.extend(ExtendRequest { request_id, held_until_ms: 0 }).await.map(drop)
+            }
             "Release" => client
                 .release(ReleaseRequest { request_id, ..ReleaseRequest::default() })
                 .await

@@ -31,15 +31,16 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// Longest look for what an unrecorded mint made.
 const UNDO: Duration = Duration::from_secs(5);
 /// How often a step is tried again when others change the same request.
-const RETRIES: usize = 8;
+pub(crate) const RETRIES: usize = 8;
 /// Side rows that ended go every so many sweeps; nobody sees them before.
 const SIDE_ROUNDS: u64 = 60;
-/// Most of each kind on one page of a sweep, and most pages: what is left waits for the next sweep.
+/// Most of each kind on one page of a sweep, and most pages: the next sweep goes on with what is left.
 const SWEEP_MOST: u32 = 500;
 const SWEEP_PAGES: usize = 20;
 
 /// Ends what is due, again and again, until the process ends.
 pub async fn sweep(broker: Arc<Broker>) {
+    let mut from = None;
     for round in 0u64.. {
         tokio::time::sleep(SWEEP).await;
         if round % SIDE_ROUNDS == 0
@@ -50,19 +51,28 @@ pub async fn sweep(broker: Arc<Broker>) {
         if broker.consistent().is_err() {
             continue;
         }
-        if let Err(refusal) = sweep_once(&broker).await {
+        if let Err(refusal) = sweep_on(&broker, &mut from).await {
             tracing::warn!(code = refusal.code, "the sweep was refused");
         }
     }
 }
 
-/// Ends what is due, once. What one row, request or backend refuses keeps nobody else from its end: it is
-/// counted, told, and tried again with the next sweep.
+/// Ends what is due, from the first on.
+#[cfg(test)]
 pub(crate) async fn sweep_once(broker: &Arc<Broker>) -> Result<(), Refusal> {
+    sweep_on(broker, &mut None).await
+}
+
+/// Ends what is due, once, and goes on where the last sweep stopped: rows that never go, however many
+/// somebody wrote, keep none of ours waiting for good. What one row, request or backend refuses keeps nobody
+/// else from its end: it is counted, told, and tried again with a later sweep.
+pub(crate) async fn sweep_on(
+    broker: &Arc<Broker>,
+    from: &mut Option<(Timestamp, u64)>,
+) -> Result<(), Refusal> {
     let now = broker.now();
-    let mut from = None;
     for _ in 0..SWEEP_PAGES {
-        let due = broker.store.due(now, SWEEP_MOST, from).await.map_err(of_store)?;
+        let due = broker.store.due(now, SWEEP_MOST, *from).await.map_err(of_store)?;
         if due.malformed > 0 {
             faulty(broker, due.malformed, "rows were written behind the broker's back");
         }
@@ -71,7 +81,7 @@ pub(crate) async fn sweep_once(broker: &Arc<Broker>) -> Result<(), Refusal> {
         if from.is_none() {
             unacknowledged(broker, due.sealed, now).await?;
         }
-        from = due.next;
+        *from = due.next;
         if from.is_none() {
             break;
         }

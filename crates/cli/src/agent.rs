@@ -129,19 +129,41 @@ pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
 /// Ends the agent's right, and tells how many of its credentials are still to be ended while that lasts.
 async fn revoke(out: &Out, api: &Api, name: &AgentId) -> Result<Value, Failure> {
     let (path, body) = (format!("/api/v1/agents/{name}/revoke"), json!({}));
+    let tell = async || {
+        tokio::time::sleep(TELL_EVERY).await;
+        let left = left(api, name).await?;
+        out.note(format!("{left} live credentials of {name} are still to be ended"));
+        Ok::<usize, Failure>(left)
+    };
     let mut call = std::pin::pin!(api.post(&path, &body));
-    loop {
+    let ended = loop {
         tokio::select! {
-            ended = &mut call => return ended,
-            () = tokio::time::sleep(TELL_EVERY) => {
-                if let Ok(left) = left(api, name).await {
-                    out.note(format!("{left} live credentials of {name} are still to be ended"));
-                }
+            ended = &mut call => break ended?,
+            // Only told: what ends does not wait for it.
+            _ = tell() => {}
+        }
+    };
+    if ended.get("going_on").and_then(Value::as_bool) == Some(true) {
+        let (mut before, mut same) = (usize::MAX, 0);
+        loop {
+            let left = tell().await?;
+            same = if left == before { same + 1 } else { 0 };
+            before = left;
+            if left == 0 {
+                break;
+            }
+            if same > STILL {
+                return Err(Failure::unable(format!(
+                    "{left} live credentials of {name} do not end: look at the broker's log"
+                )));
             }
         }
     }
+    Ok(ended)
 }
 
+/// After so many looks without progress there is none.
+const STILL: u32 = 60;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 

@@ -1,7 +1,7 @@
 //! `grantwright revoke`: ends credentials early, and says what that did at each backend, as seen.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use grantwright_domain::LeaseId;
 use serde_json::{Value, json};
@@ -83,8 +83,31 @@ pub async fn run(out: &Out, settings: &Settings, args: &Args) -> Outcome {
 }
 
 async fn end(api: &Api, lease: &str) -> Result<Value, Failure> {
-    api.post(&format!("/api/v1/leases/{lease}/revoke"), &json!({})).await
+    let path = format!("/api/v1/leases/{lease}/revoke");
+    patiently(api, &path, Some(&json!({}))).await
 }
+
+/// Many at once are more calls than a person has in a second: those wait, and none is left out.
+async fn patiently(api: &Api, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let answer = match body {
+            Some(body) => api.post(path, body).await,
+            None => api.get(path).await,
+        };
+        match answer {
+            Err(failure) if failure.code() == Some("too_many_calls") && tries < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// How often a call that came too early is made again, and after how long.
+const PATIENCE: u32 = 600;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Every live lease that was chosen, newest first.
 async fn chosen(api: &Api, which: &Which) -> Result<Vec<Value>, Failure> {
@@ -98,7 +121,7 @@ async fn chosen(api: &Api, which: &Which) -> Result<Vec<Value>, Failure> {
     let base = format!("/api/v1/leases?{}", form.finish());
     let mut path = base.clone();
     loop {
-        let page = api.get(&path).await?;
+        let page = patiently(api, &path, None).await?;
         let live = |lease: &&Value| text(lease, "state") == "live" && which.takes(lease);
         out.extend(list(&page, "leases").iter().filter(live).cloned());
         match page.get("next").and_then(Value::as_u64) {

@@ -142,8 +142,8 @@ impl PostgresMinter {
         Ok(Minted { credential, expires_at, revocable: true, facts })
     }
 
-    /// Before anything is made: the clocks agree, and no role to be joined can do more than its grants.
-    async fn check(&self, asked: &Asked) -> Result<Result<(), MintError>, Fault> {
+    /// The server ends a role by its own clock.
+    async fn check_clocks(&self) -> Result<Result<(), MintError>, Fault> {
         let there = self.links.server_seconds().await?;
         let here = self.clock.now().seconds();
         if (there - here).abs() > CLOCK_BOUND_S {
@@ -152,6 +152,14 @@ impl PostgresMinter {
                 "the clocks of the broker and of PostgreSQL differ too far to mint",
                 format!("{} s apart, at most {CLOCK_BOUND_S}", (there - here).abs()),
             )));
+        }
+        Ok(Ok(()))
+    }
+
+    /// Before anything is made: the clocks agree, and no role to be joined can do more than its grants.
+    async fn check(&self, asked: &Asked) -> Result<Result<(), MintError>, Fault> {
+        if let Err(apart) = self.check_clocks().await? {
+            return Ok(Err(apart));
         }
         for role in &asked.roles {
             let Some(powers) = self.links.powers(role).await? else {
@@ -195,6 +203,7 @@ impl PostgresMinter {
 
     /// Moves `VALID UNTIL`. A role that is gone stays gone, and one that was kept from logging in stays so.
     async fn extend(&self, lease: &LeaseId, until: Timestamp) -> Result<Timestamp, MintError> {
+        self.check_clocks().await.map_err(nothing_made)??;
         let (name, until) = (role_name(lease), until.whole_second());
         let role = identifier(&name);
         let sql = format!("ALTER ROLE {role} VALID UNTIL {}", literal(&until.to_string()));

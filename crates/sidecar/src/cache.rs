@@ -37,7 +37,7 @@ impl Raw {
             && lease.is_live(now)
             && (self.keyed || !lease.is_superseded())
             && (people || !lease.people);
-        if fits && !self.keyed {
+        if fits && (!self.keyed || lease.can_extend()) {
             lease.touch(now);
         }
         fits.then(|| self.body.clone())
@@ -74,11 +74,11 @@ impl Cache {
         now: Timestamp,
     ) {
         let mut until = lease.expires_at;
-        if !keyed {
+        if !keyed || lease.can_extend() {
             until = lease.good_until();
-            if lease.people {
-                until = until.min(lease.renew_at());
-            }
+        }
+        if !keyed && lease.people {
+            until = until.min(lease.renew_at());
         }
         if now >= until || call.len() > LONGEST_RAW {
             return;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grantwright_domain::{RequestId, Timestamp};
+use grantwright_wire::v1::ExtendRequest;
 
 use crate::fetch::Answer;
 use crate::lease::{Lease, Renewal};
@@ -49,7 +50,8 @@ impl Sidecar {
     /// A call was just answered with this lease: if it needed people and nears its end, asks for the
     /// next one while this one still serves.
     pub(crate) fn consider_renewal(self: &Arc<Self>, lease: &Arc<Lease>, now: Timestamp) {
-        if now < lease.renew_at() || lease.is_superseded() || lease.ask.is_none() {
+        let asked = lease.ask.is_some() || lease.can_extend();
+        if now < lease.renew_at() || lease.is_superseded() || !asked {
             return;
         }
         let when = |it: &Renewal| match it {
@@ -112,7 +114,13 @@ impl Sidecar {
     /// Extends a lease in place: over then, since another took its place. [`Renewal::Asking`]: it cannot
     /// be, so a fresh one is to be asked for.
     async fn extend(&self, lease: &Arc<Lease>) -> Renewal {
-        let reply = self.upstream.extend(lease.request_id.clone()).await;
+        let reply = self
+            .upstream
+            .extend(ExtendRequest {
+                request_id: lease.request_id.clone(),
+                held_until_ms: lease.expires_at.millis(),
+            })
+            .await;
         let now = self.now();
         match reply {
             Ok(reply) => {
@@ -126,12 +134,14 @@ impl Sidecar {
                         self.cache().replace(lease, next);
                         Renewal::Over
                     }
-                    None => Renewal::Due(now.plus_millis(AGAIN_MS)),
+                    None => Renewal::Due(now.plus_millis(pause_ms(lease, now))),
                 }
             }
+            // Perhaps it was: asked again, the broker says until when.
             Err(refusal) if matches!(refusal.status, 429 | 503) => {
-                let jitter = i64::try_from(chance::below(AGAIN_MS.unsigned_abs())).unwrap_or(0);
-                Renewal::Due(now.plus_millis(AGAIN_MS + jitter))
+                let pause = pause_ms(lease, now);
+                let jitter = i64::try_from(chance::below(pause.unsigned_abs())).unwrap_or(0);
+                Renewal::Due(now.plus_millis(pause + jitter))
             }
             Err(refusal) => {
                 tracing::warn!(code = refusal.code, lease = lease.lease_id, "not extended");
@@ -140,6 +150,11 @@ impl Sidecar {
             }
         }
     }
+}
+
+/// Short steps leave little time to ask again.
+fn pause_ms(lease: &Lease, now: Timestamp) -> i64 {
+    (lease.expires_at.since(now) / 4).clamp(200, AGAIN_MS)
 }
 
 pub(crate) fn is_due(renewal: &Renewal, now: Timestamp) -> bool {

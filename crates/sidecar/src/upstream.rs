@@ -120,8 +120,8 @@ impl Upstream {
 
     /// # Errors
     /// See [`Upstream::ask`].
-    pub async fn extend(&self, request_id: String) -> Called<ExtendReply> {
-        self.within(ASK_TIME, self.client().extend(ExtendRequest { request_id })).await
+    pub async fn extend(&self, request: ExtendRequest) -> Called<ExtendReply> {
+        self.within(ASK_TIME, self.client().extend(request)).await
     }
 
     /// # Errors

@@ -556,14 +556,17 @@ async fn a_credential_made_in_steps_is_extended_in_place_up_to_what_was_approved
         assert_eq!(ends(&sidecar.ask(scope).await), ends(&first));
         assert!(broker.script().extended.is_empty());
         broker.clock.advance(10);
+        let later = || async { ends(&sidecar.ask(scope).await) > ends(&first) };
+        sidecar.until("extended, by this call or by itself", later).await;
         let second = sidecar.ask(scope).await;
-        assert!(ends(&second) > ends(&first), "{}", second.text);
         assert_eq!(second.body["credential"], first.body["credential"]);
         assert_eq!(second.body["lease_id"], first.body["lease_id"]);
         assert_eq!(broker.script().extended, ["r-1"]);
         broker.clock.advance(25);
+        let last = first.body["extends_until"].as_str().unwrap();
+        let to_the_end = || async { ends(&sidecar.ask(scope).await) == last };
+        sidecar.until("extended to its end", to_the_end).await;
         let third = sidecar.ask(scope).await;
-        assert_eq!(ends(&third), first.body["extends_until"].as_str().unwrap());
         assert_eq!(third.body["extends_until"], serde_json::Value::Null, "that was the last step");
         assert_eq!(broker.script().extended.len(), 2);
         let asked = if scope == "demo.export" { 2 } else { 1 };
@@ -575,6 +578,27 @@ async fn a_credential_made_in_steps_is_extended_in_place_up_to_what_was_approved
         assert_ne!(sidecar.ask(scope).await.body["request_id"], "r-1", "its approved end");
         assert_eq!(broker.script().extended.len(), 2);
     }
+}
+
+/// Whoever calls with a key, or looks at the request, uses the credential as well.
+#[tokio::test]
+async fn a_credential_made_in_steps_is_extended_while_its_key_or_its_request_is_called() {
+    begin!(broker, sidecar, _dir);
+    (broker.script().life_s, broker.script().extends_s) = (30, 300);
+    let keyed = r#"{"scope":"demo.read","params":{},"reason":"test","idempotency_key":"k-1"}"#;
+    let first = sidecar.post(keyed).await;
+    assert_eq!(first.body["request_id"], "r-1");
+    let ends = |answer: &client::Answer| answer.body["expires_at"].as_str().unwrap().to_owned();
+    broker.clock.advance(25);
+    let by_key = || async { ends(&sidecar.post(keyed).await) > ends(&first) };
+    sidecar.until("extended by its key", by_key).await;
+    let second = sidecar.post(keyed).await;
+    assert_eq!(second.body["credential"], first.body["credential"]);
+    broker.clock.advance(25);
+    let by_request = || async { ends(&sidecar.get("/v1/requests/r-1").await) > ends(&second) };
+    sidecar.until("extended by its request", by_request).await;
+    assert_eq!(broker.script().extended, ["r-1", "r-1"]);
+    assert_eq!(broker.asks_for("demo.read"), 1);
 }
 
 #[tokio::test]

@@ -762,7 +762,7 @@ pub(crate) fn due(
             }
         }
     }
-    let sql = "SELECT id, lease_id, due_ms, first_index FROM requests \
+    let sql = "SELECT id, lease_id, due_ms, first_index, CAST(due_ms AS BIGINT) FROM requests \
                WHERE due_ms IS NOT NULL AND due_ms <= $1 \
                AND due_ms >= $2 AND (due_ms > $2 OR +first_index > $3) \
                ORDER BY due_ms, first_index LIMIT $4";
@@ -770,8 +770,12 @@ pub(crate) fn due(
     let rows = db.query(sql, &params)?;
     let whole = rows.len() == usize::try_from(limit).unwrap_or(usize::MAX);
     for mut row in rows {
-        // Nor may a number that is none keep the rest from its end.
-        let place = (row.signed(2).unwrap_or(ms), row.int(3).unwrap_or(first));
+        // Nor may a moment that is no whole number, which SQLite keeps, be where the pages stop: past it
+        // is the next whole one.
+        let place = match row.signed(2) {
+            Ok(at) => (at, row.int(3).unwrap_or(first)),
+            Err(_) => (row.signed(4).unwrap_or(ms).saturating_add(1), 0),
+        };
         due.next = whole.then_some((Timestamp::from_millis(place.0), place.1));
         let leased = !row.is_null(1);
         let request = id(&mut row, 0, RequestId::parse);

@@ -32,8 +32,8 @@ pub struct Seen(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     seen: Option<(Arc<Authority>, Timestamp)>,
-    /// Some could not be looked at: not tried again before.
-    not_before: Option<Timestamp>,
+    /// Under these rights some could not be looked at: not tried again before.
+    failed: Option<(Arc<Authority>, Timestamp)>,
 }
 
 /// Pause after a look that could not be done for all, in milliseconds.
@@ -73,7 +73,11 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
     let (authority, now) = (broker.authority(), broker.now());
     let whose = {
         let inner = broker.rights.lock();
-        if inner.not_before.is_some_and(|at| now < at) {
+        // What changed since is looked at without delay.
+        let waits = |(under, until): &(Arc<Authority>, Timestamp)| {
+            Arc::ptr_eq(under, &authority) && now < *until
+        };
+        if inner.failed.as_ref().is_some_and(waits) {
             return Ok(0);
         }
         whose(inner.seen.as_ref(), &authority, now)
@@ -92,8 +96,11 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
             (ended, failed) = (ended + done.0, failed + done.1);
         }
     }
+    if ended > 0 {
+        tracing::warn!(ended, failed, "live leases were ended with the rights behind them");
+    }
     let mut inner = broker.rights.lock();
-    inner.not_before = (failed > 0).then(|| now.plus_millis(PAUSE_MS));
+    inner.failed = (failed > 0).then(|| (Arc::clone(&authority), now.plus_millis(PAUSE_MS)));
     if failed == 0 {
         inner.seen = Some((authority, now));
     }
@@ -129,13 +136,14 @@ fn whose(seen: Option<&(Arc<Authority>, Timestamp)>, now: &Authority, at: Timest
 
 /// Looks at the live leases of one agent, or of all: how many were ended, how many could not be looked at.
 async fn all_of(broker: &Arc<Broker>, agent: Option<&AgentId>) -> Result<(u64, u64), Refusal> {
-    let ended = Arc::new(AtomicU64::new(0));
-    let (mut failed, mut after) = (0, None::<RequestId>);
+    let ended_so_far = Arc::new(AtomicU64::new(0));
+    let (mut looked, mut failed, mut after) = (0, 0, None::<RequestId>);
     loop {
         let page = broker.store.live(agent, after.as_ref()).await.map_err(of_store)?;
         let Some(last) = page.last() else { break };
         after = Some(last.clone());
-        let ended = Arc::clone(&ended);
+        looked += page.len();
+        let ended = Arc::clone(&ended_so_far);
         let look = move |broker: Arc<Broker>, id: RequestId| {
             let ended = Arc::clone(&ended);
             async move {
@@ -145,8 +153,15 @@ async fn all_of(broker: &Arc<Broker>, agent: Option<&AgentId>) -> Result<(u64, u
             }
         };
         failed += each(broker, page, look).await;
+        let so_far = ended_so_far.load(Ordering::Relaxed);
+        tracing::info!(
+            looked,
+            ended = so_far,
+            failed,
+            "the rights behind live leases are looked at"
+        );
     }
-    Ok((ended.load(Ordering::Relaxed), failed))
+    Ok((ended_so_far.load(Ordering::Relaxed), failed))
 }
 
 /// Ends the lease of a request if its right is gone; says whether it did.
@@ -167,7 +182,10 @@ async fn one(broker: &Broker, id: &RequestId) -> Result<bool, Refusal> {
         };
         tracing::warn!(request = %id, why, "the right behind a live lease is gone: it is ended");
         match end_lease_for(broker, loaded.state, "broker", why).await {
-            Ok(_) => return Ok(true),
+            Ok(_) => {
+                broker.counts.ended_with_rights.fetch_add(1, Ordering::Relaxed);
+                return Ok(true);
+            }
             Err(refusal) if refusal.code == "changed_meanwhile" => {}
             Err(refusal) if refusal.code == "not_live" => return Ok(false),
             Err(refusal) => return Err(refusal),

@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::{AgentRevoked, AgentSet, Attributes, ModelSet};
 use grantwright_domain::request::LeaseState;
-use grantwright_domain::{AgentId, Event, HumanId, RequestId, RequestState};
+use grantwright_domain::{AgentId, Event, HumanId, RequestId, RequestState, Timestamp};
 use grantwright_store::Transition;
+use grantwright_wire::Refusal;
+use grantwright_wire::v1::ExtendReply;
 
-use super::{end_agent, end_lease, extend, queue, rights, sweep_once};
+use super::{end_agent, end_lease, extend, queue, rights, sweep_on, sweep_once};
 use crate::issue::rig::{Answer, Rig, human, id_of};
 use crate::policies;
 
@@ -24,6 +26,12 @@ async fn state(rig: &Rig, id: &RequestId) -> RequestState {
 
 async fn lives(rig: &Rig, id: &RequestId) -> LeaseState {
     state(rig, id).await.lease.expect("a lease").state
+}
+
+/// Asks as a sidecar does that knows what the log says.
+async fn extended(rig: &Rig, id: &RequestId) -> Result<ExtendReply, Refusal> {
+    let held = state(rig, id).await.lease.expect("a lease").expires_at;
+    extend::extend(&rig.broker, &rig.caller, id, held).await
 }
 
 async fn renewed(rig: &Rig) -> usize {
@@ -45,7 +53,7 @@ async fn invariant_26_a_lease_is_extended_in_steps_and_never_past_its_approved_e
     assert_eq!(state(&rig, &id).await.lease.unwrap().expires_at.millis(), begun + 60_000);
     for step in 1.. {
         rig.clock.advance(45_000);
-        let reply = extend::extend(&rig.broker, &rig.caller, &id).await.expect("extended");
+        let reply = extended(&rig, &id).await.expect("extended");
         let held = state(&rig, &id).await.lease.unwrap().expires_at;
         assert_eq!(reply.expires_at_ms, held.millis());
         assert!(held <= end, "never past the approved end");
@@ -55,13 +63,13 @@ async fn invariant_26_a_lease_is_extended_in_steps_and_never_past_its_approved_e
         }
     }
     let before = renewed(&rig).await;
-    let again = extend::extend(&rig.broker, &rig.caller, &id).await.expect("as it is");
+    let again = extended(&rig, &id).await.expect("as it is");
     assert_eq!((again.expires_at_ms, renewed(&rig).await), (end.millis(), before));
     assert_eq!(extend::latest(&rig.broker, &state(&rig, &id).await), None);
     rig.clock.advance(60_000);
     sweep_once(&rig.broker).await.expect("swept");
     assert_eq!(lives(&rig, &id).await, LeaseState::Expired);
-    let late = extend::extend(&rig.broker, &rig.caller, &id).await.expect_err("ended");
+    let late = extended(&rig, &id).await.expect_err("ended");
     assert_eq!(late.code, "not_live");
     rig.fold().await;
 }
@@ -77,10 +85,12 @@ async fn what_nobody_extends_ends_with_its_step() {
     let other = granted(&rig, "stepped", "orders").await;
     let mut stranger = rig.caller.clone();
     stranger.agent = AgentId::parse("other").unwrap();
-    let refused = extend::extend(&rig.broker, &stranger, &other).await.expect_err("not theirs");
+    let refused = extend::extend(&rig.broker, &stranger, &other, rig.broker.now())
+        .await
+        .expect_err("not theirs");
     assert_eq!(refused.status, 404);
     let whole = granted(&rig, "account", "sales").await;
-    let refused = extend::extend(&rig.broker, &rig.caller, &whole).await.expect_err("whole");
+    let refused = extended(&rig, &whole).await.expect_err("whole");
     assert_eq!(refused.code, "not_renewable");
 }
 
@@ -94,7 +104,7 @@ async fn the_log_never_says_less_than_the_backend_may_have_done() {
         let (before, count) = (state(&rig, &id).await.lease.unwrap(), renewed(&rig).await);
         rig.clock.advance(30_000);
         rig.backend.answers.lock().unwrap().push(answer);
-        let reply = extend::extend(&rig.broker, &rig.caller, &id).await;
+        let reply = extended(&rig, &id).await;
         assert_eq!(reply.is_ok(), answer == Answer::Good, "{reply:?}");
         let after = state(&rig, &id).await.lease.unwrap();
         assert_eq!(after.expires_at > before.expires_at, moved, "{answer:?}");
@@ -104,8 +114,63 @@ async fn the_log_never_says_less_than_the_backend_may_have_done() {
     let id = granted(&rig, "stepped", "wider").await;
     rig.clock.advance(30_000);
     rig.backend.answers.lock().unwrap().push(Answer::Wider);
-    extend::extend(&rig.broker, &rig.caller, &id).await.expect_err("wider");
+    extended(&rig, &id).await.expect_err("wider");
     assert_eq!(lives(&rig, &id).await, LeaseState::Revoked);
+    rig.fold().await;
+}
+
+/// The leaf is durable, and the broker stops before it asked its backend, or the answer is lost: the log says
+/// a later end than the credential has. Asked again, the backend is asked for that end, with no other leaf.
+#[tokio::test]
+async fn an_extension_that_was_cut_short_is_made_when_it_is_asked_for_again() {
+    let mut rig = Rig::new().await;
+    let id = granted(&rig, "stepped", "sales").await;
+    let mut held = state(&rig, &id).await.lease.unwrap().expires_at;
+    let end = held.plus_seconds(840);
+    for last in [false, true] {
+        while last && end.since(held) > 60_000 {
+            rig.clock.advance(45_000);
+            held = Timestamp::from_millis(extended(&rig, &id).await.expect("so far").expires_at_ms);
+        }
+        rig.clock.advance(45_000);
+        rig.backend.answers.lock().unwrap().push(Answer::Lose);
+        let lost = extend::extend(&rig.broker, &rig.caller, &id, held).await.expect_err("lost");
+        assert_eq!((lost.status, lost.code.as_str()), (503, "not_extended"), "it is asked again");
+        let said = state(&rig, &id).await.lease.unwrap().expires_at;
+        assert!(said > held && said <= end, "the log says the longer");
+        rig.crash().await;
+        let (leaves, calls) = (renewed(&rig).await, rig.backend.renewed.load(Ordering::SeqCst));
+        let made = extend::extend(&rig.broker, &rig.caller, &id, held).await.expect("made");
+        assert_eq!(made.expires_at_ms, said.millis());
+        let again = extend::extend(&rig.broker, &rig.caller, &id, said).await.expect("known");
+        assert_eq!(again.expires_at_ms, said.millis());
+        assert_eq!(renewed(&rig).await, leaves, "no other leaf");
+        assert_eq!(rig.backend.renewed.load(Ordering::SeqCst), calls + 1, "and one call");
+        held = said;
+    }
+    assert_eq!(held, end, "the last step too");
+    rig.fold().await;
+}
+
+/// A sidecar, or whoever stole its key, that asks without end: a leaf for each third of a step at most.
+#[tokio::test]
+async fn invariant_28_extensions_cost_few_leaves_however_often_they_are_asked_for() {
+    let rig = Rig::new().await;
+    let id = granted(&rig, "stepped", "sales").await;
+    for _ in 0..60 {
+        rig.clock.advance(1_000);
+        extended(&rig, &id).await.expect("as it is, or extended");
+    }
+    assert!((2..=3).contains(&renewed(&rig).await), "{}", renewed(&rig).await);
+    // Two at once: the end at the backend is the one that was said last.
+    rig.clock.advance(30_000);
+    let held = state(&rig, &id).await.lease.unwrap().expires_at;
+    let ask = || extend::extend(&rig.broker, &rig.caller, &id, held);
+    let (one, other) = tokio::join!(ask(), ask());
+    let ends = [one, other].map(|r| r.map_or_else(|r| r.status.into(), |r| r.expires_at_ms));
+    let said = state(&rig, &id).await.lease.unwrap().expires_at.millis();
+    assert!(ends.iter().all(|e| *e == said || *e == 503), "{ends:?}, {said}");
+    assert!(ends.contains(&said), "{ends:?}, {said}");
     rig.fold().await;
 }
 
@@ -115,7 +180,7 @@ async fn invariant_11_an_extension_is_decided_by_the_rights_of_its_moment() {
     let id = granted(&rig, "stepped", "sales").await;
     rig.load_policy("forbid (principal, action, resource == Scope::\"stepped\");\n").await;
     rig.clock.advance(30_000);
-    let refused = extend::extend(&rig.broker, &rig.caller, &id).await.expect_err("denied");
+    let refused = extended(&rig, &id).await.expect_err("denied");
     assert_eq!(refused.code, "denied");
     assert_eq!((lives(&rig, &id).await, renewed(&rig).await), (LeaseState::Revoked, 0));
 }
@@ -228,25 +293,24 @@ async fn invariant_28_a_malformed_row_keeps_nobody_from_its_end() {
     let rig = Rig::new().await;
     let id = granted(&rig, "read", "sales").await;
     let broken = granted(&rig, "read", "orders").await;
-    // More than a page of rows that are none, each due before all others.
-    for n in 0..600 {
-        sql(
-            &rig,
-            &format!(
-                "INSERT INTO requests (first_index, id, agent, instance, scope, phase, version, \
-                 last_index, leaf_list, created_ms, due_ms, lease_id, lease_state, \
-                 lease_expires_ms, revocable) VALUES ({}, 'no id {n}', 'etl', 'i', 's', 'granted', \
-                 1, 1, 'x', 1, 1, 'no id', 'live', 1, 1)",
-                1_000_000 + n
-            ),
-        );
-    }
+    // More rows that are none than one sweep looks at, each due before all others; some at no whole moment.
+    sql(
+        &rig,
+        "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 11000) \
+         INSERT INTO requests (first_index, id, agent, instance, scope, phase, version, last_index, \
+         leaf_list, created_ms, due_ms, lease_id, lease_state, lease_expires_ms, revocable) \
+         SELECT 1000000 + i, 'no id ' || i, 'etl', 'i', 's', 'granted', 1, 1, 'x', 1, \
+         CASE WHEN i < 600 THEN 0.5 ELSE 1 END, 'no id', 'live', 1, 1 FROM n",
+    );
     // And one of ours whose leaves are not told.
     sql(&rig, &format!("UPDATE requests SET leaf_list = ',x' WHERE id = '{broken}'"));
     rig.clock.advance(900_001);
-    sweep_once(&rig.broker).await.expect("swept");
-    assert_eq!(lives(&rig, &id).await, LeaseState::Expired);
-    assert!(rig.broker.counts.faulty.load(Ordering::Relaxed) > 600, "counted");
+    let mut from = None;
+    sweep_on(&rig.broker, &mut from).await.expect("swept");
+    assert!(from.is_some(), "the next sweep goes on, and does not begin again with the same rows");
+    sweep_on(&rig.broker, &mut from).await.expect("swept");
+    assert_eq!((lives(&rig, &id).await, from), (LeaseState::Expired, None));
+    assert!(rig.broker.counts.faulty.load(Ordering::Relaxed) > 10_000, "counted");
 }
 
 #[tokio::test]

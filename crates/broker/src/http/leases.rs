@@ -123,16 +123,25 @@ pub(crate) async fn end_as(broker: &Broker, human: &HumanId, id: &str) -> Result
     let unknown = || refuse(404, "unknown_lease", "there is no such lease", "list the leases");
     let id = LeaseId::parse(id).map_err(|_| unknown())?;
     let found = broker.store.lease(&id).await.map_err(of_store)?.ok_or_else(unknown)?;
-    let loaded = broker.store.load(&found.request).await.map_err(of_store)?.ok_or_else(unknown)?;
-    if !may_end(broker, human, &loaded.state) {
-        return Err(refuse(
-            403,
-            "not_permitted",
-            "the agent's owner, its reviewers, security and operators end leases",
-            "ask one of them",
-        ));
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let loaded =
+            broker.store.load(&found.request).await.map_err(of_store)?.ok_or_else(unknown)?;
+        if !may_end(broker, human, &loaded.state) {
+            return Err(refuse(
+                403,
+                "not_permitted",
+                "the agent's owner, its reviewers, security and operators end leases",
+                "ask one of them",
+            ));
+        }
+        match end::end_lease(broker, loaded.state, human.as_str()).await {
+            // Extended meanwhile, perhaps: that saves no credential from its end.
+            Err(refusal) if refusal.code == "changed_meanwhile" && tries < end::RETRIES => {}
+            done => return done,
+        }
     }
-    end::end_lease(broker, loaded.state, human.as_str()).await
 }
 
 fn may_end(broker: &Broker, human: &HumanId, state: &RequestState) -> bool {

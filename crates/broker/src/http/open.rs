@@ -67,6 +67,11 @@ pub async fn metrics(State(broker): Shared) -> Response {
         ("grantwright_refused_total", "asks refused", &counts.refused),
         ("grantwright_renewed_total", "credentials extended in place", &counts.renewed),
         (
+            "grantwright_ended_with_rights_total",
+            "live credentials ended because the right behind them ended",
+            &counts.ended_with_rights,
+        ),
+        (
             "grantwright_not_ended_total",
             "what was due and could not be ended: rows or leaves that somebody changed",
             &counts.faulty,

@@ -2,6 +2,7 @@
 //! a leaf.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -21,6 +22,9 @@ use super::{Answer, Operator, Person, Shared, accounts, body, session, sign};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 use crate::{end, policies};
+
+/// How long a revocation waits for what it ends, within what a call may take.
+const TOLD_WITHIN: Duration = Duration::from_secs(20);
 
 pub(super) fn malformed(detail: impl ToString) -> Refusal {
     refuse(400, "malformed", detail.to_string(), "see docs/api.md for this call's fields")
@@ -161,7 +165,14 @@ pub async fn revoke_agent(
         }),
     )
     .await?;
-    let done = end::end_agent(&broker, &agent, None, by.as_str()).await?;
+    // What is not ended by then goes on ending: the caller sees how far that is in the list of leases.
+    let ending = end::end_agent(&broker, &agent, None, by.as_str());
+    let Ok(done) = tokio::time::timeout(TOLD_WITHIN, ending).await else {
+        return Ok(Json(
+            json!({ "agent": agent, "ended_requests": [], "leases": [], "going_on": true }),
+        ));
+    };
+    let done = done?;
     let leases: Vec<Value> = done.leases.iter().map(|(id, expires_at, ended)| json!({
         "lease_id": id, "ended": ended.ended, "effect": ended.effect, "expires_at": expires_at,
     })).collect();

@@ -79,6 +79,8 @@ pub struct Backend {
     pub revoked: AtomicU64,
     /// How many revocations it does not do.
     pub stubborn: AtomicU64,
+    /// Extensions that it was asked for.
+    pub renewed: AtomicU64,
 }
 
 /// The backend as the broker holds it.
@@ -126,6 +128,7 @@ impl Minter for Door {
         _: &'a Lease,
         until: Timestamp,
     ) -> BoxFuture<'a, Result<Timestamp, MintError>> {
+        self.0.renewed.fetch_add(1, Ordering::SeqCst);
         let answer = self.0.answers.lock().unwrap().pop().unwrap_or(Answer::Good);
         Box::pin(std::future::ready(match answer {
             Answer::Good => Ok(until),

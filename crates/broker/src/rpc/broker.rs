@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use futures_util::Stream;
 use grantwright_domain::event::{InstanceRenewed, InstanceRevoked};
-use grantwright_domain::{Authority, Event, LeaseId, RequestId};
+use grantwright_domain::{Authority, Event, LeaseId, RequestId, Timestamp};
 use grantwright_proof::{Checkpoint, verify_consistency};
 use grantwright_store::{Head, LeaseFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
@@ -93,8 +93,10 @@ impl Service for BrokerService {
         request: Request<ExtendRequest>,
     ) -> Result<Response<ExtendReply>, Status> {
         let caller = caller(&self.0, "grantwright.v1.Broker/Extend", &request)?;
-        let id = request_id(&request.into_inner().request_id)?;
-        Ok(Response::new(Box::pin(end::extend::extend(&self.0, &caller, &id)).await?))
+        let ask = request.into_inner();
+        let id = request_id(&ask.request_id)?;
+        let held = Timestamp::from_millis(ask.held_until_ms);
+        Ok(Response::new(Box::pin(end::extend::extend(&self.0, &caller, &id, held)).await?))
     }
 
     async fn scopes(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use grantwright_domain::Timestamp;
 use http::request::Parts;
 
 use crate::Sidecar;
@@ -127,11 +128,16 @@ impl Sidecar {
         };
         drop(cache);
         let lease = lease.filter(|lease| people || !lease.people)?;
-        if ask.idempotency_key.is_none() {
-            lease.touch(now);
-            self.consider_renewal(&lease, now);
+        if ask.idempotency_key.is_none() || lease.can_extend() {
+            self.used(&lease, now);
         }
         Some(lease)
+    }
+
+    /// A lease is in use: that is what has it renewed, and one that is made in steps extended.
+    pub(super) fn used(self: &Arc<Self>, lease: &Arc<Lease>, now: Timestamp) {
+        lease.touch(now);
+        self.consider_renewal(lease, now);
     }
 
     /// The credential in memory that answers an ask without a key once it is extended: one that is made in

@@ -35,6 +35,9 @@ pub(super) async fn get(sidecar: &Arc<Sidecar>, id: &str, query: Option<&str>) -
     let kept = sidecar.cache().of_request(id.as_str(), now).filter(|it| people || !it.people);
     if let Some(lease) = kept {
         sidecar.metrics.from_memory.add(1);
+        if lease.can_extend() {
+            sidecar.used(&lease, now);
+        }
         return secret(lease.body.clone());
     }
     let fetched = sidecar.collect(&id, wait_ms).await;

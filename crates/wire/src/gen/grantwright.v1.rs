@@ -151,6 +151,9 @@ pub struct ReleaseReply {
 pub struct ExtendRequest {
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
+    /// When it ends, as far as the sidecar knows: where the log says later, an answer was lost.
+    #[prost(int64, tag = "2")]
+    pub held_until_ms: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExtendReply {

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import GRANTWRIGHT, Demo, Process, call, clean_env, scratch, until
+from harness import GRANTWRIGHT, Demo, Process, alive, call, clean_env, scratch, until
 
 
 def sidecar_of(demo, name, owner="alice"):
@@ -38,6 +38,8 @@ class Own:
         self.dir = self.demo.dir
         self.console = self.demo.env["GRANTWRIGHT_CONSOLE"]
         os.kill(self.demo.broker_pid, 9)
+        # It holds the store until it is gone.
+        until("the demo's own broker is gone", 30, lambda: not alive(self.demo.broker_pid))
         lines = []
         for line in (self.dir / "broker.toml").read_text().splitlines():
             if line.strip().startswith("grpc ="):

@@ -6,8 +6,9 @@ import sys
 import threading
 import unittest
 
-from harness import ROOT, Process, call, free_port, scratch, until
+from harness import ROOT, Process, call, scratch, until
 from peers import golang
+from peers.ports import free_port
 from peers.vault import Vault
 from stand import Proxy, Stand
 

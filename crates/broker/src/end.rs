@@ -90,7 +90,7 @@ pub(crate) async fn sweep_on(
     let parts = [
         resolve_unfinished(broker).await.map(drop),
         without_approvers(broker, now).await,
-        delegated::settle(broker, now).await,
+        delegated::settle(broker, now).await.map(drop),
         ended::restore_overflow(broker).await,
     ];
     broker.ended.sweep(now);

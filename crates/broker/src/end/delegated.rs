@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grantwright_domain::event::Cancelled;
+use grantwright_domain::request::{Lease, LeaseState};
 use grantwright_domain::{
     AgentId, DelegationId, Event, LeaseId, RequestId, RequestState, Timestamp,
 };
 use grantwright_mint::Ended;
-use grantwright_store::{LeaseFilter, RequestFilter, StoreError, Transition};
+use grantwright_store::{RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
 
 use super::{RETRIES, end_lease};
@@ -122,24 +123,27 @@ async fn end(
     now: Timestamp,
     done: &mut Done,
 ) -> Result<(), Refusal> {
-    let mut filter =
-        LeaseFilter { live: true, agent: Some(agent.clone()), ..LeaseFilter::default() };
+    let mut after: Option<RequestId> = None;
     loop {
-        let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
+        // Those that the store's memory knows, whatever its rows say.
+        let page = broker.store.live(Some(agent), after.as_ref()).await.map_err(of_store)?;
         let Some(last) = page.last() else { return Ok(()) };
-        filter.before = Some(last.first_index);
-        for lease in page {
+        after = Some(last.clone());
+        for id in page {
             for _ in 0..RETRIES {
-                let loaded = broker.store.load(&lease.request).await.map_err(of_store)?;
-                let Some(state) = loaded.map(|l| l.state) else { break };
-                let live = state.lease.as_ref().is_some_and(|l| {
-                    l.state == grantwright_domain::request::LeaseState::Live && l.expires_at > now
-                });
-                if !live || !rests(&state) {
+                let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else {
+                    return Err(super::hidden(&id));
+                };
+                let state = loaded.state;
+                let live = |l: &&Lease| l.state == LeaseState::Live && l.expires_at > now;
+                let Some(lease) = state.lease.as_ref().filter(live).map(|l| l.id.clone()) else {
+                    break;
+                };
+                if !rests(&state) {
                     break;
                 }
                 match end_lease(broker, state, "broker").await {
-                    Ok(ended) => done.leases.push((lease.id.clone(), ended)),
+                    Ok(ended) => done.leases.push((lease, ended)),
                     Err(refusal) if refusal.code == "changed_meanwhile" => continue,
                     Err(refusal) if refusal.code == "not_live" => {}
                     Err(refusal) => return Err(refusal),

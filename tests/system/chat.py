@@ -57,7 +57,7 @@ class Stage:
             file.write_text(text.replace('@channels("console,api")', f'@channels("console,api,{channel}")'))
         code, out, err = self.as_operator("policy", "apply", self.demo.dir)
         assert code == 0, out + err
-        os.kill(self.demo.broker_pid, 9)
+        self.demo.kill_broker()
         text = (self.demo.dir / "broker.toml").read_text()
         port = urlsplit(self.console).port
         for key, value in (("grpc", urlsplit(self.demo.env["GRANTWRIGHT_BROKER"]).netloc),

@@ -1,11 +1,10 @@
 """A demo whose broker gives way to one of our own configuration, on the same ports and store."""
 
-import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import GRANTWRIGHT, Demo, Process, alive, call, clean_env, scratch, until
+from harness import GRANTWRIGHT, Demo, Process, call, clean_env, scratch, until
 
 
 def sidecar_of(demo, name, owner="alice"):
@@ -37,9 +36,7 @@ class Own:
         self.demo = Demo(**env)
         self.dir = self.demo.dir
         self.console = self.demo.env["GRANTWRIGHT_CONSOLE"]
-        os.kill(self.demo.broker_pid, 9)
-        # It holds the store until it is gone.
-        until("the demo's own broker is gone", 30, lambda: not alive(self.demo.broker_pid))
+        self.demo.kill_broker()
         lines = []
         for line in (self.dir / "broker.toml").read_text().splitlines():
             if line.strip().startswith("grpc ="):

@@ -1,12 +1,11 @@
 """A demo whose own broker gave way to one that knows more backends, on the same ports; and a proxy that
 stops at a chosen byte, so that a broker can be killed before or after a mint."""
 
-import os
 import socket
 import threading
 from urllib.parse import urlsplit
 
-from harness import GRANTWRIGHT, Demo, Process, alive, call, clean_env, until
+from harness import GRANTWRIGHT, Demo, Process, call, clean_env, until
 
 
 class Stand:
@@ -17,8 +16,7 @@ class Stand:
         self.demo = Demo(**env)
         self.doors = self.demo.doors
         self.console = self.demo.env["GRANTWRIGHT_CONSOLE"]
-        os.kill(self.demo.broker_pid, 9)
-        until("the demo's own broker is gone", 30, lambda: not alive(self.demo.broker_pid))
+        self.demo.kill_broker()
         text = (self.demo.dir / "broker.toml").read_text()
         lines = []
         for line in text.splitlines():

@@ -108,7 +108,7 @@ def setUpModule():
     console = demo.env["GRANTWRIGHT_CONSOLE"]
     provider = Provider(f"{console}/oidc/callback")
     # The demo's own broker gives way to one that knows the provider, on the same ports.
-    os.kill(demo.broker_pid, 9)
+    demo.kill_broker()
     text = (demo.dir / "broker.toml").read_text()
     lines = []
     for line in text.splitlines():

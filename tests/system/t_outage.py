@@ -125,7 +125,7 @@ class Away(unittest.TestCase):
             cached = doors.ask("demo.read", params).json
             waiting = doors.pending()
             signal_pid(demo.broker_pid)
-            until("the broker is gone", 5, lambda: not alive(demo.broker_pid))
+            until("the broker is gone", 30, lambda: not alive(demo.broker_pid))
             begun = time.monotonic()
             reply = doors.ask("demo.read", {"dataset": doors.fresh()})
             self.assertEqual(reply.status, 503, reply)

@@ -244,20 +244,22 @@ fn progress(sheet: &Sheet) -> Value {
             first.push(plain(&format!("; asked first: {}", sheet.asked.join(", "))));
         }
     }
-    let mut elements = vec![part(first)];
+    // One section as far as a quote: clients differ in what lies between two of them.
+    let (mut elements, mut section) = (Vec::new(), first);
+    let line = |section: &[Value], text: String| {
+        plain(&if section.is_empty() { text } else { format!("\n{text}") })
+    };
     for vote in &state.votes {
         let did = if vote.decision == Decision::Approve { "approved" } else { "denied" };
-        let counts = if vote.standing { "" } else { "; does not count" };
-        elements.push(part(vec![
-            plain(&format!("\n{} {did} through {}, ", vote.human, vote.channel)),
-            date(vote.at),
-            plain(counts),
-        ]));
+        let who = format!("{} {did} through {}, ", vote.human, vote.channel);
+        let who = line(&section, who);
+        section.extend([who, date(vote.at)]);
+        section.extend((!vote.standing).then(|| plain("; does not count")));
     }
     for change in &state.narrowed {
-        let mut line = vec![plain("\nnarrowed, ")];
-        line.extend(coded(change, false));
-        elements.push(part(line));
+        let narrowed = line(&section, "narrowed, ".into());
+        section.push(narrowed);
+        section.extend(coded(change, false));
     }
     for question in &state.questions {
         let state = match (question.answered_at.is_some(), question.open) {
@@ -265,7 +267,9 @@ fn progress(sheet: &Sheet) -> Value {
             (false, true) => "not answered yet",
             (false, false) => "closed without an answer",
         };
-        elements.push(part(vec![plain(&format!("\n{} asks ({state}):", question.by))]));
+        let asks = line(&section, format!("{} asks ({state}):", question.by));
+        section.push(asks);
+        elements.push(part(std::mem::take(&mut section)));
         let text = question.text.as_deref().unwrap_or("(erased)");
         elements.push(json!({ "type": "rich_text_quote", "elements": [plain(text)] }));
     }
@@ -273,11 +277,15 @@ fn progress(sheet: &Sheet) -> Value {
         let digest = view.digest.map(|d| d.hex().chars().take(12).collect::<String>());
         let length = grouped(i64::try_from(view.length).unwrap_or(i64::MAX));
         let digest = digest.unwrap_or_default();
-        elements.push(part(vec![
-            bold("\nNot shown whole: "),
+        let gap = if section.is_empty() { "" } else { "\n" };
+        section.extend([
+            bold(&format!("{gap}Not shown whole: ")),
             code(&view.name),
             plain(&format!(" has {length} characters {digest}")),
-        ]));
+        ]);
+    }
+    if !section.is_empty() {
+        elements.push(part(section));
     }
     json!({ "type": "rich_text", "elements": elements })
 }

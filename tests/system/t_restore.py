@@ -77,6 +77,9 @@ class Ceremony(unittest.TestCase):
             return (reply.status, reply.code) == (503, "log_inconsistent")
         until("nothing is issued", 30, stopped, 0.2)
         self.assertTrue(stopped())
+        # The sidecar proves it a moment after its own ask was refused.
+        until("the broker knows", 30,
+              lambda: call(stage.env["GRANTWRIGHT_CONSOLE"], "GET", "/readyz").status == 503, 0.1)
         self.assertEqual(Person(stage, "carol").approve(approved).status, 503)
         self.assertIsNone(stage.broker.code())
         self.assertEqual(len(leaves(stage.store)), count)

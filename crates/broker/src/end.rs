@@ -90,7 +90,7 @@ pub(crate) async fn sweep_on(
     let parts = [
         resolve_unfinished(broker).await.map(drop),
         without_approvers(broker, now).await,
-        delegated::settle(broker, now).await.map(drop),
+        delegated::settle(broker, now).await,
         ended::restore_overflow(broker).await,
     ];
     broker.ended.sweep(now);
@@ -439,8 +439,10 @@ pub async fn end_agent(
         let mut done = AgentEnd::default();
         // Neither keeps the other from its end.
         let requests = end_requests(&broker, &agent, instance.as_ref(), &mut done).await;
-        end_leases(&broker, &agent, instance.as_ref(), &by, &mut done).await?;
-        requests.map(|()| done)
+        let leases = end_leases(&broker, &agent, instance.as_ref(), &by, &mut done).await;
+        // What it handed on has ended with it.
+        delegated::settle_apart(&broker).await;
+        leases.and(requests).map(|()| done)
     };
     tokio::spawn(work).await.unwrap_or_else(|_| {
         Err(refuse(

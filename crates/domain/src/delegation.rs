@@ -26,6 +26,9 @@ pub const LIFE_MS: i64 = 24 * 3_600_000;
 pub const MAX_SCOPES: usize = 64;
 /// Most delegations of one agent that are in force at a time.
 pub const MAX_LIVE: usize = 100;
+/// Most delegations of one agent that are remembered: those in force, and those that were over less than a
+/// day ago. Each is held in memory, and looked through with every one that follows.
+pub const MAX_KEPT: usize = 1000;
 
 /// How much of a scope is handed on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,8 +226,14 @@ impl Authority {
         for (name, bounds) in &e.scopes {
             self.handed(name, bounds, parent)?;
         }
-        let live = |d: &&Delegation| d.is_live(e.at) && d.chain.last() == Some(&e.from);
-        if self.delegations.values().filter(live).count() >= MAX_LIVE {
+        self.delegations.retain(|_, d| d.over_at().plus_millis(FORGET_MS) > e.at);
+        let mine = |d: &&Delegation| d.chain.last() == Some(&e.from);
+        if self.delegations.values().filter(mine).count() >= MAX_KEPT {
+            let detail = format!("this agent made {MAX_KEPT} delegations within a day");
+            return Err(refuse("delegation_bound", detail));
+        }
+        let live = self.delegations.values().filter(mine).filter(|d| d.is_live(e.at));
+        if live.count() >= MAX_LIVE {
             let detail = format!("{MAX_LIVE} delegations of this agent are in force already");
             return Err(refuse("delegation_bound", detail));
         }
@@ -239,7 +248,6 @@ impl Authority {
             expires_at: e.expires_at,
             ended_at: None,
         };
-        self.delegations.retain(|_, d| d.over_at().plus_millis(FORGET_MS) > e.at);
         self.delegations.insert(id.clone(), delegation);
         Ok(())
     }

@@ -2,11 +2,12 @@
 //! of every request whose credential may still live or whose outcome was not recorded, as they are.
 //! All other requests stay in the old log; approvals that were not spent are void with them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use grantwright_domain::event::EpochStarted;
+use grantwright_domain::request::Lease;
 use grantwright_domain::{
     AgentId, Digest, Event, IdempotencyKey, InstanceId, RequestId, Timestamp,
 };
@@ -110,7 +111,8 @@ impl Store {
         let head = self.head();
         let mut leaves: BTreeMap<u64, Event> =
             self.read(authority_leaves).await?.into_iter().collect();
-        let ids = self.read(move |db| living(db, now)).await?;
+        let mut ids = self.read(move |db| living(db, now)).await?;
+        self.vouched(now, &mut ids).await?;
         let keys = self.read(move |db| keys_of_living(db, now)).await?;
         let mut texts = HashMap::new();
         for id in &ids {
@@ -133,6 +135,30 @@ impl Store {
             texts,
             keys,
         })
+    }
+
+    /// Adds what lives and whose row says that it does not: rows say what their writer likes, the memory
+    /// of what lives is under the head's tag.
+    async fn vouched(&self, now: Timestamp, ids: &mut Vec<RequestId>) -> Result<(), StoreError> {
+        let known: BTreeSet<RequestId> = ids.iter().cloned().collect();
+        let mut after = None;
+        loop {
+            let page = self.live(None, after.as_ref()).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for id in page {
+                if known.contains(&id) {
+                    continue;
+                }
+                let gone = || StoreError::tampered(format!("request `{id}` is gone"));
+                let state = self.load(&id).await?.ok_or_else(gone)?.state;
+                // To the end that was approved: it may have been extended since this copy was made.
+                let end = |l: &Lease| l.issued_at.plus_seconds(i64::from(state.terms.ttl_s));
+                if state.lease.as_ref().is_some_and(|l| end(l).max(l.expires_at) > now) {
+                    ids.push(id);
+                }
+            }
+        }
     }
 
     /// Fills this store, which must be empty, with a new epoch: its signed first leaf, and the leaves

@@ -54,6 +54,17 @@ fn connect(folder: &Path) -> Connection {
 }
 
 #[tokio::test]
+async fn a_row_that_says_it_expired_keeps_no_live_lease_from_the_next_epoch() {
+    let place = Place::new();
+    place.filled().await;
+    place.sql("UPDATE requests SET lease_expires_ms = 0 WHERE lease_id IS NOT NULL");
+    let store = place.reopen().await.unwrap();
+    let heritage = store.heritage(place.world.at(60_000)).await.unwrap();
+    assert_eq!(heritage.requests, 1);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_changed_database_is_refused_at_open() {
     let edits = [
         (

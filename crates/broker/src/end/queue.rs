@@ -11,7 +11,7 @@ use std::time::Duration;
 use grantwright_domain::event::Revoked;
 use grantwright_domain::request::LeaseState;
 use grantwright_domain::{Event, LeaseId, RequestId, Timestamp};
-use grantwright_store::Transition;
+use grantwright_store::{StoreError, Transition};
 use grantwright_wire::Refusal;
 use tokio::task::JoinSet;
 
@@ -103,7 +103,14 @@ pub async fn restore(broker: &Broker) -> Result<(), Refusal> {
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.clone());
         for id in page {
-            let loaded = broker.store.load(&id).await.map_err(of_store)?;
+            let loaded = match broker.store.load(&id).await {
+                // Told, and those after it are found all the same.
+                Err(e @ StoreError::Tampered(_)) => {
+                    super::faulty(broker, 1, &e.to_string());
+                    continue;
+                }
+                loaded => loaded.map_err(of_store)?,
+            };
             let Some(state) = loaded.map(|l| l.state) else { continue };
             let Some(lease) = state.lease else { continue };
             let undone = lease.state == LeaseState::Withdrawn && lease.revocable;

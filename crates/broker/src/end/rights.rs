@@ -36,6 +36,8 @@ struct Inner {
     failed: Option<(Arc<Authority>, Timestamp)>,
 }
 
+/// While nothing is changed by anybody, time alone changes rights: looked at so often, in milliseconds.
+const IDLE_MS: i64 = 5_000;
 /// Pause after a look that could not be done for all, in milliseconds.
 const PAUSE_MS: i64 = 30_000;
 
@@ -78,6 +80,12 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
             Arc::ptr_eq(under, &authority) && now < *until
         };
         if inner.failed.as_ref().is_some_and(waits) {
+            return Ok(0);
+        }
+        let idle = |(under, then): &(Arc<Authority>, Timestamp)| {
+            Arc::ptr_eq(under, &authority) && now.since(*then) < IDLE_MS
+        };
+        if inner.seen.as_ref().is_some_and(idle) {
             return Ok(0);
         }
         whose(inner.seen.as_ref(), &authority, now)
@@ -129,6 +137,12 @@ fn whose(seen: Option<&(Arc<Authority>, Timestamp)>, now: &Authority, at: Timest
     for (id, instance) in &now.instances {
         if instance.revoked && was.instances.get(id).is_some_and(|i| !i.revoked) {
             changed.insert(instance.agent.clone());
+        }
+    }
+    // Policy asks about all who handed a right on.
+    for delegation in now.delegations.values() {
+        if delegation.chain.iter().any(|agent| changed.contains(agent)) {
+            changed.insert(delegation.to.clone());
         }
     }
     Whose::These(changed)
@@ -222,6 +236,10 @@ pub(super) fn lost(
     if authority.instances.get(&terms.instance).is_none_or(|i| i.revoked) {
         return Ok(Some("its sidecar is revoked"));
     }
+    let delegation = terms.delegation_id.as_ref();
+    if delegation.is_some_and(|id| authority.delegation(id, &terms.agent, at).is_err()) {
+        return Ok(Some("its delegation is over"));
+    }
     let Some(scope) =
         authority.catalog.get(&terms.template).filter(|s| authority.scopes.contains_key(&s.name))
     else {
@@ -248,7 +266,8 @@ mod tests {
     use super::*;
     use grantwright_domain::authority::{Agent, Ownership};
     use grantwright_domain::event::Attributes;
-    use grantwright_domain::{Digest, HumanId};
+    use grantwright_domain::{Delegation, DelegationId, Digest, HumanId, InstanceId};
+    use std::collections::BTreeMap;
 
     fn world() -> Authority {
         let mut authority = Authority::default();
@@ -280,6 +299,21 @@ mod tests {
         let mut revoked = world();
         revoked.agents.get_mut(&AgentId::parse("etl").unwrap()).unwrap().revoked = true;
         assert_eq!(whose(Some(&seen), &revoked, at(2_000)), these(&["etl"]));
+        // Whoever it handed a right on to loses it too.
+        let id = DelegationId::parse("d-1").unwrap();
+        let handed_on = Delegation {
+            chain: vec![AgentId::parse("etl").unwrap()],
+            instance: InstanceId::parse("i-1").unwrap(),
+            to: AgentId::parse("other").unwrap(),
+            parent: None,
+            scopes: BTreeMap::new(),
+            passes: 0,
+            made_at: at(0),
+            expires_at: at(9_000),
+            ended_at: None,
+        };
+        revoked.delegations.insert(id, handed_on);
+        assert_eq!(whose(Some(&seen), &revoked, at(2_000)), these(&["etl", "other"]));
         let mut reloaded = world();
         reloaded.policy_set = Some(Digest([1; 32]));
         assert_eq!(whose(Some(&seen), &reloaded, at(2_000)), Whose::Everybody);

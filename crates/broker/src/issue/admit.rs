@@ -161,8 +161,8 @@ pub async fn admit(
 /// A delegation and its chain.
 type Under = (DelegationId, Vec<AgentId>);
 
-/// The delegation that an ask names, and for how many seconds at most it can be asked under for now: the
-/// lifetime of an ask that names none.
+/// The delegation that an ask names, and the longest lifetime, in seconds, that an ask gets which names
+/// none: half of what is left of the delegation, so that people who must decide first have the other half.
 fn under(
     authority: &Authority,
     caller: &Caller,
@@ -177,7 +177,7 @@ fn under(
         refuse(400, "malformed", e.to_string(), "send the delegation's id, or none")
     })?;
     let known = authority.delegation(&id, &caller.agent, now).map_err(|v| of_violation(&v))?;
-    let left = u32::try_from(known.expires_at.since(now) / 1000).unwrap_or(u32::MAX);
+    let left = u32::try_from(known.expires_at.since(now) / 2000).unwrap_or(u32::MAX);
     let longest = known.scopes.get(scope).map_or(u32::MAX, |bounds| bounds.ttl_s.min(left));
     Ok((Some((id, known.chain.clone())), longest))
 }

@@ -191,6 +191,7 @@ pub async fn redeliver(
     if !live || acknowledged || now.since(lease.issued_at) > REDELIVER_MS {
         return Err(gone(lease));
     }
+    still_lives(broker, state)?;
     let authority = broker.authority();
     let scope = authority
         .catalog

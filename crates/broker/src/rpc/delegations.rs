@@ -19,6 +19,8 @@ use crate::core::{Broker, Caller};
 use crate::end::delegated;
 use crate::error::{of_store, of_violation, refuse};
 
+/// Most bytes of a list: a message takes four million.
+const LISTED: usize = 3_000_000;
 /// How long a delegation lasts that names no end, in seconds.
 const DEFAULT_LIFE_S: u32 = 3600;
 
@@ -138,7 +140,7 @@ fn typed(scope: &grantwright_domain::Scope, given: &Map<String, Value>) -> Resul
     Ok(out)
 }
 
-/// The delegations of whose chain the caller is, newest first.
+/// The delegations of whose chain the caller is, those in force first, then the newest; as many as fit.
 pub(super) fn list(broker: &Broker, caller: &Caller) -> DelegationsReply {
     let (authority, now) = (broker.authority(), broker.now());
     let mut mine: Vec<_> = authority
@@ -146,11 +148,15 @@ pub(super) fn list(broker: &Broker, caller: &Caller) -> DelegationsReply {
         .iter()
         .filter(|(_, d)| d.agents().any(|agent| *agent == caller.agent))
         .collect();
-    mine.sort_by_key(|(_, d)| std::cmp::Reverse(d.made_at));
+    mine.sort_by_key(|(_, d)| std::cmp::Reverse((d.is_live(now), d.made_at)));
     let each = mine.into_iter().filter_map(|(id, _)| shown(&authority, id, now));
-    DelegationsReply {
-        delegations_json: each.filter_map(|d| serde_json::to_vec(&d).ok()).collect(),
-    }
+    let mut bytes = 0;
+    let fits = |one: &Vec<u8>| {
+        bytes += one.len();
+        bytes <= LISTED
+    };
+    let each = each.filter_map(|d| serde_json::to_vec(&d).ok());
+    DelegationsReply { delegations_json: each.take_while(fits).collect() }
 }
 
 /// Ends a delegation, and what was passed on from it and asked under it. Ending one twice changes nothing.

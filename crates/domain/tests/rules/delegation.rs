@@ -426,3 +426,17 @@ fn an_agent_hands_on_no_more_than_its_bound_at_a_time() {
     taken(&mut state, &Event::Delegated(later));
     assert_eq!(state.authority.delegations.len(), 1);
 }
+
+#[test]
+fn invariant_28_what_an_agent_hands_on_and_ends_within_a_day_is_bounded() {
+    let mut state = world();
+    for n in 0..grantwright_domain::delegation::MAX_KEPT {
+        let one = Delegated { delegation_id: delegation(&format!("d-{n}")), ..first(0) };
+        taken(&mut state, &Event::Delegated(one));
+        taken(&mut state, &ended(&format!("d-{n}"), "planner", 2));
+    }
+    let next = Delegated { delegation_id: delegation("d-next"), ..first(0) };
+    refused(&state, &Event::Delegated(Delegated { at: at(3), ..next.clone() }), "delegation_bound");
+    let later = Delegated { at: at(2 * DAY_MS), expires_at: at(2 * DAY_MS + 1), ..next };
+    taken(&mut state, &Event::Delegated(later));
+}

@@ -17,6 +17,7 @@ use crate::issue::rig::{Rig, human, id_of, word};
 use crate::{end as ends, issue};
 
 const CUSTOMERS: &str = r#"{"dataset":"customers"}"#;
+const ORDERS: &str = r#"{"dataset":"orders"}"#;
 const EXPORT: &str = r#"{"dataset":"customers","rows":10}"#;
 
 /// `etl` is alice's, `planner` bob's, `router` erin's. alice, bob and carol review.
@@ -299,6 +300,27 @@ async fn the_end_of_a_delegation_ends_all_that_was_asked_under_it() {
     assert_eq!(listed.delegations_json.len(), 1);
     assert_eq!(list(&rig.broker, &world.router).delegations_json.len(), 0);
     rig.fold().await;
+}
+
+#[tokio::test]
+async fn invariant_28_what_somebody_spoilt_keeps_no_other_lease_from_its_end() {
+    let world = World::new().await;
+    let rig = &world.rig;
+    let delegation = world.handed(json!({"account": {}, "escalate": {}})).await;
+    let first = id_of(&world.ask(&delegation, "account", CUSTOMERS).await.expect("granted"));
+    let pending = id_of(&world.ask(&delegation, "escalate", CUSTOMERS).await.expect("pending"));
+    let spoilt = id_of(&world.ask(&delegation, "account", ORDERS).await.expect("granted"));
+    let connection = rusqlite::Connection::open(rig.dir().join("store.db")).unwrap();
+    for id in [&pending, &spoilt] {
+        let sql = "UPDATE requests SET leaf_list = ',x' WHERE id = ?1";
+        assert_eq!(connection.execute(sql, [id.as_str()]).unwrap(), 1);
+    }
+    end(&rig.broker, &world.planner, &delegation).await.expect("ended");
+    assert_eq!(world.state(&first).await.lease.unwrap().state, LeaseState::Revoked);
+    assert!(rig.broker.counts.faulty.load(Ordering::Relaxed) >= 2, "told");
+    // It is tried again for as long as it is so.
+    let now = rig.broker.now();
+    ends::delegated::settle(&rig.broker, now).await.expect_err("not all of it ended");
 }
 
 #[tokio::test]

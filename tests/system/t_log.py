@@ -11,7 +11,7 @@ import time
 import unittest
 from pathlib import Path
 
-from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, cli, copy_store, scratch,
+from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, alive, call, cli, copy_store, scratch,
                      until)
 from peers.ports import free_port
 import evidence
@@ -294,7 +294,7 @@ class Witness(unittest.TestCase):
             broker = folder / "broker.toml"
             witness = json.loads((folder / "witness.ready").read_text())["pid"]
             subprocess.run(["kill", str(other.broker_pid)], check=True)
-            until("the broker ends", 20, lambda: not (folder / "broker.ready").exists())
+            until("the broker ends", 20, lambda: not alive(other.broker_pid))
             text = broker.read_text() + '\n[log.witnessing]\ngate = true\nmost_behind = "1s"\n'
             config = folder / "gated.toml"
             config.write_text(text)
@@ -423,7 +423,7 @@ class Go(unittest.TestCase):
             try:
                 said = json.loads(peer.stdout.readline())
                 subprocess.run(["kill", str(other.broker_pid)], check=True)
-                until("the broker ends", 20, lambda: not (folder / "broker.ready").exists())
+                until("the broker ends", 20, lambda: not alive(other.broker_pid))
                 config = folder / "two.toml"
                 config.write_text((folder / "broker.toml").read_text() + "\n".join([
                     "", "[[log.witness]]", f'vkey = "{said["vkey"]}"', f'url = "{said["url"]}"',

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import unittest
 
-from harness import GRANTWRIGHT, ROOT, Demo, Process, call, clean_env, scratch, signal_pid, until
+from harness import GRANTWRIGHT, ROOT, Demo, Process, call, clean_env, scratch, until
 from peers import golang
 from peers.postgres import Postgres, programs
 from peers.vault import BROKER_POLICY, Vault
@@ -226,7 +226,7 @@ class Crash(unittest.TestCase):
         one = ask(idempotency_key=key)
         self.assertEqual(one.status, 200, one)
         before = len(vault.leases())
-        signal_pid(demo.broker_pid)
+        demo.kill_broker()
         demo.stop()
         demo.start()
         two = ask(idempotency_key=key)

@@ -193,14 +193,21 @@ async fn without_approvers(broker: &Arc<Broker>, now: Timestamp) -> Result<(), R
         return Ok(());
     }
     let authority = broker.authority();
-    let mut after: Option<RequestId> = None;
+    let look = move |broker, id| approved_still(broker, Arc::clone(&authority), id, now);
+    each(broker, living(broker, None).await?, look).await;
+    Ok(())
+}
+
+/// The requests of all live leases, or of those of one agent, as they are now. They are found before any
+/// is looked at: a walk that looks as it goes follows the grants that are made meanwhile, and never ends.
+async fn living(broker: &Broker, agent: Option<&AgentId>) -> Result<Vec<RequestId>, Refusal> {
+    let mut all: Vec<RequestId> = Vec::new();
     loop {
-        let page = broker.store.live(None, after.as_ref()).await.map_err(of_store)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.clone());
-        let authority = Arc::clone(&authority);
-        let look = move |broker, id| approved_still(broker, Arc::clone(&authority), id, now);
-        each(broker, page, look).await;
+        let page = broker.store.live(agent, all.last()).await.map_err(of_store)?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
     }
 }
 

@@ -97,28 +97,23 @@ impl Queue {
 /// When the store cannot be read.
 pub async fn restore(broker: &Broker) -> Result<(), Refusal> {
     let now = broker.now();
-    let mut after: Option<RequestId> = None;
-    loop {
-        let page = broker.store.live(None, after.as_ref()).await.map_err(of_store)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.clone());
-        for id in page {
-            let loaded = match broker.store.load(&id).await {
-                // Told, and those after it are found all the same.
-                Err(e @ StoreError::Tampered(_)) => {
-                    super::faulty(broker, 1, &e.to_string());
-                    continue;
-                }
-                loaded => loaded.map_err(of_store)?,
-            };
-            let Some(state) = loaded.map(|l| l.state) else { continue };
-            let Some(lease) = state.lease else { continue };
-            let undone = lease.state == LeaseState::Withdrawn && lease.revocable;
-            if undone && lease.expires_at > now {
-                broker.ending.push(lease.id, id, state.last_at);
+    for id in super::living(broker, None).await? {
+        let loaded = match broker.store.load(&id).await {
+            // Told, and those after it are found all the same.
+            Err(e @ StoreError::Tampered(_)) => {
+                super::faulty(broker, 1, &e.to_string());
+                continue;
             }
+            loaded => loaded.map_err(of_store)?,
+        };
+        let Some(state) = loaded.map(|l| l.state) else { continue };
+        let Some(lease) = state.lease else { continue };
+        let undone = lease.state == LeaseState::Withdrawn && lease.revocable;
+        if undone && lease.expires_at > now {
+            broker.ending.push(lease.id, id, state.last_at);
         }
     }
+    Ok(())
 }
 
 /// Tries again what is due, until the process ends.

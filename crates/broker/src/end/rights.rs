@@ -38,6 +38,8 @@ struct Inner {
 
 /// While nothing is changed by anybody, time alone changes rights: looked at so often, in milliseconds.
 const IDLE_MS: i64 = 5_000;
+/// How many leases are looked at between two lines that tell how far it is.
+const TOLD_EVERY: usize = 1000;
 /// Pause after a look that could not be done for all, in milliseconds.
 const PAUSE_MS: i64 = 30_000;
 
@@ -151,11 +153,8 @@ fn whose(seen: Option<&(Arc<Authority>, Timestamp)>, now: &Authority, at: Timest
 /// Looks at the live leases of one agent, or of all: how many were ended, how many could not be looked at.
 async fn all_of(broker: &Arc<Broker>, agent: Option<&AgentId>) -> Result<(u64, u64), Refusal> {
     let ended_so_far = Arc::new(AtomicU64::new(0));
-    let (mut looked, mut failed, mut after) = (0, 0, None::<RequestId>);
-    loop {
-        let page = broker.store.live(agent, after.as_ref()).await.map_err(of_store)?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.clone());
+    let (mut looked, mut failed) = (0, 0);
+    for page in super::living(broker, agent).await?.chunks(TOLD_EVERY) {
         looked += page.len();
         let ended = Arc::clone(&ended_so_far);
         let look = move |broker: Arc<Broker>, id: RequestId| {
@@ -166,7 +165,7 @@ async fn all_of(broker: &Arc<Broker>, agent: Option<&AgentId>) -> Result<(u64, u
                 Ok(())
             }
         };
-        failed += each(broker, page, look).await;
+        failed += each(broker, page.to_vec(), look).await;
         let so_far = ended_so_far.load(Ordering::Relaxed);
         tracing::info!(
             looked,

@@ -43,6 +43,14 @@ def scratch(name):
     return base / "d"
 
 
+def secret(name, text):
+    """A file that only its owner reads."""
+    file = scratch(name)
+    file.write_text(text)
+    file.chmod(0o600)
+    return file
+
+
 def until(what, seconds, probe, step=0.02):
     """Polls until `probe` gives something true; says what it waited for."""
     deadline = time.monotonic() + seconds

@@ -6,7 +6,7 @@ import sys
 import threading
 import unittest
 
-from harness import ROOT, Process, call, scratch, until
+from harness import ROOT, Process, call, scratch, secret, until
 from peers import golang
 from peers.ports import free_port
 from peers.vault import Vault
@@ -36,13 +36,6 @@ template = { audience = "https://crash.example.com", status = true }
 """
 stand = vault = moto = None
 proxies = {}
-
-
-def secret(name, text):
-    file = scratch(name)
-    file.write_text(text)
-    file.chmod(0o600)
-    return file
 
 
 def scope(name):

@@ -11,7 +11,7 @@ import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
-from harness import ROOT, Process, call, scratch, until
+from harness import ROOT, Process, call, scratch, secret, until
 from peers import golang
 from peers.ports import free_port
 from peers.vault import Refused, Vault
@@ -47,13 +47,6 @@ params.what = {{ type = "string", pattern = "{pattern}", title = "What" }}
 
 def token_scope(minter):
     return scope(f"t.{minter}", minter, 'policies = ["read-${what}"]\nrole = "grantwright"\nnum_uses = 3')
-
-
-def secret(name, text):
-    file = scratch(name)
-    file.write_text(text)
-    file.chmod(0o600)
-    return file
 
 
 class Reviews(BaseHTTPRequestHandler):

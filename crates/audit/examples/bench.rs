@@ -5,7 +5,7 @@
 //! and with ones whose end is told.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
-#![allow(
+#![expect(
     dead_code,
     clippy::unwrap_used,
     clippy::panic,

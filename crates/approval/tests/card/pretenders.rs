@@ -1,11 +1,10 @@
 //! Ways in which an agent's text tries to look like the broker's.
 
 use grantwright_approval::text::QUOTE;
-use grantwright_domain::event::{Answered, Questioned};
+use grantwright_domain::ParamValue;
 use grantwright_domain::text::is_deceptive;
-use grantwright_domain::{Digest, Event, HumanId, ParamValue};
 
-use crate::fixture::{Ask, now};
+use crate::fixture::{Ask, asked_and_answered};
 
 pub const PRETENDERS: [&str; 64] = [
     // Line breaks of every kind, and the broker's own labels.
@@ -111,26 +110,7 @@ fn assert_clean(text: &str) {
 #[test]
 fn the_agents_words_change_no_line_of_the_brokers() {
     // A question and its answer, so that all three ways to speak are there.
-    let mut plain = Ask::new();
-    plain.task = Some("t".into());
-    plain.texts = [(2, "which report?".to_owned()), (3, "a".to_owned())].into();
-    let (digest, request_id) = (plain.digest(), plain.terms.request_id.clone());
-    plain.later = vec![
-        Event::Questioned(Questioned {
-            at: now(),
-            digest,
-            request_id: request_id.clone(),
-            human: HumanId::parse("bob").unwrap(),
-            channel: "api".into(),
-            text: Digest::commitment(&[3; 16], "q"),
-        }),
-        Event::Answered(Answered {
-            at: now(),
-            digest,
-            request_id,
-            text: Digest::commitment(&[4; 16], "a"),
-        }),
-    ];
+    let plain = asked_and_answered("api");
     let honest = plain.text();
     for said in PRETENDERS {
         let mut ask = plain.clone();

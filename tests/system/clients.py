@@ -2,6 +2,7 @@
 or words that say why not. What it needs around it is in `Around`, what it asks of is a `World`."""
 
 import asyncio
+import importlib.util
 import itertools
 import json
 import os
@@ -12,10 +13,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 from ends import SSHD, GitHost, Kubernetes, Registry, Sshd, claims
 from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, scratch, until
-from peers import golang, java, node, rust
+from peers import golang, java, node, rpc, rust
 from peers.ports import free_port
 from peers.postgres import Postgres, programs
 from recorder import Recorder
@@ -327,6 +330,58 @@ class CurlSocket(Curl):
 
     def to(self):
         return ["http://localhost/v1/credentials", "--unix-socket", self.world.doors.socket]
+
+
+# gRPC.
+
+class Stubs:
+    """The code that grpcio's own compiler makes of `agent.proto`, once."""
+
+    def __init__(self):
+        self.folder = rpc.made(ROOT, scratch("stubs"))
+
+    def stop(self):
+        pass
+
+
+class Grpc(Jwt):
+    label, process = "gRPC, Python, TCP", None
+
+    @staticmethod
+    def missing():
+        return None if importlib.util.find_spec("grpc_tools") else "no grpcio"
+
+    def to(self):
+        return [urlsplit(self.world.doors.tcp).netloc, self.world.doors.token]
+
+    def call(self, method, **message):
+        if self.process is None:
+            stubs = self.world.around.once(Stubs).folder
+            self.process = subprocess.Popen([sys.executable, str(ROOT / "tests/peers/rpc.py"), str(stubs), *self.to()],
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                            stderr=subprocess.DEVNULL, env=clean_env())
+        return json.loads(lines(self.process, json.dumps({"method": method, "message": message})))
+
+    def attempt(self):
+        said = self.call("Ask", scope=self.scope, params_json=json.dumps(self.params), reason="a cell")
+        for standing in said.get("ok", []):
+            if "granted" in standing:
+                return json.loads(standing["granted"]["credential_json"])["token"], json.dumps(standing)
+        return None, json.dumps(said)
+
+    def answer(self, request_id, text):
+        said = self.call("Answer", request_id=request_id, text=text)
+        return SimpleNamespace(status=200 if said.get("ok") else said)
+
+    def close(self):
+        end(self.process)
+
+
+class GrpcSocket(Grpc):
+    label = "gRPC, Python, unix socket"
+
+    def to(self):
+        return [f"unix:{self.world.doors.socket}"]
 
 
 # Tools with helpers.
@@ -820,7 +875,7 @@ def both(kind, tells_container, tells_process):
 
 
 CLIENTS = {
-    "curl": Curl, "curl_socket": CurlSocket,
+    "curl": Curl, "curl_socket": CurlSocket, "grpc": Grpc, "grpc_socket": GrpcSocket,
     **both(Boto, True, True), **both(Cli, True, True), **both(JavaScript, False, True), **both(Go, True, False),
     **both(Rust, False, True), **both(Java, False, False),
     "imds": BotoImds,

@@ -2,6 +2,7 @@
 those of this machine; what cannot be here (a Docker engine, systemd) is played by a script of the same name."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import re
@@ -279,13 +280,19 @@ class Paste(unittest.TestCase):
         self.assertIn("granted", said)
 
 
+    @unittest.skipUnless(importlib.util.find_spec("grpc_tools"), "no grpcio")
+    def test_grpc(self):
+        said = self.shell(self.text("gRPC"), GRANTWRIGHT_SIDECAR_SOCKET=world.doors.socket)
+        self.assertEqual(json.loads(said)["token"].count("."), 2)
+
+
 class Page(unittest.TestCase):
     def test_every_block_is_executed(self):
         words = {re.sub(r"\W+", "_", title).lower() for title in blocks()}
         tests = {name.removeprefix("test_") for name in dir(Paste) if name.startswith("test_")}
         for word in words:
             self.assertTrue(any(word.startswith(test) for test in tests), f"nothing executes {word}")
-        self.assertGreaterEqual(len(words), 13)
+        self.assertGreaterEqual(len(words), 14)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,19 @@ impl Ask {
         workload: &str,
         caller: &Caller,
     ) -> Result<Self, Box<Refusal>> {
-        let mut fields = object(body)?;
+        Self::from_fields(object(body)?, header_key, workload, caller)
+    }
+
+    /// The same of the fields of such a body, whichever door they came in by.
+    ///
+    /// # Errors
+    /// As [`Ask::from_body`].
+    pub fn from_fields(
+        mut fields: Map<String, Value>,
+        header_key: Option<&str>,
+        workload: &str,
+        caller: &Caller,
+    ) -> Result<Self, Box<Refusal>> {
         let body_key = text(&mut fields, "idempotency_key")?;
         if let (Some(a), Some(b)) = (&body_key, header_key)
             && a != b
@@ -232,6 +244,14 @@ pub fn answer_text(body: &[u8]) -> Result<String, Box<Refusal>> {
     if !fields.is_empty() {
         return Err(malformed("unknown field: want `text` only"));
     }
+    answer_words(text)
+}
+
+/// The words of such an answer.
+///
+/// # Errors
+/// 400 `malformed`.
+pub fn answer_words(text: String) -> Result<String, Box<Refusal>> {
     if text.trim().is_empty() || text.chars().count() > MAX_REASON {
         return Err(malformed(format!("`text` wants 1 to {MAX_REASON} characters")));
     }

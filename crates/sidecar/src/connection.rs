@@ -1,4 +1,5 @@
-//! One connection. Its calls go through hyper one by one; a call that only repeats the one before it,
+//! One connection. One that begins with HTTP/2's preface is gRPC's ([`http2`](crate::http2)); of any other
+//! the calls go through hyper one by one; a call that only repeats the one before it,
 //! byte for byte, is answered here ([`repeat`](crate::repeat)). Between calls a connection holds no
 //! buffers. Bounded are the size of a head, the time it may take, and the time between calls.
 
@@ -19,12 +20,12 @@ use crate::linger::Lingering;
 use crate::places::Place;
 use crate::process::Caller;
 use crate::repeat::{Exchange, Repeats, Step};
-use crate::{Sidecar, doors};
+use crate::{Sidecar, doors, http2};
 
 /// Largest head of a call.
-const MOST_HEAD: usize = 16 * 1024;
+pub(crate) const MOST_HEAD: usize = 16 * 1024;
 /// In this time a head must have arrived; a connection may idle as long, and at most twice as long.
-const HEAD_TIME: Duration = Duration::from_secs(60);
+pub(crate) const HEAD_TIME: Duration = Duration::from_secs(60);
 /// Calls that run when the sidecar ends have this long.
 pub(crate) const LAST_CALLS: Duration = Duration::from_secs(1);
 
@@ -38,6 +39,7 @@ pub(crate) async fn connection<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let place = Arc::new(place);
     let mut serving = pin!(serve(stream, caller, &place, &sidecar, closed));
     let mut out = pin!(place.turned_out());
     poll_fn(|cx| match serving.as_mut().poll(cx) {
@@ -50,7 +52,7 @@ pub(crate) async fn connection<S>(
 async fn serve<S>(
     stream: S,
     caller: Caller,
-    place: &Place,
+    place: &Arc<Place>,
     sidecar: &Arc<Sidecar>,
     mut closed: watch::Receiver<bool>,
 ) where
@@ -58,6 +60,7 @@ async fn serve<S>(
 {
     let mut stream = Lingering::new(stream, place.seat());
     let mut repeats = Repeats::default();
+    let mut is_new = true;
     loop {
         let step = {
             let calls = repeats.calls();
@@ -83,7 +86,14 @@ async fn serve<S>(
         if step == Step::End {
             return;
         }
-        let exchange = Exchange::begin(repeats.take());
+        let mut begun = repeats.take();
+        if std::mem::take(&mut is_new)
+            && http2::is_meant(&mut stream, &mut begun, &mut closed).await
+        {
+            stream.unread(begun);
+            return Box::pin(http2::serve(&mut stream, caller, place, sidecar, &mut closed)).await;
+        }
+        let exchange = Exchange::begin(begun);
         let calls = through_hyper(&mut stream, &exchange, (&caller, place), sidecar, &mut closed);
         if !Box::pin(calls).await {
             return;

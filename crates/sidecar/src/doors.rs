@@ -2,9 +2,11 @@
 //! first, by their raw bytes.
 
 mod aws;
+mod calls;
 mod credentials;
 mod delegations;
 mod events;
+pub(crate) mod grpc;
 mod health;
 mod reply;
 mod requests;
@@ -122,6 +124,7 @@ async fn route(
         ("GET", 1, ["readyz", ..]) => health::ready(sidecar),
         ("GET", 1, ["metrics", ..]) => health::metrics(sidecar),
         ("GET", 2, ["v1", "openapi.json", ..]) => health::description(),
+        ("GET", 2, ["v1", "agent.proto", ..]) => grpc::description(),
         ("GET", 2, ["v1", "checkpoints", ..]) => health::checkpoints(sidecar),
         ("GET", 2, ["v1", "scopes", ..]) => requests::scopes(sidecar).await,
         ("GET", 2, ["v1", "delegations", ..]) => delegations::list(sidecar).await,
@@ -133,8 +136,8 @@ async fn route(
         ("POST", 4, ["v1", "requests", id, "answer"]) => requests::answer(sidecar, id, &body).await,
         ("POST", 4, ["v1", "requests", id, "release"]) => requests::release(sidecar, id).await,
         (_, 1, ["healthz" | "readyz" | "metrics", ..])
-        | (_, 2, ["v1", "checkpoints" | "credentials" | "delegations" | "openapi.json", ..])
-        | (_, 2, ["v1", "scopes", ..])
+        | (_, 2, ["v1", "agent.proto" | "checkpoints" | "credentials" | "delegations", ..])
+        | (_, 2, ["v1", "openapi.json" | "scopes", ..])
         | (_, 2, ["aws", ..])
         | (_, 3, ["v1", "delegations" | "requests", ..])
         | (_, 4, ["v1", "requests", _, "answer" | "events" | "release"]) => {

@@ -237,7 +237,8 @@ impl Sidecar {
     }
 }
 
-fn busy() -> Refusal {
+/// 429 `busy`.
+pub(crate) fn busy() -> Refusal {
     Refusal::new(429, "busy", "Too many calls are under way at this sidecar.")
         .next("Try again shortly.")
         .retry_after_ms(1000)

@@ -2,7 +2,8 @@
 //! browsers that a web page turns against it.
 
 use grantwright_wire::Refusal;
-use http::header::{AUTHORIZATION, HOST};
+use http::Version;
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use subtle::ConstantTimeEq as _;
 
@@ -133,10 +134,14 @@ pub fn foreign(peer: Peer, head: &Parts) -> Option<&'static str> {
         }
     }
     let target = head.uri.authority();
-    if hosts != 1 || target.is_some_and(|it| !is_local(it.as_str().as_bytes())) {
+    // HTTP/2 says it as `:authority`, which is the target's (RFC 9113 §8.3.1).
+    let told = match head.version {
+        Version::HTTP_2 => hosts <= 1 && (hosts == 1 || target.is_some()),
+        _ => hosts == 1,
+    };
+    if !told || target.is_some_and(|it| !is_local(it.as_str().as_bytes())) {
         return Some("`Host` is not this host");
     }
-    debug_assert!(head.headers.contains_key(HOST));
     None
 }
 
@@ -257,6 +262,32 @@ mod tests {
         let none = Tokens { agent, aws: None };
         let empty = head(&[("host", "localhost"), ("authorization", "")]);
         assert!(none.admit(Peer::Tcp, Door::Aws, &empty).is_err());
+    }
+
+    /// HTTP/2 has `:authority` where HTTP/1 has `Host`: one of them is there, and each is local.
+    #[test]
+    fn authority_matrix() {
+        for (target, host, is_let_in) in [
+            ("http://127.0.0.1:7788/x", None, true),
+            ("http://localhost/x", None, true),
+            ("http://localhost/x", Some("localhost"), true),
+            ("/x", Some("localhost"), true),
+            ("/x", None, false),
+            ("http://evil.example/x", None, false),
+            ("http://evil.example/x", Some("localhost"), false),
+            ("http://localhost/x", Some("evil.example"), false),
+            ("http://127.0.0.1.evil.example:7788/x", None, false),
+        ] {
+            let mut request = http::Request::post(target).version(Version::HTTP_2);
+            if let Some(host) = host {
+                request = request.header("host", host);
+            }
+            let head = request.body(()).unwrap().into_parts().0;
+            assert_eq!(foreign(Peer::Tcp, &head).is_none(), is_let_in, "{target} {host:?}");
+        }
+        // Under HTTP/1 a target with an authority needs its `Host` all the same.
+        let head = http::Request::get("http://localhost/x").body(()).unwrap().into_parts().0;
+        assert!(foreign(Peer::Tcp, &head).is_some());
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Lease {
     pub extends_until: Option<Timestamp>,
     /// The body of the 200 answer.
     pub body: Bytes,
+    /// Where in it the credential begins.
+    credential_at: usize,
     /// It is made in steps, also in its last one.
     in_steps: bool,
     /// When its present step began: at the issue, or when it was extended last.
@@ -94,6 +96,7 @@ impl Lease {
         now: Timestamp,
     ) -> Self {
         let tail = tail_of(from);
+        let (body, credential_at) = granted_body(from.request_id, &credential, &tail);
         Self {
             request_id: from.request_id.to_owned(),
             lease_id: from.lease_id.to_owned(),
@@ -102,7 +105,8 @@ impl Lease {
             people: from.people,
             ask,
             extends_until: from.extends_until,
-            body: granted_body(from.request_id, &credential, &tail),
+            body,
+            credential_at,
             in_steps: from.extends_until.is_some(),
             since: from.issued_at,
             tail,
@@ -126,6 +130,7 @@ impl Lease {
         if extends_until.is_none() {
             tail.remove("extends_until");
         }
+        let (body, credential_at) = granted_body(&self.request_id, &credential, &tail);
         Some(Self {
             request_id: self.request_id.clone(),
             lease_id: self.lease_id.clone(),
@@ -134,7 +139,8 @@ impl Lease {
             people: self.people,
             ask: self.ask.clone(),
             extends_until,
-            body: granted_body(&self.request_id, &credential, &tail),
+            body,
+            credential_at,
             in_steps: self.in_steps,
             since: now,
             tail,
@@ -146,6 +152,17 @@ impl Lease {
             last_use: AtomicI64::new(self.last_use.load(Ordering::Relaxed)),
             renewal: Mutex::new(Renewal::Due(now)),
         })
+    }
+
+    /// The credential's JSON, where it lies in the body: it is wiped with it.
+    pub fn credential_json(&self) -> Bytes {
+        let end = self.credential_at + self.credential.expose_json().len();
+        self.body.slice(self.credential_at..end)
+    }
+
+    /// What the body says beside the credential.
+    pub fn tail(&self) -> &Map<String, Value> {
+        &self.tail
     }
 
     /// It may be extended in place.
@@ -270,7 +287,12 @@ fn tail_of(from: &Delivered<'_>) -> Map<String, Value> {
     tail
 }
 
-fn granted_body(request_id: &str, credential: &Credential, tail: &Map<String, Value>) -> Bytes {
+/// The body, and where in it the credential begins.
+fn granted_body(
+    request_id: &str,
+    credential: &Credential,
+    tail: &Map<String, Value>,
+) -> (Bytes, usize) {
     let head = format!(
         "{{\"state\":\"granted\",\"request_id\":{},\"credential\":",
         Value::from(request_id)
@@ -283,7 +305,7 @@ fn granted_body(request_id: &str, credential: &Credential, tail: &Map<String, Va
     body.extend_from_slice(secret);
     body.push(b',');
     body.extend_from_slice(tail.get(1..).unwrap_or("}").as_bytes());
-    wiped(body)
+    (wiped(body), head.len())
 }
 
 /// As STS answers.

@@ -20,6 +20,7 @@ mod fetch;
 mod files;
 pub mod guard;
 mod holder;
+mod http2;
 mod identity;
 mod lease;
 mod linger;

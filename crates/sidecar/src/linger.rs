@@ -15,15 +15,20 @@ use crate::places::Seat;
 const MOST_UNREAD: usize = 1 << 20;
 
 /// See the module.
-pub(crate) struct Lingering<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(Option<S>, Seat);
+pub(crate) struct Lingering<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
+    stream: Option<S>,
+    seat: Seat,
+    /// What was read before and is to be read again.
+    unread: Vec<u8>,
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Lingering<S> {
     fn drop(&mut self) {
-        let (Some(mut stream), Ok(runtime)) = (self.0.take(), Handle::try_current()) else {
+        let (Some(mut stream), Ok(runtime)) = (self.stream.take(), Handle::try_current()) else {
             return;
         };
         // Its place is another's already, and so is its descriptor.
-        if self.1.is_lost() {
+        if self.seat.is_lost() {
             return;
         }
         runtime.spawn(tokio::time::timeout(LAST_CALLS, async move {
@@ -42,11 +47,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Lingering<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Lingering<S> {
     pub(crate) fn new(stream: S, seat: Seat) -> Self {
-        Self(Some(stream), seat)
+        Self { stream: Some(stream), seat, unread: Vec::new() }
+    }
+
+    /// Puts back what was read.
+    pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
+        self.unread = bytes;
     }
 
     fn stream(&mut self) -> std::io::Result<Pin<&mut S>> {
-        self.0.as_mut().map(Pin::new).ok_or_else(|| ErrorKind::NotConnected.into())
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| ErrorKind::NotConnected.into())
     }
 }
 
@@ -56,6 +66,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncRead for Lingering
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buf.remaining());
+            let rest = self.unread.split_off(count);
+            buf.put_slice(&std::mem::replace(&mut self.unread, rest));
+            return Poll::Ready(Ok(()));
+        }
         self.stream()?.poll_read(cx, buf)
     }
 }
@@ -86,6 +102,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::connection::{LAST_CALLS, connection};
 use crate::places::Places;
@@ -20,6 +21,11 @@ use crate::{Config, Sidecar, SidecarError, files};
 const MOST_CONNECTIONS: usize = 512;
 /// Strangers that give way at once where descriptors are short.
 const MOST_TURNED_OUT: usize = 16;
+/// How long the loop rests when no connection can be accepted: some were turned out, or none could be.
+const ROOM_MADE: Duration = Duration::from_millis(1);
+const NO_ROOM: Duration = Duration::from_millis(50);
+/// How often that is logged.
+const SAID_EVERY: Duration = Duration::from_secs(1);
 
 /// The bound sockets.
 pub(crate) struct Listeners {
@@ -102,6 +108,7 @@ async fn accept_tcp(
     closed: &watch::Receiver<bool>,
 ) {
     let [own, _] = places;
+    let mut said = None;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -110,7 +117,7 @@ async fn accept_tcp(
                 let (sidecar, closed) = (Arc::clone(sidecar), closed.clone());
                 tokio::spawn(connection(stream, Caller::tcp(), place, sidecar, closed));
             }
-            Err(error) => pause(&error, places).await,
+            Err(error) => pause(&error, places, &mut said).await,
         }
     }
 }
@@ -123,6 +130,7 @@ async fn accept_unix(
 ) {
     let [_, own] = places;
     let user = sidecar.config.user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+    let mut said = None;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -133,18 +141,22 @@ async fn accept_unix(
                     connection(stream, caller, place, sidecar, closed).await;
                 });
             }
-            Err(error) => pause(&error, places).await,
+            Err(error) => pause(&error, places, &mut said).await,
         }
     }
 }
 
 /// No descriptors left, or the peer is gone already: neither ends the listener. Where descriptors are
 /// short, strangers give way, on the socket that has more of them.
-async fn pause(error: &std::io::Error, places: &[Arc<Places>; 2]) {
+async fn pause(error: &std::io::Error, places: &[Arc<Places>; 2], said: &mut Option<Instant>) {
     let crowd = places.iter().max_by_key(|it| it.strangers());
     let made = crowd.map_or(0, |it| it.make_room(MOST_TURNED_OUT));
-    tracing::warn!(%error, turned_out = made, "cannot accept a connection");
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    if said.is_none_or(|at| at.elapsed() >= SAID_EVERY) {
+        *said = Some(Instant::now());
+        tracing::warn!(%error, turned_out = made, "cannot accept connections; trying on");
+    }
+    // Those who were turned out close their descriptors meanwhile.
+    tokio::time::sleep(if made > 0 { ROOM_MADE } else { NO_ROOM }).await;
 }
 
 /// Replaces a socket that nobody listens on any more. It is for one user only, whom each connection is

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grantwright_domain::{Clock, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::Config;
 use crate::attend::Attendance;
@@ -21,6 +21,8 @@ use crate::upstream::Upstream;
 
 /// Ended leases that are remembered in case their credential arrives after the news of their end.
 const MOST_ENDED: usize = 256;
+/// Who follows a request's events at the same time, by either door; more are refused.
+const MOST_FOLLOWERS: usize = 512;
 
 /// What all doors and background tasks of one sidecar share.
 pub struct Sidecar {
@@ -36,6 +38,8 @@ pub struct Sidecar {
     pub(crate) remember: Remember,
     pub(crate) attendance: Attendance,
     pub(crate) flights: Flights,
+    /// Places for those who follow a request.
+    pub(crate) followers: Arc<Semaphore>,
     pub(crate) holders: Holders,
     pub(crate) scopes: Scopes,
     pub(crate) programs: Programs,
@@ -66,6 +70,7 @@ impl Sidecar {
             remember: Remember::open(pinned, config.checkpoint_file.clone())?,
             attendance: Attendance::new(clock.now()),
             flights: Flights::default(),
+            followers: Arc::new(Semaphore::new(MOST_FOLLOWERS)),
             holders: Holders::default(),
             scopes: Scopes::default(),
             programs: Programs::default(),

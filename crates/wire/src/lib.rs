@@ -1,10 +1,11 @@
-//! What travels between sidecar and broker: the generated messages of `proto/`, the mutually
-//! authenticated TLS beneath them, who the peer is, and how a refusal becomes a status.
+//! What travels between sidecar and broker, and between agents and the sidecar's gRPC door: the generated
+//! messages of `proto/`, the mutually authenticated TLS beneath the former, who the peer is, and how a refusal becomes a status.
 //!
 //! It decides nothing about requests, keeps nothing, and reads neither files nor environment. Of the
 //! workspace it may use `domain`, `credential` and `proof`.
 
 pub mod accept;
+pub mod agent;
 pub mod connect;
 mod error;
 pub mod identity;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::agent::v1 as agent;
 use crate::v1::granted::Delivery;
 use crate::v1::{AskRequest, EnrolRequest, Granted};
 
@@ -46,6 +47,27 @@ impl fmt::Debug for Delivery {
     }
 }
 
+impl fmt::Debug for agent::AskRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AskRequest")
+            .field("idempotency_key", &self.idempotency_key)
+            .field("scope", &self.scope)
+            .field("ttl", &self.ttl)
+            .field("has_on_behalf_of", &!self.on_behalf_of.is_empty())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for agent::Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Granted")
+            .field("lease_id", &self.lease_id)
+            .field("expires_at_ms", &self.expires_at_ms)
+            .field("revocable", &self.revocable)
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,7 +93,26 @@ mod tests {
             ..AskRequest::default()
         };
         let enrol = EnrolRequest { join_token: secret.into(), ..EnrolRequest::default() };
-        let shown = format!("{outcome:?} {outcome:#?} {ask:?} {enrol:?}");
+        let agents = agent::AskRequest {
+            params_json: secret.into(),
+            reason: secret.into(),
+            task: secret.into(),
+            on_behalf_of: secret.into(),
+            ..agent::AskRequest::default()
+        };
+        let given = agent::Granted {
+            credential_json: secret.into(),
+            params_json: secret.into(),
+            narrowed: secret.into(),
+            ..agent::Granted::default()
+        };
+        let standing = agent::Standing {
+            detail: Some(agent::standing::Detail::Granted(given)),
+            ..agent::Standing::default()
+        };
+        let shown = format!(
+            "{outcome:?} {outcome:#?} {ask:?} {enrol:?} {agents:?} {standing:?} {standing:#?}"
+        );
         let bytes = format!("{:?}", secret.as_bytes());
         assert!(!shown.contains(secret) && !shown.contains(bytes.trim_matches(['[', ']'])));
         assert!(shown.contains("Plain(redacted)"), "{shown}");

@@ -120,12 +120,12 @@ impl Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let code = grpc_code(refusal.status);
-        let title = bounded(refusal.title);
+        let title = bounded(refusal.title, MAX_TEXT);
         let problem = Problem {
             code: refusal.code,
             title: title.clone(),
-            detail: bounded(refusal.detail),
-            next: bounded(refusal.next),
+            detail: bounded(refusal.detail, MAX_TEXT),
+            next: bounded(refusal.next, MAX_TEXT),
             request_id: refusal.request_id,
             status: refusal.status.into(),
             retry_after_ms: refusal.retry_after_ms,
@@ -159,7 +159,7 @@ impl From<&Status> for Refusal {
 }
 
 /// gRPC's nearest word for an HTTP status; the problem in the details is what counts.
-const fn grpc_code(status: u16) -> Code {
+pub(crate) const fn grpc_code(status: u16) -> Code {
     match status {
         400 => Code::InvalidArgument,
         401 => Code::Unauthenticated,
@@ -176,8 +176,9 @@ const fn grpc_code(status: u16) -> Code {
     }
 }
 
-fn bounded(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(MAX_TEXT));
+/// Cut to at most so many bytes, at a character.
+pub(crate) fn bounded(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
     text
 }
 

@@ -12,66 +12,107 @@ use std::path::{Path, PathBuf};
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
-const PROTO: &str = "grantwright/v1/broker.proto";
-const GENERATED: &str = "src/gen/grantwright.v1.rs";
-const GOLDEN: &str = "tests/golden/grantwright.v1.txt";
+/// One file of `proto/`, and what is made from it.
+struct Proto {
+    file: &'static str,
+    package: &'static str,
+    /// Messages that hold a credential, a token or an agent's words: their `Debug` is written by hand in
+    /// `redact.rs`.
+    secret: &'static [&'static str],
+    /// What then derives no `Debug`, in the order of the code.
+    undebugged: &'static [&'static str],
+    /// Whether we serve it with the generated code.
+    served: bool,
+}
 
-/// Messages that hold a credential or a token: their `Debug` is written by hand in `redact.rs`.
-const SECRET: [&str; 3] =
-    [".grantwright.v1.AskRequest", ".grantwright.v1.EnrolRequest", ".grantwright.v1.Granted"];
+const PROTOS: [Proto; 2] = [
+    Proto {
+        file: "grantwright/v1/broker.proto",
+        package: "grantwright.v1",
+        secret: &["AskRequest", "EnrolRequest", "Granted"],
+        undebugged: &["EnrolRequest", "AskRequest", "Granted", "Delivery"],
+        served: true,
+    },
+    // The sidecar frames its answers itself, so that no credential is copied.
+    Proto {
+        file: "grantwright/agent/v1/agent.proto",
+        package: "grantwright.agent.v1",
+        secret: &["AskRequest", "Granted"],
+        undebugged: &["AskRequest", "Granted"],
+        served: false,
+    },
+];
 
 #[test]
 fn committed_code_is_what_the_proto_says() {
-    let derived = derive();
-    if blessing() {
-        fs::write(here(GENERATED), &derived).unwrap();
+    for proto in &PROTOS {
+        let (derived, generated) = (proto.derive(), proto.generated());
+        if blessing() {
+            fs::write(&generated, &derived).unwrap();
+        }
+        assert!(
+            fs::read_to_string(&generated).unwrap() == derived,
+            "{} is not what {} says: run this test with GRANTWRIGHT_BLESS=1",
+            generated.display(),
+            proto.file
+        );
     }
-    assert!(
-        fs::read_to_string(here(GENERATED)).unwrap() == derived,
-        "{GENERATED} is not what {PROTO} says: run this test with GRANTWRIGHT_BLESS=1"
-    );
 }
 
 #[test]
 fn nothing_is_removed_renumbered_or_retyped() {
-    let now = summary(&descriptors());
-    let golden = fs::read_to_string(here(GOLDEN)).unwrap_or_default();
-    let gone: Vec<&str> = golden.lines().filter(|line| !now.contains(*line)).collect();
-    assert!(gone.is_empty(), "sidecars in the field rely on:\n{}", gone.join("\n"));
-    let text: String = now.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
-    if blessing() {
-        fs::write(here(GOLDEN), &text).unwrap();
-    } else {
-        assert!(golden == text, "{PROTO} grew: run this test with GRANTWRIGHT_BLESS=1");
+    for proto in &PROTOS {
+        let now = summary(&proto.descriptors());
+        let path = here(&format!("tests/golden/{}.txt", proto.package));
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        let gone: Vec<&str> = golden.lines().filter(|line| !now.contains(*line)).collect();
+        assert!(gone.is_empty(), "programs in the field rely on:\n{}", gone.join("\n"));
+        let text: String = now.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+        if blessing() {
+            fs::write(&path, &text).unwrap();
+        } else {
+            assert!(golden == text, "{} grew: run this test with GRANTWRIGHT_BLESS=1", proto.file);
+        }
     }
 }
 
 /// A message that gains a field of bytes or a token must be looked at: this list is that look.
 #[test]
 fn secret_messages_derive_no_debug() {
-    let code = derive();
-    let skipped: Vec<&str> = code
-        .split("#[prost(skip_debug)]")
-        .skip(1)
-        .filter_map(|rest| rest.split_whitespace().nth(2))
-        .collect();
-    assert_eq!(skipped, ["EnrolRequest", "AskRequest", "Granted", "Delivery"]);
+    for proto in &PROTOS {
+        let code = proto.derive();
+        let skipped: Vec<&str> = code
+            .split("#[prost(skip_debug)]")
+            .skip(1)
+            .filter_map(|rest| rest.split_whitespace().nth(2))
+            .collect();
+        assert_eq!(skipped, proto.undebugged);
+    }
 }
 
-fn derive() -> String {
-    let out = tempfile::tempdir().unwrap();
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .emit_rerun_if_changed(false)
-        .out_dir(out.path())
-        .skip_debug(SECRET)
-        .compile_fds(descriptors())
-        .unwrap();
-    fs::read_to_string(out.path().join("grantwright.v1.rs")).unwrap()
-}
+impl Proto {
+    fn derive(&self) -> String {
+        let out = tempfile::tempdir().unwrap();
+        let secret: Vec<String> =
+            self.secret.iter().map(|it| format!(".{}.{it}", self.package)).collect();
+        tonic_prost_build::configure()
+            .build_transport(false)
+            .build_server(self.served)
+            .emit_rerun_if_changed(false)
+            .out_dir(out.path())
+            .skip_debug(&secret)
+            .compile_fds(self.descriptors())
+            .unwrap();
+        fs::read_to_string(out.path().join(format!("{}.rs", self.package))).unwrap()
+    }
 
-fn descriptors() -> FileDescriptorSet {
-    protox::compile([PROTO], [here("../../proto")]).unwrap()
+    fn descriptors(&self) -> FileDescriptorSet {
+        protox::compile([self.file], [here("../../proto")]).unwrap()
+    }
+
+    fn generated(&self) -> PathBuf {
+        here(&format!("src/gen/{}.rs", self.package))
+    }
 }
 
 fn here(path: &str) -> PathBuf {

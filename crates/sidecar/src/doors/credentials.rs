@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use grantwright_domain::Timestamp;
+use grantwright_wire::Refusal;
 use http::request::Parts;
 
 use crate::Sidecar;
@@ -12,8 +13,8 @@ use crate::lease::{Lease, Renewal};
 use crate::process::Caller;
 use crate::renew::is_due;
 
-use super::reply::{Reply, ended, pending, problem, secret};
-use super::while_consistent;
+use super::calls;
+use super::reply::{Reply, problem, secret, standing};
 
 /// The bytes that decide the answer: the mark of who asks, query, keys in the head, and body. They begin with a letter, so
 /// that none is mistaken for an address; no part but the last can hold a zero byte.
@@ -41,47 +42,9 @@ pub(super) async fn post(
     body: &[u8],
     raw: &[u8],
 ) -> Reply {
-    if let Err(refusal) = while_consistent(sidecar) {
-        return problem(sidecar, &refusal);
-    }
-    let held = || read(sidecar, caller, head, body).and_then(|ask| sidecar.held(ask));
-    let mut ask = match held() {
-        Ok(ask) => Arc::new(ask),
-        Err(refusal) => return problem(sidecar, &refusal),
-    };
-    if let Some(lease) = sidecar.lease_for(&ask) {
-        sidecar.metrics.from_memory.add(1);
-        return granted(sidecar, &ask, &lease, raw);
-    }
-    if let Some(lease) = sidecar.extended_for(&ask).await {
-        sidecar.metrics.from_memory.add(1);
-        return granted(sidecar, &ask, &lease, raw);
-    }
-    let is_known = sidecar.knows(&ask.scope);
-    let mut fetched = sidecar.ask(&ask, None).await;
-    if fetched.as_ref().is_err_and(|it| it.code == "bad_params") {
-        // Declared since the list was made, perhaps: what is missing may be a key of ours.
-        let _ = match is_known {
-            true => sidecar.certain_scopes().await,
-            false => sidecar.refresh_scopes().await,
-        };
-        match held() {
-            Ok(filled) if filled.identity != ask.identity => {
-                ask = Arc::new(filled);
-                fetched = sidecar.ask(&ask, None).await;
-            }
-            _ => {}
-        }
-    }
-    match fetched {
-        Ok(Answer::Granted(lease)) => granted(sidecar, &ask, &lease, raw),
-        Ok(Answer::Pending(it)) => pending(sidecar, &it.0, &it.1),
-        Ok(Answer::Ended(it)) => problem(sidecar, &ended(&it)),
-        // While no broker answers, a credential is given to its very end.
-        Err(refusal) if refusal.code == "broker_away" => match sidecar.lease_to_the_end(&ask) {
-            Some(lease) => secret(lease.body.clone()),
-            None => problem(sidecar, &refusal),
-        },
+    match calls::ask(sidecar, &|| read(sidecar, caller, head, body)).await {
+        Ok((ask, Answer::Granted(lease))) => granted(sidecar, &ask, &lease, raw),
+        Ok((_, other)) => standing(sidecar, Ok(other)),
         Err(refusal) => problem(sidecar, &refusal),
     }
 }
@@ -91,19 +54,23 @@ fn read(
     caller: &Caller,
     head: &Parts,
     body: &[u8],
-) -> Result<Ask, Box<grantwright_wire::Refusal>> {
+) -> Result<Ask, Box<Refusal>> {
     if head.uri.query().is_some() {
         return Err(malformed("this path takes no query"));
     }
+    Ask::from_body(body, header_key(head)?, &sidecar.workload, caller)
+}
+
+/// The header `Idempotency-Key`.
+pub(super) fn header_key(head: &Parts) -> Result<Option<&str>, Box<Refusal>> {
     let mut keys = head.headers.get_all("idempotency-key").iter();
-    let header_key = match (keys.next(), keys.next()) {
-        (None, _) => None,
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(None),
         (Some(key), None) => {
-            Some(key.to_str().map_err(|_| malformed("`Idempotency-Key` is no plain text"))?)
+            key.to_str().map(Some).map_err(|_| malformed("`Idempotency-Key` is no plain text"))
         }
-        _ => return Err(malformed("`Idempotency-Key` is there twice")),
-    };
-    Ask::from_body(body, header_key, &sidecar.workload, caller)
+        _ => Err(malformed("`Idempotency-Key` is there twice")),
+    }
 }
 
 fn granted(sidecar: &Arc<Sidecar>, ask: &Ask, lease: &Arc<Lease>, raw: &[u8]) -> Reply {

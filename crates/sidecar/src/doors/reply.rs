@@ -2,6 +2,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::vec;
 
 use bytes::Bytes;
 use grantwright_domain::Timestamp;
@@ -27,7 +28,15 @@ pub(crate) enum Body {
     /// Whole.
     Whole(Full<Bytes>),
     /// Piece by piece, until the other end of the channel is dropped.
-    Events(mpsc::Receiver<Bytes>),
+    Events(mpsc::Receiver<Frame<Bytes>>),
+    /// In pieces that are there.
+    Pieces(vec::IntoIter<Frame<Bytes>>),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Whole(Full::default())
+    }
 }
 
 impl http_body::Body for Body {
@@ -40,9 +49,8 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Events(events) => {
-                events.poll_recv(cx).map(|piece| piece.map(|it| Ok(Frame::data(it))))
-            }
+            Self::Events(events) => events.poll_recv(cx).map(|piece| piece.map(Ok)),
+            Self::Pieces(pieces) => Poll::Ready(pieces.next().map(Ok)),
         }
     }
 
@@ -50,13 +58,14 @@ impl http_body::Body for Body {
         match self {
             Self::Whole(body) => body.is_end_stream(),
             Self::Events(_) => false,
+            Self::Pieces(pieces) => pieces.as_slice().is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => body.size_hint(),
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::Pieces(_) => SizeHint::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 rate, measured by a direct client in the same run."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -136,14 +137,22 @@ def in_parallel(work, clients=CLIENTS):
     return len(work) / (time.perf_counter() - begun)
 
 
-def at_vault():
-    postgres = Postgres(scratch("postgres"))
-    vault = None
-    try:
+@contextlib.contextmanager
+def accounts_at_vault():
+    """A real Vault, on raft with an audit file, that makes accounts of a real PostgreSQL."""
+    with contextlib.ExitStack() as ends:
+        postgres = Postgres(scratch("postgres"))
+        ends.callback(postgres.stop)
         postgres.sql("CREATE ROLE readers; CREATE TABLE sales (n int); GRANT SELECT ON sales TO readers;"
                      "CREATE ROLE vault LOGIN SUPERUSER PASSWORD 'vault-pass'")
         vault = Vault(ROOT, scratch("vault"), durable=True)
+        ends.callback(vault.stop)
         vault.database(postgres, "sales")
+        yield vault
+
+
+def at_vault():
+    with accounts_at_vault() as vault:
         local = threading.local()
 
         def direct(method, path, body=None):
@@ -166,10 +175,6 @@ def at_vault():
             filled(demo, enrolled(demo), ("vault.db-read", '{"database":"sales"}'), AT_BACKENDS)
             refused, _, ended, gone = revoke(demo, demo.env["GRANTWRIGHT_CONSOLE"], "vault.db-read",
                                              lambda: {"database": "sales"})
-    finally:
-        if vault:
-            vault.stop()
-        postgres.stop()
     return beside("Vault's database engine", refused, gone, ended, own_rate,
                   f"`sys/leases/revoke` by {CLIENTS} clients, nothing looked up after,")
 

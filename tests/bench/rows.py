@@ -23,9 +23,9 @@ from chat import Fake, slack
 from harness import ROOT, Demo, Process, call, clean_env, scratch, store_files, until
 from peers import golang
 from peers.minio import Minio
-from peers.postgres import Postgres, programs
-from peers.vault import BROKER_POLICY, Vault
-from kill import kill
+from peers.postgres import programs
+from peers.vault import BROKER_POLICY
+from kill import accounts_at_vault, kill
 from lives import fleet, history, issuers
 from pages import console, page_vote
 
@@ -635,13 +635,7 @@ def backend_vault():
     for missing in (None if programs() else "no PostgreSQL here", golang.prepare(ROOT, "vault", say)):
         if missing:
             raise RuntimeError(missing)
-    postgres = Postgres(scratch("postgres"))
-    vault = None
-    try:
-        postgres.sql("CREATE ROLE readers; CREATE TABLE sales (n int); GRANT SELECT ON sales TO readers;"
-                     "CREATE ROLE vault LOGIN SUPERUSER PASSWORD 'vault-pass'")
-        vault = Vault(ROOT, scratch("vault"), durable=True)
-        vault.database(postgres, "sales")
+    with accounts_at_vault() as vault:
         request = Request("GET", "/v1/database/creds/db-read", vault.root_token)
         what = ("vault.db-read", '{"database":"sales"}')
         with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS, VAULT_ADDR=vault.addr,
@@ -650,10 +644,6 @@ def backend_vault():
             return beside(
                 "Vault, an account of its database engine", lambda n, s: request.bytes(vault.addr, n, s),
                 lambda n, s: served(demo.broker_pid, lambda: ask(home, n, min(n, 4), s, what)))
-    finally:
-        if vault:
-            vault.stop()
-        postgres.stop()
 
 
 ROWS = {"grant": grant, "fleet": fleet, "cached": cached, "vote": vote, "page-vote": page_vote, "chat": chat,

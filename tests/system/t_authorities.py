@@ -22,6 +22,8 @@ path "pki/sign/*" { capabilities = ["update"] }
 path "pki/issue/*" { capabilities = ["update"] }
 path "pki/revoke" { capabilities = ["update"] }
 path "pki/cert/*" { capabilities = ["read"] }
+path "pki/certs" { capabilities = ["list"] }
+path "pki/certs/" { capabilities = ["list"] }
 path "ssh/roles/*" { capabilities = ["read"] }
 path "ssh/sign/*" { capabilities = ["update"] }
 path "transit/keys/*" { capabilities = ["read"] }
@@ -85,7 +87,8 @@ def setUpModule():
     vault.call("POST", "pki/root/generate/internal", {"common_name": "test root", "ttl": "87600h"})
     role = {"allowed_domains": "internal.example", "allow_subdomains": True, "max_ttl": "1h", "key_type": "any",
             "allowed_uri_sans": "spiffe://example.org/svc/*", "server_flag": False}
-    vault.call("POST", "pki/roles/mesh", {**role, "use_csr_common_name": False, "use_csr_sans": False})
+    vault.call("POST", "pki/roles/mesh", {**role, "use_csr_common_name": False, "use_csr_sans": False,
+                                          "allowed_serial_numbers": "*"})
     vault.call("POST", "pki/roles/careless", role)
     vault.call("POST", "pki/roles/made", {**role, "key_type": "ec", "key_bits": 256})
     vault.call("POST", "ssh/config/ca", {"generate_signing_key": True, "key_type": "ed25519"})
@@ -159,6 +162,9 @@ class Pki(unittest.TestCase):
         text = openssl("x509", "-in", leaf, "-noout", "-text")[1]
         self.assertIn("DNS:web.internal.example, URI:spiffe://example.org/svc/web", text)
         self.assertNotIn("Server Authentication", text)
+        if scope == "v.sign":
+            # The role admits it: by this a lost one is found.
+            self.assertIn(f"serialNumber = {reply['lease_id']}", text.replace("serialNumber=", "serialNumber = "))
         # In the same life as was granted.
         self.assertEqual(openssl("x509", "-in", leaf, "-noout", "-checkend", "901")[0], 1)
         self.assertTrue(stand.lease(reply["lease_id"])["revocable"])
@@ -198,16 +204,32 @@ class Pki(unittest.TestCase):
             vault.call("POST", "pki/roles/mesh", {
                 "allowed_domains": "internal.example", "allow_subdomains": True, "max_ttl": "1h",
                 "key_type": "any", "allowed_uri_sans": "spiffe://example.org/svc/*", "server_flag": False,
-                "use_csr_common_name": False, "use_csr_sans": False})
+                "use_csr_common_name": False, "use_csr_sans": False, "allowed_serial_numbers": "*"})
 
     def test_08_killed_before_and_after_the_mint(self):
-        before = serials()
-        stand.killed(proxy, "before", b"/v1/pki/sign/mesh", "v.sign", {"service": "before"})
-        self.assertEqual(serials(), before)
-        stand.killed(proxy, "after", b"/v1/pki/sign/mesh", "v.sign", {"service": "after"},
-                     lambda: len(serials()) > len(before))
-        self.assertEqual(len(serials()), len(before) + 1, "never asked for again")
+        before = set(serials())
+        request = stand.killed(proxy, "before", b"/v1/pki/sign/mesh", "v.sign", {"service": "before"})
+        self.assertEqual(set(serials()), before)
+        self.assertIn("Vault has no certificate of it", stand.event(request, "unknown")["detail"])
+        request = stand.killed(proxy, "after", b"/v1/pki/sign/mesh", "v.sign", {"service": "after"},
+                               lambda: set(serials()) - before)
+        [left] = set(serials()) - before
+        self.assertIn(f"Vault revoked serial number {left}", stand.event(request, "unknown")["detail"])
+        self.assertGreater(self.revoked_at(left), 0)
         self.whole("v.sign")
+
+    def test_08_a_lost_answer_of_a_role_that_admits_no_stamp_is_unknown(self):
+        before = set(serials())
+        request = stand.killed(proxy, "after", b"/v1/pki/issue/made", "v.issue", {"service": "after"},
+                               lambda: set(serials()) - before)
+        [left] = set(serials()) - before
+        self.assertEqual(self.revoked_at(left), 0)
+        self.assertNotIn("serial number", stand.event(request, "unknown")["detail"])
+
+    @staticmethod
+    def revoked_at(serial):
+        found = vault.call("GET", f"pki/cert/{serial.replace(':', '-')}")
+        return found["data"]["revocation_time"]
 
 
 class Ssh(unittest.TestCase):

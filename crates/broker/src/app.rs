@@ -629,6 +629,7 @@ fn vault_minter(
         identity: section.certificate_file.clone().zip(section.key_file.clone()),
         login,
         timeout: std::time::Duration::from_secs(timeout.into()),
+        token_per_mint: section.token_per_mint,
     };
     VaultMinter::new(config, Arc::clone(clock)).map_err(|e| StartError::new(e.to_string()))
 }

@@ -451,6 +451,10 @@ pub struct VaultSection {
     /// Answers with credentials are wrapped on their way to the broker.
     #[serde(default)]
     pub wrap: bool,
+    /// Accounts of the engine `database` are made with a token of their own each, by which what a lost
+    /// answer or a crash left is found and revoked.
+    #[serde(default)]
+    pub token_per_mint: bool,
     /// Namespace.
     #[serde(default)]
     pub namespace: Option<String>,
@@ -554,6 +558,12 @@ impl VaultSection {
                 self.name,
                 self.engine,
                 words.join(", ")
+            ));
+        }
+        if self.token_per_mint && self.engine() != Some(Engine::Database) {
+            out.push(format!(
+                "minter `{}`: token_per_mint is for the engine `database`; leave it out",
+                self.name
             ));
         }
         if self.certificate_file.is_some() != self.key_file.is_some() {

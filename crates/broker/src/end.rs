@@ -7,9 +7,10 @@ pub mod rights;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use grantwright_domain::event::{Cancelled, Expired, Revoked, Unknown};
 use grantwright_domain::request::{Lease, LeaseState};
 use grantwright_domain::{
@@ -29,7 +30,7 @@ use crate::wake::Tidings;
 
 const SWEEP: Duration = Duration::from_millis(500);
 /// Longest look for what an unrecorded mint made.
-const UNDO: Duration = Duration::from_secs(5);
+const UNDO: Duration = Duration::from_secs(10);
 /// How often a step is tried again when others change the same request.
 pub(crate) const RETRIES: usize = 8;
 /// Side rows that ended go every so many sweeps; nobody sees them before.
@@ -38,9 +39,18 @@ const SIDE_ROUNDS: u64 = 60;
 const SWEEP_MOST: u32 = 500;
 const SWEEP_PAGES: usize = 20;
 
+/// Where the next sweep goes on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Among what is due: past this.
+    due: Option<(Timestamp, u64)>,
+    /// Among sealed copies that nobody acknowledged: past so many, which are left.
+    sealed: u64,
+}
+
 /// Ends what is due, again and again, until the process ends.
 pub async fn sweep(broker: Arc<Broker>) {
-    let mut from = None;
+    let mut from = Place::default();
     for round in 0u64.. {
         tokio::time::sleep(SWEEP).await;
         if round % SIDE_ROUNDS == 0
@@ -60,32 +70,28 @@ pub async fn sweep(broker: Arc<Broker>) {
 /// Ends what is due, from the first on.
 #[cfg(test)]
 pub(crate) async fn sweep_once(broker: &Arc<Broker>) -> Result<(), Refusal> {
-    sweep_on(broker, &mut None).await
+    sweep_on(broker, &mut Place::default()).await
 }
 
 /// Ends what is due, once, and goes on where the last sweep stopped: rows that never go, however many
 /// somebody wrote, keep none of ours waiting for good. What one row, request or backend refuses keeps nobody
 /// else from its end: it is counted, told, and tried again with a later sweep.
-pub(crate) async fn sweep_on(
-    broker: &Arc<Broker>,
-    from: &mut Option<(Timestamp, u64)>,
-) -> Result<(), Refusal> {
+pub(crate) async fn sweep_on(broker: &Arc<Broker>, from: &mut Place) -> Result<(), Refusal> {
     let now = broker.now();
     for _ in 0..SWEEP_PAGES {
-        let due = broker.store.due(now, SWEEP_MOST, *from).await.map_err(of_store)?;
+        let due = broker.store.due(now, SWEEP_MOST, from.due).await.map_err(of_store)?;
         if due.malformed > 0 {
             faulty(broker, due.malformed, "rows were written behind the broker's back");
         }
         let ids = due.requests.into_iter().chain(due.leases.into_iter().map(|(_, id)| id));
         each(broker, ids, move |broker, id| async move { end_due(&broker, &id, now).await }).await;
-        if from.is_none() {
-            unacknowledged(broker, due.sealed, now).await?;
-        }
-        *from = due.next;
-        if from.is_none() {
+        from.due = due.next;
+        if from.due.is_none() {
             break;
         }
     }
+    // After what is due: a lease that is over anyway needs no revocation.
+    unacknowledged(broker, &mut from.sealed, now).await?;
     // Each of these goes its own way, so that a fault of one is none of the others.
     let parts = [
         resolve_unfinished(broker).await.map(drop),
@@ -94,14 +100,13 @@ pub(crate) async fn sweep_on(
         ended::restore_overflow(broker).await,
     ];
     broker.ended.sweep(now);
-    let mut acknowledged =
-        broker.acknowledged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut acknowledged = broker.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
     acknowledged.retain(|_, mine| {
         mine.retain(|_, at| now.since(*at) < 2 * deliver::REDELIVER_MS);
         !mine.is_empty()
     });
     drop(acknowledged);
-    let mut sealed = broker.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut sealed = broker.sealed.lock().unwrap_or_else(PoisonError::into_inner);
     sealed.retain(|_, (_, at)| now.since(*at) < 2 * deliver::REDELIVER_MS);
     drop(sealed);
     parts.into_iter().collect()
@@ -238,25 +243,51 @@ async fn approved_still(
     end_lease_for(&broker, state, "broker", "its approvals no longer count").await.map(drop)
 }
 
-/// A sealed copy that nobody acknowledged in time is deleted, and its lease revoked where possible.
+/// A sealed copy that nobody acknowledged in time is deleted, and its lease revoked where possible; in this
+/// order, so that one whose end could not be written is found again.
 async fn unacknowledged(
     broker: &Arc<Broker>,
-    overdue: Vec<RequestId>,
+    skip: &mut u64,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    if overdue.is_empty() {
-        return Ok(());
-    }
-    let look = |broker: Arc<Broker>, id: RequestId| async move {
-        let loaded = broker.store.load(&id).await.map_err(of_store)?;
-        let Some(state) = loaded.map(|l| l.state) else { return Ok(()) };
-        if !state.lease.as_ref().is_some_and(|l| l.revocable && l.state == LeaseState::Live) {
+    for _ in 0..SWEEP_PAGES {
+        let page = broker.store.unacknowledged(now, SWEEP_MOST, *skip).await.map_err(of_store)?;
+        if page.malformed > 0 {
+            faulty(broker, page.malformed, "sealed copies were written behind the broker's back");
+        }
+        let found = page.malformed + page.requests.len() as u64;
+        let over = Arc::new(Mutex::new(Vec::new()));
+        let done = Arc::clone(&over);
+        each(broker, page.requests, move |broker, id| {
+            let done = Arc::clone(&done);
+            async move {
+                end_unacknowledged(&broker, &id).await?;
+                done.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+                Ok(())
+            }
+        })
+        .await;
+        let over = std::mem::take(&mut *over.lock().unwrap_or_else(PoisonError::into_inner));
+        let left = found.saturating_sub(over.len() as u64);
+        if !over.is_empty() {
+            broker.store.unseal(over).await.map_err(of_store)?;
+        }
+        if !page.more {
+            *skip = 0;
             return Ok(());
         }
-        end_lease(&broker, state, "broker").await.map(drop)
-    };
-    each(broker, overdue, look).await;
-    broker.store.sweep_sealed(now).await.map_err(of_store)
+        *skip += left;
+    }
+    Ok(())
+}
+
+async fn end_unacknowledged(broker: &Broker, id: &RequestId) -> Result<(), Refusal> {
+    let loaded = broker.store.load(id).await.map_err(of_store)?;
+    let Some(state) = loaded.map(|l| l.state) else { return Ok(()) };
+    if !state.lease.as_ref().is_some_and(|l| l.revocable && l.state == LeaseState::Live) {
+        return Ok(());
+    }
+    end_lease(broker, state, "broker").await.map(drop)
 }
 
 fn ignore_conflict<T>(result: Result<T, StoreError>) -> Result<(), Refusal> {
@@ -272,43 +303,51 @@ fn ignore_conflict<T>(result: Result<T, StoreError>) -> Result<(), Refusal> {
 /// # Errors
 /// When the log cannot be read or written.
 pub async fn resolve_unfinished(broker: &Broker) -> Result<usize, Refusal> {
+    let unfinished = broker.store.unfinished().await.map_err(of_store)?;
+    // So many at a time: a backend that is away delays the start by one wait, not by one for each.
+    let work = unfinished.into_iter().map(|id| resolve_one(broker, id));
+    let mut work = stream::iter(work).buffer_unordered(AT_ONCE);
     let mut resolved = 0;
-    for id in broker.store.unfinished().await.map_err(of_store)? {
-        // Listed before this look: what is being minted now is marked, and its end unmarks it.
-        if broker.minting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&id) {
-            continue;
-        }
-        let loaded = match broker.store.load(&id).await {
-            Err(e @ StoreError::Tampered(_)) => {
-                faulty(broker, 1, &e.to_string());
-                continue;
-            }
-            other => other.map_err(of_store)?,
-        };
-        let Some(loaded) = loaded else { continue };
-        let state = loaded.state;
-        if state.phase != grantwright_domain::Phase::Intended {
-            continue;
-        }
-        let mut detail =
-            "the broker stopped, or could not write, between the intent and its outcome".to_owned();
-        if let Some(ended) = undo(broker, &state).await {
-            detail.push_str("; ");
-            detail.push_str(&ended.effect);
-        }
-        let event = Event::Unknown(Unknown {
-            at: broker.now().max(state.last_at),
-            digest: state.digest,
-            request_id: id.clone(),
-            detail,
-        });
-        tracing::error!(request = %id, "the outcome of a mint is unknown: it was not recorded");
-        ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)?;
-        broker.counts.unknown.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        broker.wake.changed(&id);
-        resolved += 1;
+    while let Some(done) = work.next().await {
+        resolved += usize::from(done?);
     }
     Ok(resolved)
+}
+
+/// The same for one; says whether it was.
+async fn resolve_one(broker: &Broker, id: RequestId) -> Result<bool, Refusal> {
+    // Listed before this look: what is being minted now is marked, and its end unmarks it.
+    if broker.minting.lock().unwrap_or_else(PoisonError::into_inner).contains(&id) {
+        return Ok(false);
+    }
+    let loaded = match broker.store.load(&id).await {
+        Err(e @ StoreError::Tampered(_)) => {
+            faulty(broker, 1, &e.to_string());
+            return Ok(false);
+        }
+        other => other.map_err(of_store)?,
+    };
+    let Some(state) = loaded.map(|l| l.state) else { return Ok(false) };
+    if state.phase != grantwright_domain::Phase::Intended {
+        return Ok(false);
+    }
+    let mut detail =
+        "the broker stopped, or could not write, between the intent and its outcome".to_owned();
+    if let Some(ended) = undo(broker, &state).await {
+        detail.push_str("; ");
+        detail.push_str(&ended.effect);
+    }
+    let event = Event::Unknown(Unknown {
+        at: broker.now().max(state.last_at),
+        digest: state.digest,
+        request_id: id.clone(),
+        detail,
+    });
+    tracing::error!(request = %id, "the outcome of a mint is unknown: it was not recorded");
+    ignore_conflict(broker.commit(Transition::at(state, vec![event])).await)?;
+    broker.counts.unknown.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    broker.wake.changed(&id);
+    Ok(true)
 }
 
 /// Ends what an unrecorded mint may have made, where its backend finds that by the lease.
@@ -442,7 +481,9 @@ pub async fn end_agent(
     if instance.is_none() {
         broker.wake.tell(Tidings::Revoked(agent.clone()));
     }
+    let at_it = broker.rights.begin(&agent);
     let work = async move {
+        let _at_it = at_it;
         let mut done = AgentEnd::default();
         // Neither keeps the other from its end.
         let requests = end_requests(&broker, &agent, instance.as_ref(), &mut done).await;

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::{StreamExt as _, stream};
 use grantwright_domain::request::Lease;
 use grantwright_domain::{Authority, LeaseId, RequestState, Timestamp};
 use grantwright_mint::{Document, EndedLease};
-use grantwright_store::LeaseFilter;
+use grantwright_store::{LeaseFilter, LeaseSummary};
 use grantwright_wire::Refusal;
 
 use crate::core::Broker;
@@ -17,6 +18,8 @@ use crate::error::{of_store, refuse};
 
 /// Most that are listed; beyond, no list is served, since one that lacks an entry would let it in.
 const MOST: usize = 1_000_000;
+/// How many are read at a time.
+const AT_ONCE: usize = 16;
 /// How long a document is served as it was made, while nothing ended.
 const GOOD_FOR_MS: i64 = 10_000;
 /// Most documents that are kept.
@@ -126,9 +129,11 @@ pub async fn restore(broker: &Broker) -> Result<(), Refusal> {
         let page = broker.store.leases(filter.clone()).await.map_err(of_store)?;
         let Some(last) = page.last() else { return Ok(()) };
         filter.before = Some(last.first_index);
-        for summary in page {
-            let loaded = broker.store.load(&summary.request).await.map_err(of_store)?;
-            let Some(state) = loaded.map(|l| l.state) else { continue };
+        let load = |summary: LeaseSummary| async move { broker.store.load(&summary.request).await };
+        let loads = page.into_iter().map(load);
+        let mut loads = stream::iter(loads).buffer_unordered(AT_ONCE);
+        while let Some(loaded) = loads.next().await {
+            let Some(state) = loaded.map_err(of_store)?.map(|l| l.state) else { continue };
             if let Some(lease) = &state.lease {
                 note(broker, &state, lease, state.last_at);
             }

@@ -8,6 +8,7 @@
 //! beyond the grant is revoked at once, and that is seen, before the grant counts as refused.
 
 mod aws;
+mod child;
 mod client;
 mod database;
 mod identity;
@@ -138,12 +139,16 @@ pub struct VaultConfig {
     pub login: Login,
     /// Longest wait for an answer; 10 s unless configured.
     pub timeout: Duration,
+    /// Accounts of the database engine are made with a token of their own each, so that what a lost answer
+    /// left is found by it; a call more per mint.
+    pub token_per_mint: bool,
 }
 
 /// Mints through Vault.
 pub struct VaultMinter {
     engine: Engine,
     wrap: bool,
+    token_per_mint: bool,
     client: Client,
     session: Session,
     clock: Arc<dyn Clock>,
@@ -186,20 +191,31 @@ impl VaultMinter {
             timeout: config.timeout,
         })?;
         let session = Session::new(config.login, Arc::clone(&clock));
-        Ok(Self { engine: config.engine, wrap: config.wrap, client, session, clock })
+        let VaultConfig { engine, wrap, token_per_mint, .. } = config;
+        Ok(Self { engine, wrap, token_per_mint, client, session, clock })
     }
 
     /// The one call of a grant that makes anything.
     async fn make<E: Endpoint>(&self, path: &str, endpoint: E) -> Result<Envelope, Fault> {
-        if !self.wrap {
-            return self.call(Connection::Fresh, endpoint).await;
-        }
         let token = self.token().await?;
-        let answer = self.client.call_wrapped(token.expose_secret(), endpoint, path).await;
+        let answer = self.make_with(token.expose_secret(), path, endpoint).await;
         if answer.as_ref().is_err_and(Fault::is_denied) {
             self.session.lost(&token).await;
         }
         answer
+    }
+
+    /// The same, with a token of its own.
+    async fn make_with<E: Endpoint>(
+        &self,
+        token: &str,
+        path: &str,
+        endpoint: E,
+    ) -> Result<Envelope, Fault> {
+        match self.wrap {
+            true => self.client.call_wrapped(token, endpoint, path).await,
+            false => self.client.call(Connection::Fresh, token, endpoint).await,
+        }
     }
 
     /// A look before anything is made, repeated once after a login or a lost answer: it makes nothing.
@@ -267,13 +283,15 @@ impl Minter for VaultMinter {
     fn undo<'a>(
         &'a self,
         lease: &'a LeaseId,
-        _: &'a Scope,
+        scope: &'a Scope,
         _: &'a Params,
     ) -> BoxFuture<'a, Option<Ended>> {
         Box::pin(async move {
             match self.engine {
+                Engine::Database => self.undo_child(lease).await,
+                Engine::Pki => self.undo_certificate(lease, scope).await,
                 Engine::Token => self.undo_token(lease).await,
-                _ => None,
+                Engine::Aws | Engine::Identity | Engine::Ssh | Engine::Transit => None,
             }
         })
     }
@@ -284,7 +302,11 @@ impl Minter for VaultMinter {
             let known = |name: &str| lease.facts.get(name);
             match self.engine {
                 Engine::Database if let Some(id) = known("vault_lease_id") => {
-                    self.end(id, &otherwise).await
+                    let ended = self.end(id, &otherwise).await;
+                    if let (true, Some(accessor)) = (ended.ended, known(child::ACCESSOR)) {
+                        self.drop_token(accessor).await;
+                    }
+                    ended
                 }
                 Engine::Token if let Some(accessor) = known("vault_accessor") => {
                     self.end_token(accessor, &otherwise).await

@@ -433,15 +433,21 @@ pub async fn invariant_21_a_sealed_copy_goes(url: String) -> Outcome {
     done(store.commit(world.grant(9)).await)?;
     ensure(of(1).await?.is_none(), || "acknowledged, but there".into())?;
     ensure(of(2).await?.is_some(), || "not acknowledged, but gone".into())?;
-    let due = done(store.due(until, 10, None).await)?;
-    ensure(due.sealed.len() == 2, || format!("{due:?}"))?;
+    let over = done(store.unacknowledged(until, 10, 0).await)?;
+    ensure(over.requests.len() == 2 && !over.more, || format!("{over:?}"))?;
+    let page = done(store.unacknowledged(until, 1, 1).await)?;
+    let rest = over.requests.iter().skip(1);
+    ensure(page.requests.iter().eq(rest) && page.more, || format!("{page:?}"))?;
+    let early = done(store.unacknowledged(until.plus_millis(-1), 10, 0).await)?;
+    ensure(early.requests.is_empty(), || format!("{early:?}"))?;
     let loaded = done(store.load(&world::request(2)).await)?.ok_or("the request is gone")?;
     let mut revoke = world.revoke(&loaded.state);
     revoke.side.delete_sealed = true;
     done(store.commit(revoke).await)?;
     ensure(of(2).await?.is_none(), || "revoked, but there".into())?;
-    done(store.sweep_sealed(until).await)?;
-    ensure(of(3).await?.is_none(), || "over time, but there".into())?;
+    ensure(of(3).await?.is_some(), || "another's, but gone".into())?;
+    done(store.unseal(vec![world::request(3)]).await)?;
+    ensure(of(3).await?.is_none(), || "unsealed, but there".into())?;
     store.close().await;
     Ok(())
 }

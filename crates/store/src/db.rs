@@ -276,8 +276,6 @@ pub(crate) struct Rows {
     pub unseal: Vec<RequestId>,
     /// Requests whose texts go.
     pub erase: Vec<RequestId>,
-    /// Sealed copies due at or before this moment go.
-    pub unseal_until_ms: Option<i64>,
     pub checkpoint: Option<(u64, String)>,
     pub head: Option<HeadRow>,
 }
@@ -287,7 +285,6 @@ impl Rows {
         self.leaves.is_empty()
             && self.keys.is_empty()
             && self.unseal.is_empty()
-            && self.unseal_until_ms.is_none()
             && self.head.is_none()
             && self.blobs.is_empty()
     }

@@ -36,7 +36,7 @@ pub use fault::{Fault, Faults};
 pub use head::{Head, Keys};
 pub use read::{
     ClaimedKey, Due, Found, LeaseFilter, LeaseSummary, Loaded, RequestFilter, RequestSearch,
-    RequestSummary, StoredText,
+    RequestSummary, StoredText, Unacknowledged,
 };
 pub use side::{MAX_SIDE_VALUE, SideRow};
 pub use store::{Options, Store};

@@ -30,8 +30,8 @@ pub(crate) struct OpenRow {
 pub(crate) struct OpenSet {
     rows: BTreeMap<RequestId, OpenRow>,
     identities: HashMap<Digest, RequestId>,
-    /// Each name in memory once, however many leases an agent has.
-    agents: BTreeSet<AgentId>,
+    /// Those whose lease lives, by agent: a revocation walks the leases of one, not of all.
+    live_of: BTreeMap<AgentId, BTreeSet<RequestId>>,
     /// Of requests before their outcome.
     open: Sum,
     /// Of those whose lease lives.
@@ -62,16 +62,24 @@ impl OpenSet {
         self.identities.get(identity)
     }
 
-    /// Requests whose lease lives, of one agent or of all, by their ids, those after `after`.
-    pub(crate) fn live<'a>(
-        &'a self,
-        agent: Option<&'a AgentId>,
+    /// At most `limit` requests whose lease lives, of one agent or of all, by their ids, those after `after`.
+    pub(crate) fn live(
+        &self,
+        agent: Option<&AgentId>,
         after: Option<&RequestId>,
-    ) -> impl Iterator<Item = &'a RequestId> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = self.rows.range((from, Bound::Unbounded));
-        let takes = move |whose: &AgentId| agent.is_none_or(|a| a == whose);
-        rows.filter(move |(_, row)| row.lease_of.as_ref().is_some_and(takes)).map(|(id, _)| id)
+        limit: usize,
+    ) -> Vec<RequestId> {
+        let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        match agent {
+            Some(agent) => {
+                let mine = self.live_of.get(agent).into_iter();
+                mine.flat_map(|ids| ids.range(from)).take(limit).cloned().collect()
+            }
+            None => {
+                let live = self.rows.range(from).filter(|(_, row)| row.lease_of.is_some());
+                live.take(limit).map(|(id, _)| id.clone()).collect()
+            }
+        }
     }
 
     /// Replaces or removes a member.
@@ -80,6 +88,7 @@ impl OpenSet {
         if let Some(row) = &row {
             self.count(macs, id, row, true);
         }
+        let whose = row.as_ref().and_then(|row| row.lease_of.clone());
         let old = match row {
             Some(row) => {
                 let identity = row.identity;
@@ -100,8 +109,23 @@ impl OpenSet {
                 old
             }
         };
-        if let Some(old) = old {
-            self.count(macs, id, &old, false);
+        if let Some(old) = &old {
+            self.count(macs, id, old, false);
+        }
+        let was = old.and_then(|old| old.lease_of);
+        if was == whose {
+            return;
+        }
+        if let Some(agent) = was
+            && let Some(ids) = self.live_of.get_mut(&agent)
+        {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.live_of.remove(&agent);
+            }
+        }
+        if let Some(agent) = whose {
+            self.live_of.entry(agent).or_default().insert(id.clone());
         }
     }
 
@@ -124,13 +148,11 @@ impl OpenSet {
         sum.count = if joins { sum.count + 1 } else { sum.count.saturating_sub(1) };
     }
 
-    fn with_known_name(&mut self, mut row: OpenRow) -> OpenRow {
-        if let Some(name) = row.lease_of.take() {
-            let known = self.agents.get(&name).cloned();
-            row.lease_of = Some(known.unwrap_or_else(|| {
-                self.agents.insert(name.clone());
-                name
-            }));
+    /// Each name is in memory once, however many leases an agent has.
+    fn with_known_name(&self, mut row: OpenRow) -> OpenRow {
+        let known = row.lease_of.as_ref().and_then(|name| self.live_of.get_key_value(name));
+        if let Some((name, _)) = known {
+            row.lease_of = Some(name.clone());
         }
         row
     }
@@ -197,17 +219,26 @@ mod tests {
         set.set(&macs, &id("r4"), Some(open(2)));
         let etl = AgentId::parse("etl").unwrap();
         let listed = |set: &OpenSet, after: Option<&RequestId>| -> Vec<String> {
-            set.live(Some(&etl), after).map(ToString::to_string).collect()
+            set.live(Some(&etl), after, 10).iter().map(ToString::to_string).collect()
         };
         assert_eq!(listed(&set, None), ["r1", "r3"]);
         assert_eq!(listed(&set, Some(&id("r1"))), ["r3"]);
-        assert_eq!(set.live(None, None).count(), 3);
+        assert_eq!(set.live(Some(&etl), None, 1), [id("r1")]);
+        assert_eq!(set.live(None, None, 10).len(), 3);
+        assert_eq!(set.live(None, Some(&id("r1")), 10), [id("r2"), id("r3")]);
         let kept = set.tag(&macs);
         assert!(set.is(&macs, &kept));
         set.set(&macs, &id("r3"), None);
         assert!(!set.is(&macs, &kept), "a hidden lease is another set");
         set.set(&macs, &id("r3"), Some(live(4, "other")));
         assert!(!set.is(&macs, &kept), "so is one of another agent");
+        // What is listed of an agent follows each change of the set, and nothing of the gone is kept.
+        assert_eq!(listed(&set, None), ["r1"]);
+        set.set(&macs, &id("r1"), Some(live(5, "etl")));
+        assert_eq!(listed(&set, None), ["r1"]);
+        set.set(&macs, &id("r1"), Some(open(6)));
+        assert!(listed(&set, None).is_empty() && !set.live_of.contains_key(&etl));
+        set.set(&macs, &id("r1"), None);
         // As a store keeps it that was written before live leases were vouched for.
         let mut old = OpenSet::default();
         old.set(&macs, &id("r4"), Some(open(2)));

@@ -185,12 +185,21 @@ pub struct Due {
     pub requests: Vec<RequestId>,
     /// Live leases past their end.
     pub leases: Vec<(LeaseId, RequestId)>,
-    /// Sealed copies that nobody acknowledged in time; with the first page.
-    pub sealed: Vec<RequestId>,
     /// Rows that cannot be read: somebody wrote them behind the broker's back.
     pub malformed: u64,
     /// Where the next page begins; none: this was the last.
     pub next: Option<(Timestamp, u64)>,
+}
+
+/// Sealed copies that nobody acknowledged in time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unacknowledged {
+    /// Whose they are.
+    pub requests: Vec<RequestId>,
+    /// Rows that cannot be read: somebody wrote them behind the broker's back.
+    pub malformed: u64,
+    /// There are more behind these.
+    pub more: bool,
 }
 
 /// One reading in its own snapshot.
@@ -751,22 +760,13 @@ pub(crate) fn due(
 ) -> Result<Due, StoreError> {
     let limit = limit.clamp(1, MAX_ROWS);
     let (ms, first) = from.map_or((i64::MIN, 0), |(at, first)| (at.millis(), first));
-    let most = || Value::from(u64::from(limit));
     let mut due = Due::default();
-    if from.is_none() {
-        let sql = "SELECT request_id FROM sealed WHERE until_ms <= $1 ORDER BY until_ms LIMIT $2";
-        for mut row in db.query(sql, &[Value::Int(now.millis()), most()])? {
-            match id(&mut row, 0, RequestId::parse) {
-                Ok(request) => due.sealed.push(request),
-                Err(_) => due.malformed += 1,
-            }
-        }
-    }
     let sql = "SELECT id, lease_id, due_ms, first_index, CAST(due_ms AS BIGINT) FROM requests \
                WHERE due_ms IS NOT NULL AND due_ms <= $1 \
                AND due_ms >= $2 AND (due_ms > $2 OR +first_index > $3) \
                ORDER BY due_ms, first_index LIMIT $4";
-    let params = [Value::Int(now.millis()), Value::Int(ms), Value::from(first), most()];
+    let most = Value::from(u64::from(limit));
+    let params = [Value::Int(now.millis()), Value::Int(ms), Value::from(first), most];
     let rows = db.query(sql, &params)?;
     let whole = rows.len() == usize::try_from(limit).unwrap_or(usize::MAX);
     for mut row in rows {
@@ -786,6 +786,28 @@ pub(crate) fn due(
         }
     }
     Ok(due)
+}
+
+pub(crate) fn unacknowledged(
+    db: &mut dyn Db,
+    now: Timestamp,
+    limit: u32,
+    skip: u64,
+) -> Result<Unacknowledged, StoreError> {
+    let limit = limit.clamp(1, MAX_ROWS);
+    let sql = "SELECT request_id FROM sealed WHERE until_ms <= $1 \
+               ORDER BY until_ms, request_id LIMIT $2 OFFSET $3";
+    let params = [Value::Int(now.millis()), Value::from(u64::from(limit)), Value::from(skip)];
+    let mut out = Unacknowledged::default();
+    let rows = db.query(sql, &params)?;
+    out.more = rows.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    for mut row in rows {
+        match id(&mut row, 0, RequestId::parse) {
+            Ok(request) => out.requests.push(request),
+            Err(_) => out.malformed += 1,
+        }
+    }
+    Ok(out)
 }
 
 pub(crate) fn unfinished(db: &mut dyn Db) -> Result<Vec<RequestId>, StoreError> {

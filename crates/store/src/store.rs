@@ -20,7 +20,7 @@ use crate::url::Url;
 use crate::writer::{Board, Command, Writer};
 use crate::{
     ClaimedKey, Committed, Due, Faults, Found, Head, Keys, LeaseFilter, LeaseSummary, Loaded,
-    RequestFilter, RequestSearch, RequestSummary, Sealed, StoreError,
+    RequestFilter, RequestSearch, RequestSummary, Sealed, StoreError, Unacknowledged,
 };
 
 /// Operations that may wait for the writer; more are refused.
@@ -124,12 +124,12 @@ impl Store {
         self.writer.try_send(Command::Acknowledge(request)).map_err(|e| full(&e))
     }
 
-    /// Deletes sealed copies that were acknowledged, or whose time ended at or before `now`.
+    /// Deletes the sealed copies of these requests, and those that were acknowledged.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub async fn sweep_sealed(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.ask(|reply| Command::Sweep(now, reply)).await
+    pub async fn unseal(&self, requests: Vec<RequestId>) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Unseal(requests, reply)).await
     }
 
     /// Begins a new epoch, in which this store goes on and every other broker's writes end with
@@ -265,6 +265,20 @@ impl Store {
         from: Option<(Timestamp, u64)>,
     ) -> Result<Due, StoreError> {
         self.read(move |db| read::due(db, now, limit, from)).await
+    }
+
+    /// Sealed copies whose time ended by `now` and that nobody acknowledged, oldest first: at most `limit`,
+    /// without the first `skip`.
+    ///
+    /// # Errors
+    /// See [`Store::key`]. A row that cannot be read is no error: it is counted and left out.
+    pub async fn unacknowledged(
+        &self,
+        now: Timestamp,
+        limit: u32,
+        skip: u64,
+    ) -> Result<Unacknowledged, StoreError> {
+        self.read(move |db| read::unacknowledged(db, now, limit, skip)).await
     }
 
     /// Requests with an intent and no outcome: after a crash, mints whose answer is unknown.

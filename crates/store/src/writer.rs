@@ -5,7 +5,7 @@ mod stage;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use grantwright_domain::{AgentId, Authority, RequestId, Timestamp};
+use grantwright_domain::{AgentId, Authority, RequestId};
 use grantwright_proof::{Checkpoint, Hash, NoteSigner};
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,7 +49,7 @@ pub(crate) enum Command {
     RaiseEpoch(Reply<u64>),
     Refresh(Reply<()>),
     Side(Box<SideWrite>, Reply<SideDone>),
-    Sweep(Timestamp, Reply<()>),
+    Unseal(Vec<RequestId>, Reply<()>),
 }
 
 /// What everyone may see: replaced after each commit.
@@ -153,7 +153,7 @@ impl Writer {
                 }
                 Some(Command::RaiseEpoch(reply)) => answer(reply, self.raise_epoch()),
                 Some(Command::Refresh(reply)) => answer(reply, self.refresh()),
-                Some(Command::Sweep(until, reply)) => answer(reply, self.sweep(Some(until))),
+                Some(Command::Unseal(requests, reply)) => answer(reply, self.unseal(requests)),
                 Some(Command::Close(done)) => {
                     self.flush();
                     drop(self);
@@ -370,7 +370,7 @@ impl Writer {
             entered?;
         }
         let memory = self.memory.as_ref().ok_or_else(no_memory)?;
-        Ok(memory.open.live(agent, after).take(MAX_LIVE).cloned().collect())
+        Ok(memory.open.live(agent, after, MAX_LIVE))
     }
 
     fn raise_epoch(&mut self) -> Result<u64, StoreError> {
@@ -391,27 +391,24 @@ impl Writer {
         raised.map_err(|e| self.doubt(e))
     }
 
-    /// Deletes sealed copies that were acknowledged or are over time.
-    fn sweep(&mut self, until: Option<Timestamp>) -> Result<(), StoreError> {
-        let mut sweep = || {
+    /// Deletes the sealed copies of these requests, and those that were acknowledged.
+    fn unseal(&mut self, mut requests: Vec<RequestId>) -> Result<(), StoreError> {
+        let mut unseal = || {
             self.enter(Mode::Write)?;
-            let rows = Rows {
-                unseal: self.waiting.clone(),
-                unseal_until_ms: until.map(Timestamp::millis),
-                ..Rows::default()
-            };
+            requests.extend(self.waiting.iter().cloned());
+            let rows = Rows { unseal: std::mem::take(&mut requests), ..Rows::default() };
             self.db.write(&rows)?;
             self.durable()?;
             self.waiting.clear();
             Ok(())
         };
-        let swept = sweep();
-        swept.map_err(|e| self.doubt(e))
+        let done = unseal();
+        done.map_err(|e| self.doubt(e))
     }
 
     fn flush(&mut self) {
         if !self.waiting.is_empty()
-            && let Err(e) = self.sweep(None)
+            && let Err(e) = self.unseal(Vec::new())
         {
             tracing::warn!(error = %e, "sealed copies stay until the next sweep");
         }

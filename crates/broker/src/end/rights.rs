@@ -4,9 +4,9 @@
 //! Looked at whenever what decides changes, for whom it changed; for everybody at the start, so that a
 //! broker that stopped in the middle leaves none, and each half hour, since rules and their times end too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use grantwright_domain::request::{LeaseState, Rights};
@@ -27,10 +27,15 @@ const ROUND_MS: i64 = 1_800_000;
 
 /// What was in force at the last look.
 #[derive(Default)]
-pub struct Seen(Mutex<Inner>);
+pub struct Seen(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
+    /// Agents whose leases somebody is ending at this moment, and how often: they are not looked at meanwhile,
+    /// so that nothing is ended twice.
+    ending: BTreeMap<AgentId, u64>,
+    /// Those that were left out for that: looked at when it is done.
+    left_out: BTreeSet<AgentId>,
     seen: Option<(Arc<Authority>, Timestamp)>,
     /// Under these rights some could not be looked at: not tried again before.
     failed: Option<(Arc<Authority>, Timestamp)>,
@@ -75,7 +80,7 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
         return Ok(0);
     }
     let (authority, now) = (broker.authority(), broker.now());
-    let whose = {
+    let (whose, ending) = {
         let inner = broker.rights.lock();
         // What changed since is looked at without delay.
         let waits = |(under, until): &(Arc<Authority>, Timestamp)| {
@@ -87,10 +92,16 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
         let idle = |(under, then): &(Arc<Authority>, Timestamp)| {
             Arc::ptr_eq(under, &authority) && now.since(*then) < IDLE_MS
         };
-        if inner.seen.as_ref().is_some_and(idle) {
+        let late = inner.left_out.iter().any(|agent| !inner.ending.contains_key(agent));
+        if !late && inner.seen.as_ref().is_some_and(idle) {
             return Ok(0);
         }
-        whose(inner.seen.as_ref(), &authority, now)
+        let mut whose = whose(inner.seen.as_ref(), &authority, now);
+        let ending: BTreeSet<AgentId> = inner.ending.keys().cloned().collect();
+        if let Whose::These(agents) = &mut whose {
+            agents.extend(inner.left_out.iter().cloned());
+        }
+        (whose, Arc::new(ending))
     };
     let (mut ended, mut failed) = (0, 0);
     if whose != Whose::These(BTreeSet::new()) {
@@ -98,11 +109,19 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
             decide::in_force(broker, &authority)?;
         }
         let agents: Vec<Option<AgentId>> = match whose {
-            Whose::Everybody => vec![None],
-            Whose::These(agents) => agents.into_iter().map(Some).collect(),
+            Whose::Everybody => {
+                broker.rights.lock().left_out.extend(ending.iter().cloned());
+                vec![None]
+            }
+            Whose::These(mut agents) => {
+                let theirs = agents.intersection(&ending).cloned();
+                broker.rights.lock().left_out.extend(theirs);
+                agents.retain(|agent| !ending.contains(agent));
+                agents.into_iter().map(Some).collect()
+            }
         };
         for agent in agents {
-            let done = all_of(broker, agent.as_ref()).await?;
+            let done = all_of(broker, agent.as_ref(), &ending).await?;
             (ended, failed) = (ended + done.0, failed + done.1);
         }
     }
@@ -113,13 +132,38 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
     inner.failed = (failed > 0).then(|| (Arc::clone(&authority), now.plus_millis(PAUSE_MS)));
     if failed == 0 {
         inner.seen = Some((authority, now));
+        inner.left_out.retain(|agent| ending.contains(agent));
     }
     Ok(ended)
 }
 
 impl Seen {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody ends the leases of an agent; until what is given back is dropped, nobody else looks at them.
+    pub(super) fn begin(&self, agent: &AgentId) -> AtIt {
+        *self.lock().ending.entry(agent.clone()).or_default() += 1;
+        AtIt { inner: Arc::clone(&self.0), agent: agent.clone() }
+    }
+}
+
+/// See [`Seen::begin`].
+pub(super) struct AtIt {
+    inner: Arc<Mutex<Inner>>,
+    agent: AgentId,
+}
+
+impl Drop for AtIt {
+    fn drop(&mut self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = inner.ending.get_mut(&self.agent) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                inner.ending.remove(&self.agent);
+            }
+        }
     }
 }
 
@@ -151,16 +195,21 @@ fn whose(seen: Option<&(Arc<Authority>, Timestamp)>, now: &Authority, at: Timest
 }
 
 /// Looks at the live leases of one agent, or of all: how many were ended, how many could not be looked at.
-async fn all_of(broker: &Arc<Broker>, agent: Option<&AgentId>) -> Result<(u64, u64), Refusal> {
+/// Not those of the agents that somebody is `ending`.
+async fn all_of(
+    broker: &Arc<Broker>,
+    agent: Option<&AgentId>,
+    ending: &Arc<BTreeSet<AgentId>>,
+) -> Result<(u64, u64), Refusal> {
     let ended_so_far = Arc::new(AtomicU64::new(0));
     let (mut looked, mut failed) = (0, 0);
     for page in super::living(broker, agent).await?.chunks(TOLD_EVERY) {
         looked += page.len();
-        let ended = Arc::clone(&ended_so_far);
+        let (ended, ending) = (Arc::clone(&ended_so_far), Arc::clone(ending));
         let look = move |broker: Arc<Broker>, id: RequestId| {
-            let ended = Arc::clone(&ended);
+            let (ended, ending) = (Arc::clone(&ended), Arc::clone(&ending));
             async move {
-                let done = one(&broker, &id).await?;
+                let done = one(&broker, &id, &ending).await?;
                 ended.fetch_add(u64::from(done), Ordering::Relaxed);
                 Ok(())
             }
@@ -178,7 +227,7 @@ async fn all_of(broker: &Arc<Broker>, agent: Option<&AgentId>) -> Result<(u64, u
 }
 
 /// Ends the lease of a request if its right is gone; says whether it did.
-async fn one(broker: &Broker, id: &RequestId) -> Result<bool, Refusal> {
+async fn one(broker: &Broker, id: &RequestId, ending: &BTreeSet<AgentId>) -> Result<bool, Refusal> {
     for _ in 0..RETRIES {
         let Some(loaded) = broker.store.load(id).await.map_err(of_store)? else {
             return Err(super::hidden(id));
@@ -186,7 +235,7 @@ async fn one(broker: &Broker, id: &RequestId) -> Result<bool, Refusal> {
         let (now, authority) = (broker.now(), broker.authority());
         let live = loaded.state.lease.as_ref();
         let live = live.is_some_and(|l| l.state == LeaseState::Live && l.expires_at > now);
-        if !live {
+        if !live || ending.contains(&loaded.state.terms.agent) {
             return Ok(false);
         }
         let peer = peer_of(&loaded.leaves);
@@ -221,7 +270,7 @@ pub(super) fn peer_of(leaves: &[(u64, Event)]) -> String {
 ///
 /// # Errors
 /// While policy is being replaced.
-pub(super) fn lost(
+pub(crate) fn lost(
     broker: &Broker,
     authority: &Authority,
     state: &RequestState,
@@ -266,7 +315,6 @@ mod tests {
     use grantwright_domain::authority::{Agent, Ownership};
     use grantwright_domain::event::Attributes;
     use grantwright_domain::{Delegation, DelegationId, Digest, HumanId, InstanceId};
-    use std::collections::BTreeMap;
 
     fn world() -> Authority {
         let mut authority = Authority::default();

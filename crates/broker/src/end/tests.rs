@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use grantwright_domain::event::{AgentRevoked, AgentSet, Attributes, ModelSet};
 use grantwright_domain::request::LeaseState;
 use grantwright_domain::{AgentId, Event, HumanId, RequestId, RequestState, Timestamp};
-use grantwright_store::Transition;
+use grantwright_store::{Fault, Transition};
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::ExtendReply;
 
-use super::{end_agent, end_lease, extend, queue, rights, sweep_on, sweep_once};
+use super::{Place, end_agent, end_lease, extend, queue, rights, sweep_on, sweep_once};
 use crate::issue::rig::{Answer, Rig, human, id_of};
 use crate::policies;
 
@@ -217,6 +217,104 @@ async fn invariant_11_live_leases_end_when_policy_or_scope_no_longer_allow_them(
     rig.fold().await;
 }
 
+/// The grant is spent, the backend is slow, and meanwhile somebody changes what decides.
+#[tokio::test]
+async fn invariant_11_what_policy_no_longer_allows_when_a_slow_mint_ends_is_not_delivered() {
+    let forbidden =
+        "forbid (principal, action == Action::\"issue\", resource == Scope::\"account\");\n";
+    let asks = "@id(\"now-asks\") @quorum(\"1\") @approvers(\"reviewers\") @strength(\"chat\") @channels(\"api\")\n\
+                permit (principal, action == Action::\"issueAfterApproval\", resource == Scope::\"account\");\n";
+    let other = "forbid (principal, action == Action::\"issue\", resource == Scope::\"read\");\n";
+    for (change, delivered) in [(forbidden, false), (asks, false), (other, true), ("", true)] {
+        let rig = Rig::new().await;
+        rig.backend.slow.store(true, Ordering::SeqCst);
+        let (outcome, ()) =
+            tokio::join!(rig.issue(rig.ask("account", r#"{"dataset":"sales"}"#, "k")), async {
+                rig.backend.begun.notified().await;
+                rig.load_policy(change).await;
+                rig.backend.go_on.notify_one();
+            });
+        let id = match &outcome {
+            Ok(outcome) => id_of(outcome),
+            Err(refusal) => refusal.request_id.clone(),
+        };
+        let id = RequestId::parse(&id).unwrap();
+        assert_eq!(outcome.is_ok(), delivered, "{change}: {outcome:?}");
+        let ended = rig.backend.revoked.load(Ordering::SeqCst);
+        let expected = if delivered { (LeaseState::Live, 0) } else { (LeaseState::Revoked, 1) };
+        assert_eq!((lives(&rig, &id).await, ended), expected, "{change}");
+        if let Err(refusal) = outcome {
+            assert_eq!((refusal.status, refusal.code.as_str()), (403, "denied"), "{refusal:?}");
+            // Nor with the same key, nor by looking.
+            let again = rig.issue(rig.ask("account", r#"{"dataset":"sales"}"#, "k")).await;
+            assert!(again.is_err(), "{again:?}");
+            assert!(rig.broker.store.sealed(&id, &rig.caller.instance).await.unwrap().is_none());
+        }
+        rig.fold().await;
+    }
+}
+
+/// A sealed copy that nobody fetched, whose lease could not be ended, is not forgotten; and what somebody wrote
+/// before it keeps it from nothing.
+#[tokio::test]
+async fn an_unacknowledged_lease_is_ended_however_often_that_fails() {
+    let rig = Rig::new().await;
+    let kept = async |id: &RequestId| {
+        rig.broker.store.sealed(id, &rig.caller.instance).await.unwrap().is_some()
+    };
+    let id = granted(&rig, "account", "sales").await;
+    rig.clock.advance(120_001);
+    rig.faults.push(Fault::BeforeCommit);
+    sweep_once(&rig.broker).await.expect("swept");
+    assert!(
+        lives(&rig, &id).await == LeaseState::Live && kept(&id).await,
+        "its end was not written"
+    );
+    sweep_once(&rig.broker).await.expect("swept");
+    assert!(lives(&rig, &id).await == LeaseState::Revoked && !kept(&id).await);
+    // More than one page of rows that are none, and of copies whose requests are not there.
+    let id = granted(&rig, "account", "orders").await;
+    sql(
+        &rig,
+        "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 1100) \
+         INSERT INTO sealed (request_id, instance, body, until_ms) SELECT \
+         CASE WHEN i < 600 THEN 'no id ' || i ELSE 'rgone' || i END, 'i-1', x'00', 1 FROM n",
+    );
+    rig.clock.advance(120_001);
+    let mut place = Place::default();
+    sweep_on(&rig.broker, &mut place).await.expect("swept");
+    assert_eq!((lives(&rig, &id).await, place), (LeaseState::Revoked, Place::default()));
+    assert!(!kept(&id).await);
+    let left = rig.broker.store.unacknowledged(rig.broker.now(), 1000, 0).await.unwrap();
+    assert_eq!((left.requests.len(), left.malformed), (0, 600), "only what is nobody's stays");
+    rig.fold().await;
+}
+
+/// A revocation and the watch over rights see the same change: what one of them ends the other leaves alone.
+#[tokio::test]
+async fn an_agent_that_is_being_revoked_is_not_looked_at_twice() {
+    let rig = Rig::new().await;
+    let agent = rig.caller.agent.clone();
+    rights::look(&rig.broker).await.expect("everybody at the start");
+    let id = granted(&rig, "account", "sales").await;
+    let at_it = rig.broker.rights.begin(&agent);
+    let revoked = Event::AgentRevoked(AgentRevoked {
+        at: rig.broker.now(),
+        by: human("olivia"),
+        agent: agent.clone(),
+    });
+    rig.broker.commit(Transition::authority(vec![revoked])).await.unwrap();
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 0);
+    assert_eq!(rig.backend.revoked.load(Ordering::SeqCst), 0, "somebody else is at it");
+    // Who was at it gave up: what it left is ended without waiting for another change.
+    drop(at_it);
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 1);
+    assert_eq!(lives(&rig, &id).await, LeaseState::Revoked);
+    assert_eq!(rig.backend.revoked.load(Ordering::SeqCst), 1);
+    assert_eq!(rights::look(&rig.broker).await.expect("looked"), 0);
+    rig.fold().await;
+}
+
 fn agent_with_model(rig: &Rig, by: &HumanId) -> Event {
     let attributes =
         Attributes { model: "m".into(), model_version: "1".into(), ..Attributes::default() };
@@ -305,11 +403,14 @@ async fn invariant_28_a_malformed_row_keeps_nobody_from_its_end() {
     // And one of ours whose leaves are not told.
     sql(&rig, &format!("UPDATE requests SET leaf_list = ',x' WHERE id = '{broken}'"));
     rig.clock.advance(900_001);
-    let mut from = None;
+    let mut from = Place::default();
     sweep_on(&rig.broker, &mut from).await.expect("swept");
-    assert!(from.is_some(), "the next sweep goes on, and does not begin again with the same rows");
+    assert!(
+        from.due.is_some(),
+        "the next sweep goes on, and does not begin again with the same rows"
+    );
     sweep_on(&rig.broker, &mut from).await.expect("swept");
-    assert_eq!((lives(&rig, &id).await, from), (LeaseState::Expired, None));
+    assert_eq!((lives(&rig, &id).await, from.due), (LeaseState::Expired, None));
     assert!(rig.broker.counts.faulty.load(Ordering::Relaxed) > 10_000, "counted");
 }
 

@@ -50,6 +50,7 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
         facts: issued.facts.clone(),
     };
     let to = staged.caller.instance.clone();
+    let (decided_under, peer) = (Arc::clone(staged.authority()), staged.caller.peer.to_string());
     let written = async {
         staged.push(Event::Issued(issued))?;
         staged.known_size = known_size;
@@ -96,6 +97,21 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
             if let Err(refusal) = still_lives(broker, &state) {
                 Box::pin(crate::end::end_lease(broker, state, "broker")).await?;
                 return Err(refusal);
+            }
+            // So is what policy would not grant any more: who looks at live leases when rights change has
+            // not seen this one.
+            if let Some(why) = lost_meanwhile(broker, &state, &decided_under, &peer)? {
+                tracing::warn!(request = %id, why, "rights changed while the backend was at work");
+                let ending = crate::end::end_lease_for(broker, state, "broker", why);
+                Box::pin(ending).await?;
+                broker.counts.ended_with_rights.fetch_add(1, Ordering::Relaxed);
+                return Err(refuse(
+                    403,
+                    "denied",
+                    format!("{why}: that changed while the backend was at work, and what it made was ended"),
+                    "ask anew: it is decided afresh",
+                )
+                .request_id(id.as_str()));
             }
             Ok(granted(broker, &state, delivery, committed.evidence.map(evidence)).await)
         }
@@ -153,6 +169,21 @@ fn still_lives(broker: &Broker, state: &RequestState) -> Result<(), Refusal> {
     }
     Err(refuse(403, "revoked", "this sidecar's right has ended", "an operator enrols it anew")
         .request_id(terms.request_id.as_str()))
+}
+
+/// Why what was just issued would not be granted now; looked at only if what decides has changed since.
+fn lost_meanwhile(
+    broker: &Broker,
+    state: &RequestState,
+    decided_under: &Arc<Authority>,
+    peer: &str,
+) -> Result<Option<&'static str>, Refusal> {
+    let authority = broker.authority();
+    if Arc::ptr_eq(&authority, decided_under) {
+        return Ok(None);
+    }
+    crate::end::rights::lost(broker, &authority, state, peer, broker.now())
+        .map_err(|refusal| refusal.request_id(state.terms.request_id.as_str()))
 }
 
 /// Delivers an issued credential again to the sidecar that asked for it.

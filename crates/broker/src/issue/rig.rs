@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use grantwright_credential::Credential;
@@ -23,6 +23,7 @@ use grantwright_proof::NoteSigner;
 use grantwright_store::{Faults, Keys, Options, Store, Transition};
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::{AskRequest, Outcome, outcome};
+use tokio::sync::Notify;
 
 use crate::ca::Ca;
 use crate::config::Config;
@@ -81,6 +82,12 @@ pub struct Backend {
     pub stubborn: AtomicU64,
     /// Extensions that it was asked for.
     pub renewed: AtomicU64,
+    /// The next mint says that it has begun, and waits until it may go on.
+    pub slow: AtomicBool,
+    /// A slow mint has begun.
+    pub begun: Notify,
+    /// It may go on.
+    pub go_on: Notify,
 }
 
 /// The backend as the broker holds it.
@@ -102,6 +109,10 @@ impl Minter for Door {
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
         Box::pin(async move {
             tokio::task::yield_now().await;
+            if self.0.slow.swap(false, Ordering::SeqCst) {
+                self.0.begun.notify_one();
+                self.0.go_on.notified().await;
+            }
             let answer = self.0.answers.lock().unwrap().pop().unwrap_or(Answer::Good);
             if answer == Answer::Refuse {
                 return Err(MintError::refused("backend_denied", "the backend said no", "no"));

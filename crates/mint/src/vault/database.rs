@@ -19,11 +19,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use vaultrs::api::database::requests::{GenerateCredentialsRequest, ReadRoleRequest};
 
-use super::client::{Envelope, Fault, is_path, is_segment};
+use super::child::Child;
+use super::client::{Envelope, is_path, is_segment};
 use super::lease::Seen;
 use super::{BACKEND, VaultMinter};
+use crate::call::wider;
 use crate::template::{Wildcards, bad_template, fill, first_s, slots, text_faults, unknown_keys};
-use crate::{MintError, Minted};
+use crate::{Ended, MintError, Minted};
 
 const KEYS: [&str; 4] = ["mount", "role", "connection", "step_s"];
 
@@ -116,12 +118,25 @@ impl VaultMinter {
         let request =
             GenerateCredentialsRequest { mount: asked.mount.clone(), name: asked.role.clone() };
         let path = format!("{}/creds/{}", asked.mount, asked.role);
-        let answer = self.make(&path, request).await.map_err(Fault::into_mint_error)?;
+        let child = self.child(&grant).await?;
+        let made = match &child {
+            Some(child) => self.make_with(child.token(), &path, request).await,
+            None => self.make(&path, request).await,
+        };
+        let answer = match made {
+            Ok(answer) => answer,
+            Err(fault) => return Err(self.lost_with(fault, child.as_ref()).await),
+        };
         let lease = answer.lease_id.clone();
-        match self.accept(&answer, &asked, &grant, now).await {
-            Ok(minted) => Ok(minted),
-            Err(reason) => Err(self.give_back(&lease, reason).await),
+        let mut minted = match self.accept(&answer, &asked, &grant, now).await {
+            Ok(minted) => minted,
+            Err(reason) => return Err(self.give_back(&lease, child.as_ref(), reason).await),
+        };
+        if let Some(child) = &child {
+            child.stamp(&mut minted.facts);
+            minted.expires_at = minted.expires_at.min(child.ends().whole_second());
         }
+        Ok(minted)
     }
 
     /// The role must be one of the connection that was approved. Reading it also shows whether the
@@ -193,19 +208,17 @@ impl VaultMinter {
     }
 
     /// What was made and cannot be delivered is ended; where that is not seen, it is unknown.
-    async fn give_back(&self, lease: &str, reason: String) -> MintError {
-        if lease.is_empty() {
-            return MintError::unknown(format!("{reason}; it has no lease to revoke"));
+    async fn give_back(&self, lease: &str, child: Option<&Child>, reason: String) -> MintError {
+        let mut ended = Ended { ended: false, effect: "it has no lease to revoke".into() };
+        if !lease.is_empty() {
+            ended = self.end(lease, "it ends by itself").await;
         }
-        let ended = self.end(lease, "it ends by itself").await;
-        if ended.ended {
-            MintError::refused(
-                "backend_wider",
-                "the backend's answer is not within what was granted, so it is not delivered",
-                reason,
-            )
-        } else {
-            MintError::unknown(format!("{reason}; {}", ended.effect))
+        if let Some(child) = child {
+            ended = self.end_child(child).await;
+        }
+        match ended.ended {
+            true => wider(reason),
+            false => MintError::unknown(format!("{reason}; {}", ended.effect)),
         }
     }
 }

@@ -11,29 +11,37 @@
 //!
 //! What a role adds by itself is refused before anything is signed; what comes back is read, and must say
 //! what was asked and nothing more, else it is revoked at once. Certificates are revoked by serial number.
+//! Where the role admits it (`allowed_serial_numbers`), the subject's `serialNumber` names the lease: by that a
+//! certificate whose answer was lost, or that a crash left, is found among those that Vault keeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{StreamExt as _, stream};
 use grantwright_credential::{Credential, Kind};
 use grantwright_domain::param::KeyFormat;
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Grant, Params, Scope, Timestamp};
+use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use rcgen::{KeyPair, PublicKeyData as _};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer as _, X509Certificate};
 
 use super::VaultMinter;
 use super::client::{Call, Connection, Envelope, Fault, is_path};
 use super::lease::told;
 use super::role::Bounded;
 use super::ssh::with_role;
+use super::token::LOOKS_AT_ONCE;
 use crate::call::{wider, within};
 use crate::template::{bad_template, holder_faults};
 use crate::x509::{Names, Usage, faults_of, key_id, requested};
 use crate::{Backend, Declaration, Ended, MintError, Minted};
+
+/// Most certificates that are looked at to find one.
+const MOST_CERTIFICATES: usize = 10_000;
 
 /// What Vault's PKI engine can do.
 pub(super) const BACKEND: Backend = Backend {
@@ -49,7 +57,7 @@ pub(super) const BACKEND: Backend = Backend {
         renewable: false,
         narrowing: "names (DNS, URI) with typed parameters in their slots and client or server use, \
                     within the role at Vault that the template names",
-        stamps: &[],
+        stamps: &["the subject's `serialNumber`, where the role admits one: the lease"],
     },
     faults: |scope| {
         let (mut out, rest) = Bounded::faults(scope);
@@ -68,6 +76,8 @@ struct Asked {
     names: Names,
     /// The request, base64 of DER, and its public key; none: Vault makes the key.
     request: Option<(String, Vec<u8>)>,
+    /// What the subject's `serialNumber` says; none: the role admits none.
+    stamp: Option<String>,
 }
 
 impl Asked {
@@ -89,7 +99,7 @@ impl Asked {
                 Some((crate::signing::holder(scope, params, "request")?.to_owned(), key))
             }
         };
-        Ok(Self { bounded, names, request })
+        Ok(Self { bounded, names, request, stamp: None })
     }
 
     fn preview(&self) -> Value {
@@ -113,10 +123,13 @@ impl VaultMinter {
         now: Timestamp,
     ) -> Result<Minted, MintError> {
         BACKEND.declaration.admits_ttl(grant.ttl_s())?;
-        let asked = Asked::compile(grant.scope(), grant.params())?;
-        let Bounded { mount, role, .. } = &asked.bounded;
-        let found = self.look(|| Call::get(format!("{mount}/roles/{role}"))).await?;
+        let mut asked = Asked::compile(grant.scope(), grant.params())?;
+        let path = format!("{}/roles/{}", asked.bounded.mount, asked.bounded.role);
+        let found = self.look(|| Call::get(path.as_str())).await?;
         check_role(&found, &asked).map_err(bad_template)?;
+        let lease = grant.lease().as_str();
+        asked.stamp = admits(&found, lease).then(|| lease.to_owned());
+        let Bounded { mount, role, .. } = &asked.bounded;
         let mut body = json!({
             "common_name": asked.common_name(),
             "alt_names": asked.names.dns.join(","),
@@ -125,6 +138,9 @@ impl VaultMinter {
             "ttl": format!("{}s", grant.ttl_s()),
             "format": "pem",
         });
+        if let (Some(stamp), Value::Object(members)) = (&asked.stamp, &mut body) {
+            members.insert("serial_number".into(), stamp.as_str().into());
+        }
         let mut verb = "issue";
         if let (Some((request, _)), Value::Object(members)) = (&asked.request, &mut body) {
             members.insert("csr".into(), pem("CERTIFICATE REQUEST", request).into());
@@ -133,8 +149,10 @@ impl VaultMinter {
             members.insert("private_key_format".into(), "pkcs8".into());
         }
         let path = format!("{mount}/{verb}/{role}");
-        let answer = self.make(&path, Call::post(&path, body)).await;
-        let answer = answer.map_err(Fault::into_mint_error)?;
+        let answer = match self.make(&path, Call::post(&path, body)).await {
+            Ok(answer) => answer,
+            Err(fault) => return Err(self.lost_certificate(fault, &asked).await),
+        };
         if answer.text("certificate").is_empty() {
             return Err(MintError::unknown("the answer holds no certificate"));
         }
@@ -209,6 +227,89 @@ impl VaultMinter {
             asked.bounded.fact(),
         ]);
         Ok(Minted { credential, expires_at, revocable: true, facts })
+    }
+
+    /// The serial number of the certificate whose subject names this, where the broker may list and read.
+    async fn find_certificate(&self, mount: &str, stamp: &str) -> Result<Option<String>, Fault> {
+        let listed = match self.call(Connection::Kept, Call::list(format!("{mount}/certs"))).await {
+            // Vault keeps none.
+            Err(Fault::Answered { status: 404, .. }) => return Ok(None),
+            listed => listed?,
+        };
+        let serials = listed.data.get("keys").and_then(Value::as_array);
+        let serials = serials.map(Vec::as_slice).unwrap_or_default();
+        let looks = serials.iter().take(MOST_CERTIFICATES).filter_map(Value::as_str);
+        let looks: Vec<String> = looks.map(|serial| serial.replace('-', ":")).collect();
+        let looks = looks.into_iter().map(|serial| self.is_stamped(mount, serial, stamp));
+        let mut looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
+        while let Some(found) = looks.next().await {
+            if let Some(serial) = found? {
+                return Ok(Some(serial));
+            }
+        }
+        match serials.len() {
+            0..=MOST_CERTIFICATES => Ok(None),
+            more => Err(Fault::NeverSent(format!("{more} certificates are too many to look at"))),
+        }
+    }
+
+    /// The serial number again, if its certificate's subject names this.
+    async fn is_stamped(
+        &self,
+        mount: &str,
+        serial: String,
+        stamp: &str,
+    ) -> Result<Option<String>, Fault> {
+        if !is_serial(&serial) {
+            return Ok(None);
+        }
+        let call = Call::get(format!("{mount}/cert/{}", serial.replace(':', "-")));
+        let found = match self.call(Connection::Kept, call).await {
+            // Tidied up meanwhile.
+            Err(Fault::Answered { status: 404, .. }) => return Ok(None),
+            found => found?,
+        };
+        let text = found.text("certificate").as_bytes();
+        let Ok(der) = CertificateDer::from_pem_slice(text) else { return Ok(None) };
+        let Ok((_, read)) = X509Certificate::from_der(&der) else { return Ok(None) };
+        Ok((stamps(&read) == [stamp]).then_some(serial))
+    }
+
+    /// What a lost answer comes to: the certificate may be there, or come to be while it is looked for.
+    async fn lost_certificate(&self, fault: Fault, asked: &Asked) -> MintError {
+        let Some(stamp) = asked.stamp.as_ref().filter(|_| !fault.is_definite()) else {
+            return fault.into_mint_error();
+        };
+        let mount = &asked.bounded.mount;
+        let Some(serial) = self.find_certificate(mount, stamp).await.ok().flatten() else {
+            return fault.into_mint_error();
+        };
+        let ended = self.end_certificate(mount, &serial, "it ends by itself").await;
+        match ended.ended {
+            true => MintError::refused(
+                "backend_away",
+                "Vault's answer was lost; the certificate it had made was found and revoked",
+                fault.to_string(),
+            ),
+            false => MintError::unknown(format!("{fault}; {}", ended.effect)),
+        }
+    }
+
+    /// Ends the certificate of a mint whose outcome was never recorded. `None`: its role admits no stamp, or the
+    /// broker may not look for it.
+    pub(super) async fn undo_certificate(&self, lease: &LeaseId, scope: &Scope) -> Option<Ended> {
+        let Bounded { mount, role, .. } = Bounded::of(scope).ok()?;
+        let found = self.look(|| Call::get(format!("{mount}/roles/{role}"))).await.ok()?;
+        if !admits(&found, lease.as_str()) {
+            return None;
+        }
+        match self.find_certificate(&mount, lease.as_str()).await.ok()? {
+            Some(serial) => Some(self.end_certificate(&mount, &serial, "it ends by itself").await),
+            None => {
+                let effect = "Vault has no certificate of it".to_owned();
+                Some(Ended { ended: true, effect })
+            }
+        }
     }
 
     /// Ends the certificate of a lease.
@@ -291,6 +392,23 @@ fn check_role(role: &Envelope, asked: &Asked) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether the role admits this as the subject's `serialNumber`.
+fn admits(role: &Envelope, stamp: &str) -> bool {
+    let admitted = role.data.get("allowed_serial_numbers").and_then(Value::as_array);
+    let fits = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(begin) => !begin.contains('*') && stamp.starts_with(begin),
+        None => pattern == stamp,
+    };
+    admitted.into_iter().flatten().filter_map(Value::as_str).any(fits)
+}
+
+/// What the subject says as `serialNumber` (RFC 4519).
+fn stamps<'a>(read: &'a X509Certificate<'_>) -> Vec<&'a str> {
+    let is = |name: &AttributeTypeAndValue<'_>| *name.attr_type() == OID_X509_SERIALNUMBER;
+    let said = read.subject().iter_attributes().filter(|name| is(name));
+    said.map(|name| name.as_str().unwrap_or_default()).collect()
+}
+
 /// Names, usage and kind are those that were asked for, and no more.
 fn names_fit(read: &X509Certificate<'_>, asked: &Asked) -> Result<(), String> {
     let common: Vec<&str> =
@@ -299,6 +417,9 @@ fn names_fit(read: &X509Certificate<'_>, asked: &Asked) -> Result<(), String> {
         Some(asked.common_name()).into_iter().filter(|name| !name.is_empty()).collect();
     if common != wanted || read.subject().iter_common_name().count() != wanted.len() {
         return Err(format!("its common name is {common:?}"));
+    }
+    if stamps(read) != asked.stamp.as_deref().into_iter().collect::<Vec<_>>() {
+        return Err("its subject has another serialNumber".into());
     }
     let names = match read.subject_alternative_name() {
         Ok(Some(names)) => names.value.general_names.as_slice(),

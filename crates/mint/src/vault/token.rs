@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{StreamExt as _, stream};
 use grantwright_credential::{Credential, Kind};
 use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use serde::Deserialize;
@@ -26,6 +27,8 @@ const KEYS: [&str; 3] = ["policies", "num_uses", "role"];
 const MAX_USES: i64 = 1_000_000;
 /// Most tokens that are looked at to find one.
 const MOST_ACCESSORS: usize = 10_000;
+/// How many are looked at at a time.
+pub(super) const LOOKS_AT_ONCE: usize = 16;
 
 /// What tokens of Vault can do.
 pub(super) const BACKEND: Backend = Backend {
@@ -134,7 +137,6 @@ impl VaultMinter {
     ) -> Result<Minted, MintError> {
         BACKEND.declaration.admits_ttl(grant.ttl_s())?;
         let asked = Asked::compile(grant.scope(), grant.params())?;
-        let approvers: Vec<&str> = grant.approvers().iter().map(|h| h.as_str()).collect();
         let ttl = format!("{}s", grant.ttl_s());
         let body = json!({
             "policies": asked.policies,
@@ -145,12 +147,7 @@ impl VaultMinter {
             "type": "service",
             "num_uses": asked.num_uses,
             "display_name": "grantwright",
-            "meta": {
-                "agent": grant.agent().as_str(),
-                "request": grant.request().as_str(),
-                "lease": grant.lease().as_str(),
-                "approvers": approvers.join(" "),
-            },
+            "meta": super::child::meta(&grant),
         });
         let path = match &asked.role {
             Some(role) => {
@@ -215,7 +212,7 @@ impl VaultMinter {
             return Err(format!("it ended at {expires_at} already"));
         }
         let facts = BTreeMap::from([
-            ("vault_accessor".to_owned(), auth.accessor.clone()),
+            (super::child::ACCESSOR.to_owned(), auth.accessor.clone()),
             ("vault_policies".to_owned(), policies.into_iter().collect::<Vec<_>>().join(" ")),
         ]);
         let credential = Credential::jwt(&auth.client_token);
@@ -227,24 +224,36 @@ impl VaultMinter {
         let listed = self.call(Connection::Kept, Call::list("auth/token/accessors")).await?;
         let accessors = listed.data.get("keys").and_then(Value::as_array);
         let accessors = accessors.map(Vec::as_slice).unwrap_or_default();
-        for accessor in accessors.iter().take(MOST_ACCESSORS).filter_map(Value::as_str) {
-            let body = json!({ "accessor": accessor });
-            match self.call(Connection::Kept, Call::post("auth/token/lookup-accessor", body)).await
-            {
-                Ok(found) => {
-                    let named = found.data.pointer("/meta/lease").and_then(Value::as_str);
-                    if named == Some(lease.as_str()) {
-                        return Ok(Some(accessor.to_owned()));
-                    }
-                }
-                // It ended meanwhile.
-                Err(Fault::Answered { said, .. }) if said.contains("invalid accessor") => {}
-                Err(fault) => return Err(fault),
+        let looks = accessors.iter().take(MOST_ACCESSORS).filter_map(Value::as_str);
+        let looks: Vec<String> = looks.map(ToOwned::to_owned).collect();
+        let looks = looks.into_iter().map(|accessor| self.is_token_of(accessor, lease));
+        let mut looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
+        while let Some(found) = looks.next().await {
+            if let Some(accessor) = found? {
+                return Ok(Some(accessor));
             }
         }
         match accessors.len() {
             0..=MOST_ACCESSORS => Ok(None),
             more => Err(Fault::NeverSent(format!("{more} tokens are too many to look at"))),
+        }
+    }
+
+    /// The accessor again, if its token names the lease.
+    async fn is_token_of(
+        &self,
+        accessor: String,
+        lease: &LeaseId,
+    ) -> Result<Option<String>, Fault> {
+        let call = Call::post("auth/token/lookup-accessor", json!({ "accessor": accessor }));
+        match self.call(Connection::Kept, call).await {
+            Ok(found) => {
+                let named = found.data.pointer("/meta/lease").and_then(Value::as_str);
+                Ok((named == Some(lease.as_str())).then_some(accessor))
+            }
+            // It ended meanwhile.
+            Err(Fault::Answered { said, .. }) if said.contains("invalid accessor") => Ok(None),
+            Err(fault) => Err(fault),
         }
     }
 

@@ -59,6 +59,8 @@ static HOST_CA: LazyLock<Vec<u8>> = LazyLock::new(|| {
 #[derive(Clone)]
 struct Says {
     common: String,
+    /// The subject's `serialNumber`.
+    stamp: String,
     names: Vec<SanType>,
     usage: Vec<ExtendedKeyUsagePurpose>,
     is_ca: IsCa,
@@ -79,6 +81,7 @@ impl Says {
         names.extend(uris.iter().map(|u| SanType::URI(u.as_str().unwrap().try_into().unwrap())));
         Self {
             common: text("common_name"),
+            stamp: text("serial_number"),
             names,
             usage: vec![ExtendedKeyUsagePurpose::ClientAuth],
             is_ca: IsCa::ExplicitNoCa,
@@ -94,6 +97,10 @@ impl Says {
         params.distinguished_name = rcgen::DistinguishedName::new();
         if !self.common.is_empty() {
             params.distinguished_name.push(DnType::CommonName, &self.common);
+        }
+        if !self.stamp.is_empty() {
+            let serial_number = DnType::CustomDnType(vec![2, 5, 4, 5]);
+            params.distinguished_name.push(serial_number, &self.stamp);
         }
         params.subject_alt_names.clone_from(&self.names);
         params.extended_key_usages.clone_from(&self.usage);
@@ -119,6 +126,19 @@ fn role(usage: &str) -> Value {
         "client_flag": usage == "client", "server_flag": usage == "server",
         "code_signing_flag": false, "email_protection_flag": false,
     } })
+}
+
+/// A role that admits these in the subject.
+fn stamping(serials: Value) -> Value {
+    let mut role = role("client");
+    role["data"]["allowed_serial_numbers"] = serials;
+    role
+}
+
+/// What Vault says of a certificate that it keeps.
+fn kept(stamp: &str, revoked: bool) -> Value {
+    let says = Says::asked(&json!({ "ttl": "600s", "serial_number": stamp }));
+    json!({ "data": { "certificate": says.signed(&*OWN), "revocation_time": i64::from(revoked) } })
 }
 
 fn host_role() -> Value {
@@ -157,10 +177,9 @@ pub fn good(path: &str, body: &Value, leases: &mut BTreeMap<String, i64>) -> Say
             leases.remove(body["serial_number"].as_str().unwrap());
             Say::Json(200, json!({ "data": { "revocation_time": 1 } }))
         }
-        "/v1/pki/cert/0a-bc-01" => {
-            let at = i64::from(!leases.contains_key(SERIAL));
-            Say::Json(200, json!({ "data": { "certificate": "…", "revocation_time": at } }))
-        }
+        "/v1/pki/cert/0a-bc-01" => Say::Json(200, kept("l-1", !leases.contains_key(SERIAL))),
+        "/v1/pki/cert/0a-bc-02" => Say::Json(200, kept("l-2", false)),
+        "/v1/pki/certs" => Say::Json(200, json!({ "data": { "keys": ["0a:bc:02", SERIAL] } })),
         "/v1/ssh/roles/deploy" => Say::Json(200, host_role()),
         SSH => {
             let ttl = body["ttl"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
@@ -309,6 +328,63 @@ async fn told(case: &Case, path: &str, say: Say) -> (MintError, Vault) {
     let error = mint(case, &vault.engine(case.engine, false)).await.map(drop).unwrap_err();
     assert!(vault.calls(case.makes).len() <= 1, "invariant 3: one call that makes");
     (error, vault)
+}
+
+/// Where the role admits it, the subject names the lease, and by that what nobody heard of is found.
+#[tokio::test]
+async fn invariant_08_a_certificate_whose_answer_was_lost_is_found_by_its_subject_and_revoked() {
+    let lease = LeaseId::parse("l-1").unwrap();
+    let (scope, params) = asked_for(&MESH);
+    let role_path = "/v1/pki/roles/mesh";
+    for (why, serials, certs, code, live) in [
+        ("found", json!(["*"]), None, "backend_away", 0),
+        ("found by the beginning", json!(["r*", "l-*"]), None, "backend_away", 0),
+        ("not stamped", json!(["x-*"]), None, "outcome_unknown", 1),
+        ("not stamped", Value::Null, None, "outcome_unknown", 1),
+        ("may not look", json!(["*"]), Some(Say::Json(403, json!({}))), "outcome_unknown", 1),
+        (
+            "not there yet",
+            json!(["*"]),
+            Some(Say::Json(200, json!({ "data": { "keys": ["0a:bc:02"] } }))),
+            "outcome_unknown",
+            1,
+        ),
+    ] {
+        let vault = Vault::start().await;
+        vault.tell(role_path, Say::Json(200, stamping(serials))).tell(SIGN, Say::Drop);
+        if let Some(say) = certs {
+            vault.tell("/v1/pki/certs", say);
+        }
+        let error = mint(&MESH, &vault.engine(Engine::Pki, false)).await.map(drop).unwrap_err();
+        assert_eq!((error.code(), vault.live()), (code, live), "{why}: {error:?}");
+    }
+    // The same after a crash between the intent and its outcome.
+    let vault = Vault::start().await;
+    vault.holds(SERIAL);
+    let minter = vault.engine(Engine::Pki, false);
+    assert_eq!(minter.undo(&lease, &scope, &params).await, None, "this role admits no stamp");
+    vault.tell(role_path, Say::Json(200, stamping(json!(["*"]))));
+    let ended = minter.undo(&lease, &scope, &params).await.unwrap();
+    assert!(ended.ended && vault.live() == 0, "{ended:?}");
+    let other = LeaseId::parse("l-3").unwrap();
+    let ended = minter.undo(&other, &scope, &params).await.unwrap();
+    assert!(ended.effect.contains("no certificate"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn inv_04_the_stamp_is_the_leases_or_the_certificate_is_refused() {
+    let vault = Vault::start().await;
+    vault.tell("/v1/pki/roles/mesh", Say::Json(200, stamping(json!(["*"]))));
+    let minter = vault.engine(Engine::Pki, false);
+    mint(&MESH, &minter).await.unwrap();
+    assert_eq!(vault.calls(SIGN)[0]["serial_number"], "l-1");
+    let mut says = Says::asked(&vault.calls(SIGN)[0]);
+    for stamp in ["", "l-2"] {
+        says.stamp = stamp.into();
+        vault.tell(SIGN, Say::Json(200, certified(&says.signed(&*OWN))));
+        let error = mint(&MESH, &minter).await.map(drop).unwrap_err();
+        assert_eq!((error.code(), vault.live()), ("backend_wider", 0), "{stamp}: {error:?}");
+    }
 }
 
 #[tokio::test]

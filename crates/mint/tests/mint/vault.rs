@@ -159,8 +159,25 @@ impl Vault {
             identity: None,
             login,
             timeout: Duration::from_millis(1500),
+            token_per_mint: false,
         };
         VaultMinter::new(config, Arc::new(At(at))).unwrap()
+    }
+
+    /// Each mint with a token of its own.
+    fn careful(&self) -> VaultMinter {
+        let config = VaultConfig {
+            engine: Engine::Database,
+            wrap: false,
+            address: self.url.clone(),
+            namespace: Some("team/prod".into()),
+            ca_file: None,
+            identity: None,
+            login: Login::Token { file: self.token.clone() },
+            timeout: Duration::from_millis(1500),
+            token_per_mint: true,
+        };
+        VaultMinter::new(config, Arc::new(At(now()))).unwrap()
     }
 }
 
@@ -239,7 +256,13 @@ fn good(state: &mut State, path: &str, body: &Value) -> Say {
             state.leases.remove(&lease);
             Say::Raw(204, String::new())
         }
-        _ => crate::engines::good(path, body, &mut state.leases),
+        _ => {
+            if path == "/v1/auth/token/revoke-accessor" {
+                // What was made with the token ends with it.
+                state.leases.remove(LEASE);
+            }
+            crate::engines::good(path, body, &mut state.leases)
+        }
     }
 }
 
@@ -467,6 +490,91 @@ async fn inv_08_a_lost_answer_is_unknown_and_never_asked_again() {
     }
 }
 
+async fn careful(vault: &Vault) -> Result<Minted, MintError> {
+    let (scope, params) = asked_for("sales");
+    let grant = danger_grant(&scope, &params, &["bob"], TTL, now()).unwrap();
+    vault.careful().mint(grant, now()).await
+}
+
+const CREATE: &str = "/v1/auth/token/create";
+
+#[tokio::test]
+async fn a_mint_with_a_token_of_its_own_is_made_with_it_and_ends_with_it() {
+    let vault = Vault::start().await;
+    let minted = careful(&vault).await.unwrap();
+    assert_eq!(minted.facts["vault_accessor"], "acc-1");
+    assert_eq!(minted.expires_at, now().plus_seconds(600).whole_second());
+    let [made] = vault.calls(CREATE).try_into().unwrap();
+    assert_eq!(
+        (&made["meta"]["lease"], &made["explicit_max_ttl"]),
+        (&"l-1".into(), &"600s".into())
+    );
+    {
+        let state = vault.state.lock().unwrap();
+        for (path, _, token) in &state.calls {
+            assert_eq!(token, if path == CREDS { "hvs.minted" } else { TOKEN }, "{path}");
+        }
+    }
+    assert_eq!(vault.live(), 2, "the account and its token");
+    let mut held = lease(LEASE);
+    held.facts = minted.facts;
+    let ended = vault.careful().revoke(&held).await;
+    assert!(ended.ended && vault.live() == 0, "{ended:?}");
+    // A token that would end before: so does what was made with it, and that is said.
+    let short = json!({ "auth": {
+        "client_token": "hvs.minted", "accessor": "acc-1", "lease_duration": 300, "renewable": false,
+    } });
+    let vault = Vault::start().await;
+    vault.tell(CREATE, Say::Json(200, short));
+    let minted = careful(&vault).await.unwrap();
+    assert_eq!(minted.expires_at, now().plus_seconds(300).whole_second());
+}
+
+#[tokio::test]
+async fn inv_08_with_a_token_of_its_own_nothing_of_a_lost_answer_is_left() {
+    let errors = json!({ "errors": ["no"] });
+    let mut nothing = creds(LEASE, 600);
+    nothing["data"]["password"] = "".into();
+    for (why, say, code) in [
+        ("closed", Say::Drop, "backend_away"),
+        ("half", Say::Half(creds(LEASE, 600).to_string()), "backend_away"),
+        ("late", Say::Late, "backend_away"),
+        ("500", Say::Json(500, errors.clone()), "backend_away"),
+        ("403", Say::Json(403, errors.clone()), "backend_denied"),
+        ("no password", Say::Json(200, nothing), "backend_wider"),
+        ("another's lease", Say::Json(200, creds("kv/creds/x/y", 600)), "backend_wider"),
+    ] {
+        let vault = Vault::start().await;
+        vault.tell(CREDS, say);
+        let error = careful(&vault).await.map(drop).unwrap_err();
+        assert_eq!((error.code(), vault.live()), (code, 0), "{why}: {error:?}");
+    }
+    // What cannot be revoked is unknown.
+    let vault = Vault::start().await;
+    vault.tell(CREDS, Say::Drop).tell("/v1/auth/token/revoke-accessor", Say::Json(403, json!({})));
+    vault.tell("/v1/auth/token/lookup-accessor", Say::Json(200, json!({ "data": {} })));
+    let error = careful(&vault).await.map(drop).unwrap_err();
+    assert_eq!(error.code(), "outcome_unknown", "{error:?}");
+    // Without the token nothing is made.
+    for say in
+        [Say::Drop, Say::Json(403, json!({})), Say::Json(500, json!({})), Say::Json(200, json!({}))]
+    {
+        let vault = Vault::start().await;
+        vault.tell(CREATE, say);
+        let error = careful(&vault).await.map(drop).unwrap_err();
+        assert!(matches!(error, MintError::Refused { .. }), "{error:?}");
+        assert!(vault.calls(CREDS).is_empty());
+    }
+    // After a crash between the intent and its outcome.
+    let (scope, params) = asked_for("sales");
+    let id = LeaseId::parse("l-1").unwrap();
+    let vault = Vault::start().await;
+    vault.holds("acc-1");
+    assert_eq!(vault.minter().undo(&id, &scope, &params).await, None, "it had no token");
+    let ended = vault.careful().undo(&id, &scope, &params).await.unwrap();
+    assert!(ended.ended && vault.live() == 0, "{ended:?}");
+}
+
 #[tokio::test]
 async fn a_definite_refusal_is_failed_and_says_what_to_do() {
     for (status, said, code) in [
@@ -528,6 +636,7 @@ async fn a_vault_that_is_away_is_refused_not_unknown() {
         identity: None,
         login: Login::Token { file: vault.token.clone() },
         timeout: Duration::from_secs(1),
+        token_per_mint: false,
     };
     let minter = VaultMinter::new(config, Arc::new(At(now()))).unwrap();
     let (scope, params) = asked_for("sales");
@@ -654,6 +763,7 @@ async fn logs_in_renews_ahead_and_logs_in_anew_when_the_token_is_lost() {
             secret_id_file: file("secret", "secret-1"),
         },
         timeout: Duration::from_secs(1),
+        token_per_mint: false,
     };
     let minter = VaultMinter::new(config, Arc::new(Moving(Arc::clone(&clock)))).unwrap();
     let wait = minter.keep().await.unwrap();

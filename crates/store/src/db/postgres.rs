@@ -200,7 +200,6 @@ const TILES: &str = "INSERT INTO tiles (level, idx, hashes) \
     ON CONFLICT (level, idx) DO UPDATE SET hashes = excluded.hashes";
 const ERASE: &str = "DELETE FROM texts WHERE request_id = ANY($1::text[])";
 const UNSEAL: &str = "DELETE FROM sealed WHERE request_id = ANY($1::text[])";
-const UNSEAL_UNTIL: &str = "DELETE FROM sealed WHERE until_ms <= $1";
 const CHECKPOINT: &str = "INSERT INTO checkpoints (size, note) VALUES ($1, $2)";
 const HEAD: &str = "UPDATE head SET size = $1, frontier = $2, epoch = $3, chain = $4, \
     open_tag = $5, mac = $6 WHERE id = 1";
@@ -394,7 +393,6 @@ impl Db for Postgres {
         let tile_hashes: Vec<&[u8]> = rows.tiles.iter().map(|t| t.hashes.as_slice()).collect();
         let erase: Vec<&str> = rows.erase.iter().map(|r| r.as_str()).collect();
         let unseal: Vec<&str> = rows.unseal.iter().map(|r| r.as_str()).collect();
-        let until = rows.unseal_until_ms.unwrap_or(i64::MIN);
         let checkpoint = rows.checkpoint.as_ref().map(|(size, note)| (int(*size), note.as_str()));
         let head =
             rows.head.as_ref().map(|h| (h, int(h.size()), h.frontier.encode(), int(h.epoch)));
@@ -441,9 +439,6 @@ impl Db for Postgres {
         }
         if !rows.unseal.is_empty() {
             work.push((UNSEAL, vec![&unseal]));
-        }
-        if rows.unseal_until_ms.is_some() {
-            work.push((UNSEAL_UNTIL, vec![&until]));
         }
         if let Some((size, note)) = &checkpoint {
             work.push((CHECKPOINT, vec![size, note]));

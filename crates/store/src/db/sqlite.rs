@@ -217,9 +217,6 @@ impl Sqlite {
             c.prepare_cached("DELETE FROM sealed WHERE request_id = ?1")?
                 .execute(params![request.as_str()])?;
         }
-        if let Some(until) = rows.unseal_until_ms {
-            c.prepare_cached("DELETE FROM sealed WHERE until_ms <= ?1")?.execute(params![until])?;
-        }
         if let Some((size, note)) = &rows.checkpoint {
             c.prepare_cached("INSERT INTO checkpoints (size, note) VALUES (?1, ?2)")?
                 .execute(params![int(*size), note])?;

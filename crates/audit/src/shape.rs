@@ -28,12 +28,14 @@ pub(crate) enum Field {
     Fact,
     Lease,
     Param,
+    Pid,
     Reason,
     Request,
     Sealed,
     Task,
     TermsRequest,
     Time,
+    Workload,
 }
 
 /// A value that was taken out: where it and its key stand in the page.
@@ -66,6 +68,7 @@ enum Place {
     Facts,
     Other,
     Params,
+    Process,
     Sealed,
     Terms,
     Top,
@@ -78,6 +81,7 @@ impl Place {
             (Self::Top, b"facts") => Self::Facts,
             (Self::Top, b"terms") => Self::Terms,
             (Self::Terms, b"params") => Self::Params,
+            (Self::Terms, b"process") => Self::Process,
             (Self::Terms, b"sealed_params") => Self::Sealed,
             _ => Self::Other,
         }
@@ -94,6 +98,7 @@ impl Place {
             (Self::Terms, b"reason") => Field::Reason,
             (Self::Terms, b"request_id") => Field::TermsRequest,
             (Self::Terms, b"task") => Field::Task,
+            (Self::Terms, b"workload") => Field::Workload,
             (Self::Facts, _) => Field::Fact,
             (Self::Params, _) => Field::Param,
             (Self::Sealed, _) => Field::Sealed,
@@ -114,10 +119,10 @@ impl Field {
                 let fine = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
                 (2..=64).contains(&text.len()) && text.iter().all(fine)
             }
-            Self::Fact | Self::Param => {
+            Self::Fact | Self::Param | Self::Workload => {
                 text.iter().all(|b| (0x20..0x7f).contains(b) && *b != b'\\')
             }
-            Self::Time => true,
+            Self::Pid | Self::Time => true,
         }
     }
 }
@@ -239,6 +244,15 @@ fn scan(
                     take(body, shape, slots, &mut copied, (field, &key, text))?;
                 }
             }
+            b'0'..=b'9'
+                if *open.get(depth)? == (Place::Process, true) && is_pid(body, &key, at) =>
+            {
+                let rest = number(body.get(at..)?)?;
+                let end = body.len() - rest.len();
+                take(body, shape, slots, &mut copied, (Field::Pid, &key, at..end))?;
+                at = end;
+                continue;
+            }
             // Values between quotes are done: what is left are signs, digits, `true` and `false`.
             b':' | b'0'..=b'9' | b'-' | b'a'..=b'z' => {}
             _ => return None,
@@ -267,6 +281,12 @@ fn take(
         value: (place(value.start)?, place(value.end)?),
     });
     Some(())
+}
+
+/// Whether the number that begins here is a process's.
+fn is_pid(body: &[u8], key: &Range<usize>, at: usize) -> bool {
+    let begins = at.checked_sub(1).and_then(|before| body.get(before)) == Some(&b':');
+    begins && body.get(key.clone()) == Some(b"pid".as_slice())
 }
 
 /// The place of the quote that ends a text.
@@ -370,6 +390,7 @@ impl<'p> Like<'p> {
                 Field::Param => {
                     *e.terms.params.get_mut(self.key(slot))? = ParamValue::Text(text.to_owned());
                 }
+                Field::Pid => e.terms.process.as_mut()?.pid = Some(text.parse().ok()?),
                 Field::Reason => e.terms.reason = digest(text)?,
                 Field::Request => e.request_id = RequestId::parse(text).ok()?,
                 Field::Sealed => *e.terms.sealed_params.get_mut(self.key(slot))? = digest(text)?,
@@ -379,6 +400,7 @@ impl<'p> Like<'p> {
                     e.terms.request_id = e.request_id.clone();
                 }
                 Field::TermsRequest => e.terms.request_id = RequestId::parse(text).ok()?,
+                Field::Workload => text.clone_into(&mut e.terms.workload),
                 Field::Ends | Field::Fact | Field::Lease | Field::Time => return None,
             }
         }
@@ -472,13 +494,17 @@ mod tests {
     use super::*;
 
     fn leaf(id: &str, at: &str, dataset: &str) -> Vec<u8> {
+        asked(id, at, dataset, 7, "uid \\u0007")
+    }
+
+    fn asked(id: &str, at: &str, dataset: &str, pid: u64, workload: &str) -> Vec<u8> {
         let hex = "ab".repeat(32);
         format!(
             "{{\"at\":\"{at}\",\"digest\":\"{hex}\",\"kind\":\"requested\",\"request_id\":\"{id}\",\
              \"terms\":{{\"agent\":\"a-1\",\"decide_by\":\"2026-11-21T10:00:00Z\",\"delegation\":[],\
              \"instance\":\"i-1\",\"origin\":\"o\",\"params\":{{\"dataset\":\"{dataset}\",\
-             \"tags\":[\"x\",\"y\"]}},\"reason\":\"{hex}\",\"request_id\":\"{id}\",\"scope\":\"s\",\
-             \"template\":\"{hex}\",\"ttl_s\":60,\"version\":1,\"workload\":\"uid \\u0007\"}}}}"
+             \"tags\":[\"x\",\"y\"]}},\"process\":{{\"gid\":7,\"pid\":{pid},\"uid\":7}},\"reason\":\"{hex}\",\"request_id\":\"{id}\",\"scope\":\"s\",\
+             \"template\":\"{hex}\",\"ttl_s\":60,\"version\":1,\"workload\":\"{workload}\"}}}}"
         )
         .into_bytes()
     }
@@ -502,12 +528,21 @@ mod tests {
             ("r-2.x_Y", "2026-11-21T09:00:00.001Z", ""),
             ("r-22", "2024-02-29T23:59:59.100Z", "a b/{}[],:~"),
         ] {
-            let body = leaf(id, at, dataset);
-            let strict = Event::from_leaf(&body).unwrap();
-            let Event::Requested(e) = &strict else { panic!() };
-            let digest = e.terms.digest().unwrap();
-            assert_eq!(like(&known, &body), Some((strict, Some(digest))), "{at}");
+            is_read_the_same(&known, &leaf(id, at, dataset));
         }
+        let at = "2026-11-21T09:00:00Z";
+        let known = asked("r-1", at, "sales", 7, "uid:7");
+        for (pid, workload) in [(0, ""), (8, "uid:8"), (4_294_967_295, "a token's {}")] {
+            is_read_the_same(&known, &asked("r-1", at, "sales", pid, workload));
+        }
+    }
+
+    fn is_read_the_same(known: &[u8], body: &[u8]) {
+        let strict = Event::from_leaf(body).unwrap();
+        let Event::Requested(e) = &strict else { panic!() };
+        let digest = e.terms.digest().unwrap();
+        let text = String::from_utf8_lossy(body);
+        assert_eq!(like(known, body), Some((strict, Some(digest))), "{text}");
     }
 
     #[test]
@@ -524,6 +559,13 @@ mod tests {
             leaf("r/1", "2026-11-21T09:00:00Z", "sales"),
             leaf("r-1", "2026-11-21T09:00:00Z", "\\u0041"),
             leaf("r-1", "2026-11-21T09:00:00Z", "sales\u{1}"),
+            asked("r-1", "2026-11-21T09:00:00Z", "sales", 4_294_967_296, "uid \\u0007"),
+            swap("\"pid\":7", "\"pid\":07"),
+            swap("\"pid\":7", "\"pid\":7.0"),
+            swap("\"pid\":7", "\"pid\":-7"),
+            swap("\"pid\":7", "\"pid\":\"7\""),
+            swap("\"pid\":7", "\"pid\":7,\"pid\":7"),
+            asked("r-1", "2026-11-21T09:00:00Z", "sales", 7, "uid \u{7}"),
             swap("abab", "ABAB"),
             swap("[\"x\",\"y\"]", "[\"y\",\"x\"]"),
             swap("\"digest\":", "\"digest\": "),

@@ -19,8 +19,7 @@ import harness
 from harness import ROOT, Demo, Process, call, clean_env, scratch, until
 from peers import apt
 
-# E2E_BIN: a folder that was built before; then nothing is built here.
-RELEASE = Path(os.environ.get("E2E_BIN", ROOT / "target" / "release"))
+RELEASE = harness.BIN
 GRANTS = RELEASE / "examples" / "bench-grants"
 BYTES = RELEASE / "examples" / "bench-bytes"
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
@@ -158,19 +157,10 @@ class Cage:
 
 # ---- the sidecar as it is shipped ----------------------------------------------------------------
 
-def ship():
-    """Builds it, where binaries are built at all."""
-    if "E2E_BIN" in os.environ and SHIPPED.exists():
-        return
-    command = ["cargo", "build", "--locked", "--profile", "dist-sidecar", "-p", "grantwright-sidecar"]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, cwd=ROOT)
-
-
 class ShippedDemo(Demo):
     """A demo whose sidecar is the shipped one: it takes what lies beside its own binary."""
 
     def start(self, *arguments, **more):
-        ship()
         beside = scratch("bin")
         beside.mkdir()
         for binary in (harness.GRANTWRIGHT, SHIPPED):

@@ -354,7 +354,7 @@ class Demo:
         vkey, store = self.env.get("GRANTWRIGHT_LOG_VKEY"), self.env.get("GRANTWRIGHT_STORE")
         if not vkey or not store_path(store).exists():
             return
-        done = subprocess.run([sys.executable, str(ROOT / "tests/verifier/verify.py"), store, "--vkey",
+        done = subprocess.run([sys.executable, str(ROOT / "tests/system/stored.py"), store, "--vkey",
                                vkey, "--checkpoint", self.env["GRANTWRIGHT_CHECKPOINT"]],
                               capture_output=True, text=True, timeout=600)
         if "No module named 'cryptography'" in done.stderr:

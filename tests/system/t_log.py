@@ -39,7 +39,7 @@ def tearDownModule():
 
 
 def second(*arguments):
-    done = subprocess.run(["python3", ROOT / "tests/verifier/verify.py", *map(str, arguments), "--json"],
+    done = subprocess.run(["python3", ROOT / "tests/system/stored.py", *map(str, arguments), "--json"],
                           capture_output=True, text=True, timeout=60)
     try:
         return done.returncode, json.loads(done.stdout)
@@ -239,7 +239,7 @@ class Witness(unittest.TestCase):
                 self.assertEqual(code, 0, report)
                 for witness, expected in ((key, 0), (stranger, 1), ("nonsense", 2)):
                     done = subprocess.run(
-                        [sys.executable, str(ROOT / "tests/verifier/verify.py"), "--json", "--vkey", vkey, "--witness",
+                        [sys.executable, str(ROOT / "tests/system/stored.py"), "--json", "--vkey", vkey, "--witness",
                          witness, str(bundle) if place else other.env["GRANTWRIGHT_STORE"]],
                         capture_output=True, text=True, timeout=120)
                     if "No module named 'cryptography'" not in done.stderr:

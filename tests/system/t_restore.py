@@ -1,17 +1,20 @@
 """The restore ceremony: last week's database stops the broker, the recovery key alone begins a new epoch."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import unittest
+from pathlib import Path
 
 from harness import (GRANTWRIGHT, ROOT, SIDECAR, Person, Process, call, cli, leaves, scratch, store_files,
                      until)
 from forge import Forger
+from peers.postgres import Postgres, programs
 from t_crash import Stage
 
-VERIFIER = ROOT / "tests/verifier/verify.py"
+VERIFIER = ROOT / "tests/system/stored.py"
 
 
 def said(*arguments, code=0, **more):
@@ -21,12 +24,124 @@ def said(*arguments, code=0, **more):
 
 
 def second(store, *more):
+    return second_on(f"sqlite://{store}", *more)
+
+
+def second_on(place, *more):
     """The verifier that is not ours, where its library is there."""
-    done = subprocess.run([sys.executable, str(VERIFIER), f"sqlite://{store}", "--json", *more],
+    done = subprocess.run([sys.executable, str(VERIFIER), place, "--json", *more],
                           capture_output=True, text=True, timeout=600)
     if "No module named 'cryptography'" in done.stderr:
         return None
     return done.returncode, done.stdout + done.stderr
+
+
+class Stores(unittest.TestCase):
+    """A broker that moves to PostgreSQL by the ceremony, and whose database is then restored from a dump."""
+
+    @classmethod
+    def setUpClass(cls):
+        if not programs():
+            raise unittest.SkipTest("PostgreSQL is not installed")
+        cls.postgres = Postgres(scratch("postgres"))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.postgres.stop()
+
+    def url(self, database):
+        """Over the socket, where the superuser needs no password."""
+        folder = str(self.postgres.folder).replace("/", "%2F")
+        return f"postgres://{self.postgres.root}@{folder}:{self.postgres.port}/{database}"
+
+    def tool(self, program, *arguments):
+        done = subprocess.run([self.postgres.bin / program, "-h", self.postgres.folder, "-p",
+                               str(self.postgres.port), "-U", self.postgres.root, *map(str, arguments)],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def configure(self, stage, database):
+        config = stage.broker_toml.read_text()
+        config, n = re.subn(r'(?m)^url = "(sqlite|postgres)://.*"$', f'url = "{self.url(database)}"', config)
+        self.assertEqual(n, 1)
+        stage.broker_toml.write_text(config)
+
+    def test_a_dump_of_postgresql_goes_on_in_a_new_epoch_that_sidecars_follow(self):
+        stage = Stage()
+        self.addCleanup(lambda: (stage.sidecar.kill(), stage.broker.kill()))
+        doors, backup, dump = stage.doors, scratch("backup"), scratch("dump.sql")
+        kept = ("--checkpoint", stage.env["GRANTWRIGHT_CHECKPOINT"])
+        mine = ("--recovery-key", stage.dir / "recovery.key")
+
+        def granted():
+            reply = doors.ask("demo.read", {"dataset": doors.fresh("set")})
+            return reply.json if reply.status == 200 else None
+        until("the first credential", 30, granted, 0.2)
+        for database in ("one", "two", "three"):
+            self.postgres.sql(f"CREATE DATABASE {database}")
+        pin = scratch("pin")
+        pin.write_text(leaves(stage.store)[0]["recovery_key"])
+
+        # From SQLite to PostgreSQL: nothing was lost.
+        said("backup", "--to", backup, env=stage.env)
+        stage.broker.term()
+        self.configure(stage, "one")
+        moved = said("restore", "--config", stage.broker_toml, "--backup", backup, *mine, *kept)
+        stage.start_broker()
+        lease = until("the sidecar goes on", 40, granted, 0.2)["lease_id"]
+        self.assertIn(moved["origin"], self.kept(stage))
+
+        # Last night's dump; what came after it is lost.
+        self.tool("pg_dump", "-f", dump, "one")
+        count = self.size(stage)
+        for _ in range(3):
+            self.assertTrue(granted())
+        until("the sidecar keeps a later checkpoint", 30, lambda: self.size(stage) > count, 0.1)
+        stage.broker.term()
+        self.tool("psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", dump, "two")
+        self.configure(stage, "two")
+        stage.start_broker()
+
+        def stopped():
+            reply = doors.ask("demo.read", {"dataset": doors.fresh("set")})
+            return (reply.status, reply.code) == (503, "log_inconsistent")
+        until("nothing is issued", 30, stopped, 0.2)
+        stage.broker.term()
+
+        # The ceremony: into a database that is empty, from the one that was restored.
+        full = said("restore", "--config", stage.broker_toml, "--backup", self.url("two"), *mine, *kept, code=2)
+        self.assertIn("empty", json.dumps(full))
+        self.configure(stage, "three")
+        done = said("restore", "--config", stage.broker_toml, "--backup", self.url("two"), *mine, *kept)
+        self.assertEqual(done["old_origin"], moved["origin"])
+        self.assertGreater(done["known"], done["restored"])
+        stage.start_broker()
+        until("the sidecar goes on", 40, granted, 0.2)
+        self.assertIn(done["origin"], self.kept(stage))
+        alice = Person(stage, "alice")
+        ended = said("revoke", lease, env={**stage.env, "GRANTWRIGHT_STORE": self.url("three"),
+                                           "GRANTWRIGHT_HUMAN_TOKEN_FILE": str(alice.token_file)})
+        self.assertTrue(ended.get("ok", True), ended)
+
+        # Both verifiers prove it, from the first recovery key on, and that it goes on from what is left.
+        store = ("--store", self.url("three"))
+        for more in (("--vkey", done["vkey"], *kept), ("--recovery-key", pin),
+                     ("--vkey", moved["old_vkey"], "--recovery-key", pin),
+                     ("--vkey", done["vkey"], "--before", self.url("one"))):
+            report = said("audit", "verify", *store, *more)
+            self.assertEqual((report["findings"], report["origin"]), ([], done["origin"]), report)
+        bundle = scratch("bundle.tar.gz")
+        said("audit", "bundle", *store, "--vkey", done["vkey"], "--to", bundle)
+        judged = second_on(str(bundle), "--vkey", moved["old_vkey"], "--recovery-key", str(pin))
+        if judged:
+            self.assertEqual(judged[0], 0, judged[1][:2000])
+
+    @staticmethod
+    def kept(stage):
+        return Path(stage.env["GRANTWRIGHT_CHECKPOINT"]).read_text(encoding="utf-8")
+
+    def size(self, stage):
+        return int(self.kept(stage).split("\n")[1])
 
 
 class Ceremony(unittest.TestCase):
@@ -147,6 +262,26 @@ class Ceremony(unittest.TestCase):
         forger.db.close()
         return forger.signed(text)
 
+    def pinned(self, done, new):
+        """Who wrote the recovery key down needs no new key: it vouches for that, also to who knows the old."""
+        pin, other, mine = scratch("pin"), scratch("other-pin"), self.stage.dir / "recovery.key"
+        opened = next(leaf for leaf in leaves(self.stage.store) if leaf["kind"] == "opened")
+        pin.write_text(opened["recovery_key"])
+        other.write_text(opened["vkey"])
+        for vkey in ((), ("--vkey", done["old_vkey"]), ("--vkey", done["vkey"])):
+            report = said("audit", "verify", "--store", new, *vkey, "--recovery-key", pin)
+            self.assertEqual((report["findings"], report["origin"]), ([], done["origin"]), report)
+            judged = second(self.stage.store, *vkey, "--recovery-key", str(pin))
+            if judged:
+                self.assertEqual(judged[0], 0, judged[1][:2000])
+        report = said("audit", "verify", "--store", new, "--recovery-key", other, code=1)
+        self.assertEqual(report["findings"][0]["rule"], "recovery-key", report)
+        judged = second(self.stage.store, "--recovery-key", str(other))
+        if judged:
+            self.assertEqual(judged[0], 1, judged[1][:2000])
+        refused = said("audit", "verify", "--store", new, "--recovery-key", mine, code=2)
+        self.assertIn("belongs offline", json.dumps(refused))
+
     def verified(self, done, backup, true, shows):
         """The new log proves itself, and that it goes on from the backup, which the true log began with."""
         stage = self.stage
@@ -178,6 +313,7 @@ class Ceremony(unittest.TestCase):
             if judged:
                 self.assertEqual(judged[0], 1, judged[1][:2000])
                 self.assertIn(rule, judged[1])
+        self.pinned(done, new)
         # Another log is not the one before.
         elsewhere = Stage()
         try:

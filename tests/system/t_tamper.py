@@ -39,23 +39,11 @@ def tearDownModule():
         demo.__exit__()
 
 
-class Campaign(unittest.TestCase):
+class Campaign(evidence.Judged, unittest.TestCase):
     """Shares are of HOW_MANY; counts are printed, and every verdict is asserted."""
 
     def campaign(self, name, share, change, ours=(1, 2), theirs=(1, 2), kept=()):
-        count, seen = max(5, HOW_MANY * share // 100), {"ours": 0, "theirs": 0}
-        for number in range(count):
-            spoilt = change(number)
-            case = spoilt.case(kept)
-            first.give(case)
-            second = evidence.judge_second(case)
-            for who, verdict, wanted in (("ours", first.take(), ours), ("theirs", second, theirs)):
-                self.assertIn(verdict["exit"], wanted, f"{name} {number}, {who}: {verdict}")
-                seen[who] += verdict["exit"] != 0
-                if verdict["exit"] == 1:
-                    self.assertTrue(verdict["findings"], name)
-        print(f"     {name}: {count} changes, detected by the first verifier {seen['ours']}, "
-              f"by the second {seen['theirs']}", flush=True)
+        super().campaign(first, name, max(5, HOW_MANY * share // 100), change, ours, theirs, kept)
 
     # Without the log's key: everything is detected.
 

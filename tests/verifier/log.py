@@ -1,11 +1,10 @@
-"""The second verifier's hashes, notes, and places where a log can be read. docs/log-format.md is what it
-was written from; it shares no code with the first verifier."""
+"""The second verifier's hashes, signed notes, and the places where a log can be read.
+docs/log-format.md is what it was written from; it shares no code with the first verifier."""
 
 import base64
 import hashlib
 import json
 import re
-import sqlite3
 import tarfile
 import urllib.request
 import zlib
@@ -15,7 +14,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 WIDTH = 256
-MAX_FILE, MAX_BUNDLE = WIDTH * 65537, 4 << 30
+MAX_NOTE, MAX_FILE, MAX_BUNDLE = 65536, WIDTH * 65537, 4 << 30
+BUNDLED = ("format", "checkpoint", "checkpoints", "tile", "blob", "texts", "keys.txt", "README.txt")
+NOTE = re.compile("((?:[^\0-\x1f]*\n)+)\n((?:\u2014 [^ \0-\x1f]+ [A-Za-z0-9+/]+={0,2}\n)+)")
+CHECKPOINT = re.compile("(.+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(?:.+\n)*")
 
 
 class CannotVerify(Exception):
@@ -34,27 +36,8 @@ def need(ok, rule, detail=""):
         raise Wrong(rule, detail)
 
 
-def leaf_hash(entry):
-    return hashlib.sha256(b"\0" + entry).digest()
-
-
-class Tree:
-    """A growing RFC 6962 tree: the roots of its complete subtrees, largest first."""
-    def __init__(self):
-        self.size, self.peaks = 0, []
-    def add(self, hash_):
-        at = self.size
-        while at & 1:
-            hash_ = hashlib.sha256(b"\1" + self.peaks.pop() + hash_).digest()
-            at >>= 1
-        self.peaks.append(hash_)
-        self.size += 1
-        return self
-    def root(self):
-        root = self.peaks[-1] if self.peaks else hashlib.sha256(b"").digest()
-        for left in reversed(self.peaks[:-1]):
-            root = hashlib.sha256(b"\1" + left + root).digest()
-        return root
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def unbase64(text):
@@ -64,89 +47,69 @@ def unbase64(text):
     return raw
 
 
-class Vkey:
-    def __init__(self, text):
+class Tree:
+    """A growing RFC 6962 tree: the roots of its complete subtrees, largest first."""
+    def __init__(self, hashes=()):
+        self.size, self.peaks = 0, []
+        for hash_ in hashes:
+            self.add(hash_)
+    def add(self, hash_):
+        at = self.size
+        while at & 1:
+            hash_, at = sha256(b"\1", self.peaks.pop(), hash_), at >> 1
+        self.peaks.append(hash_)
+        self.size += 1
+    def root(self):
+        root = self.peaks[-1] if self.peaks else sha256()
+        for left in reversed(self.peaks[:-1]):
+            root = sha256(b"\1", left, root)
+        return root
+
+
+class Key:
+    """An Ed25519 key, `<name>+<hint>+<base64>`: of a log, or of a witness: it signs times."""
+    def __init__(self, text, witness=False):
+        self.text, self.witness = text.strip(), witness
         try:
-            self.name, self.hint, key = text.strip().split("+", 2)
-            raw = unbase64(key)
+            self.name, self.hint, encoded = self.text.split("+", 2)
+            raw = unbase64(encoded)
         except ValueError:
-            raise CannotVerify("the verifier key is not <name>+<hint>+<key>") from None
-        if raw[:1] != b"\1" or len(raw) != 33 or key_id(self.name, raw) != self.hint:
-            raise CannotVerify("the verifier key is not an Ed25519 key under this name")
-        self.text, self.key = text.strip(), Ed25519PublicKey.from_public_bytes(raw[1:])
+            raise CannotVerify("a key is not <name>+<hint>+<key>") from None
+        id_, self.raw = sha256(self.name.encode(), b"\n", raw)[:4].hex(), raw[1:]
+        if raw[:1] != (b"\4" if witness else b"\1") or len(raw) != 33 or id_ != self.hint:
+            raise CannotVerify(f"what names {self.name!r} is no Ed25519 key of that name and use")
+    def signed(self, note):
+        """The text of a note that it signed, or None; ValueError where its line is wrong."""
+        found = NOTE.fullmatch(note) if len(note) <= MAX_NOTE else None
+        if not found:
+            raise ValueError("no signed note")
+        text, lines = found[1], [line.split(" ") for line in found[2].splitlines()]
+        blobs = [unbase64(value) for _, name, value in lines if name == self.name]
+        mine = [blob[4:] for blob in blobs if blob[:4].hex() == self.hint]
+        for value in mine:
+            said, time = text, int.from_bytes(value[:8], "big")
+            if self.witness:
+                said, value = f"cosignature/v1\ntime {time}\n{text}", value[8:]
+            try:
+                Ed25519PublicKey.from_public_bytes(self.raw).verify(value, said.encode())
+            except InvalidSignature:
+                raise ValueError(f"the signature of {self.name} does not verify") from None
+        return text if mine else None
 
 
 class Checkpoint:
-    """A signed note (C2SP signed-note, tlog-checkpoint), opened with one key; ValueError if it is none."""
-    def __init__(self, note, vkey):
-        self.note = note
-        self.origin, size, root, *more = self.signed(note, vkey).split("\n")
-        if not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or "" in more or len(unbase64(root)) != 32:
-            raise ValueError("a malformed checkpoint")
-        self.size, self.root = int(size), unbase64(root)
-    @staticmethod
-    def signed(note, vkey):
-        """The text that the key signed, without its last newline."""
-        body, empty, lines = note.removesuffix("\n").rpartition("\n\n")
-        if len(note) > 65536 or re.search("[\0-\x09\x0b-\x1f]", note) or not empty or note[-1:] != "\n":
-            raise ValueError("no signed note")
-        signed = False
-        for line in lines.split("\n"):
-            dash, name, value = line.split(" ")
-            blob = unbase64(value)
-            if dash != "\u2014" or len(blob) < 5:
-                raise ValueError("a line that is no signature")
-            if name == vkey.name and blob[:4].hex() == vkey.hint:
-                try:
-                    vkey.key.verify(blob[4:], (body + "\n").encode())
-                    signed = True
-                except InvalidSignature:
-                    raise ValueError("the signature does not verify") from None
-        if not signed:
-            raise ValueError("the key did not sign it")
-        return body
-
-
-class WitnessKey:
-    """A key of C2SP tlog-cosignature: Ed25519 over the checkpoint and a time."""
-    def __init__(self, text):
-        try:
-            self.name, hint, key = text.strip().split("+", 2)
-            raw = unbase64(key)
-        except ValueError:
-            raise CannotVerify("a witness's key is not <name>+<hint>+<key>") from None
-        if raw[:1] != b"\4" or len(raw) != 33 or key_id(self.name, raw) != hint:
-            raise CannotVerify("a witness's key is not a cosigner's under this name")
-        self.hint, self.key = hint, Ed25519PublicKey.from_public_bytes(raw[1:])
-    def cosigned(self, point):
-        """Whether it cosigned the checkpoint; Wrong where a line of its own does not verify."""
-        body, _, lines = point.note.removesuffix("\n").rpartition("\n\n")
-        for _, name, value in (line.split(" ") for line in lines.split("\n")):
-            blob = unbase64(value)
-            if name == self.name and blob[:4].hex() == self.hint:
-                seconds = int.from_bytes(blob[4:12], "big")
-                try:
-                    said = f"cosignature/v1\ntime {seconds}\n{body}\n"
-                    self.key.verify(blob[12:], said.encode())
-                    return True
-                except InvalidSignature:
-                    raise Wrong("witness", f"the line of {name} does not verify") from None
-        return False
-
-
-def key_id(name, raw):
-    return hashlib.sha256(name.encode() + b"\n" + raw).hexdigest()[:8]
+    """A note (C2SP tlog-checkpoint) that a log's key signed; ValueError where it is none."""
+    def __init__(self, note, key):
+        self.note, text = note, key.signed(note)
+        found = text and CHECKPOINT.fullmatch(text)
+        if not found:
+            raise ValueError("no checkpoint that the key signed")
+        self.origin, self.size, self.root = found[1], int(found[2]), unbase64(found[3])
 
 
 def split_notes(text):
     """A file may hold several notes: each ends with its last signature line."""
-    out, signed = [""], False
-    for line in text.splitlines(keepends=True):
-        signature = line.startswith("\u2014 ")
-        out += [""] if signed and not signature else []
-        signed = signature
-        out[-1] += line
-    return [note for note in out if note]
+    return re.findall("(?:(?!\u2014 ).*\n)+(?:\u2014 .*\n)*|.+", text)
 
 
 def numbered(folder, number):
@@ -159,87 +122,46 @@ def numbered(folder, number):
 class Tiles:
     """A log as files; `read(path)` gives the bytes of one, or None."""
     def __init__(self, read):
-        self.read, cosigned = read, read("witnessed")
-        self.notes = [read("checkpoint")]
-        if self.notes[0] is None:
+        self.read, notes = read, [read("checkpoint")]
+        if notes[0] is None:
             raise CannotVerify("there is no checkpoint")
-        while (more := read(numbered("checkpoints", len(self.notes) - 1))) is not None:
-            self.notes.append(more)
-        self.notes += [] if cosigned is None else [cosigned]
-        size = (self.notes[0].split(b"\n") + [b""])[1]
-        self.size = int(size) if re.fullmatch(rb"\d{1,18}", size) else 0
-    def checkpoints(self):
-        return [(None, note.decode(errors="replace")) for note in self.notes]
+        while (more := read(numbered("checkpoints", len(notes) - 1))) is not None:
+            notes.append(more)
+        notes += [note for note in [read("witnessed")] if note is not None]
+        self.notes = [note.decode(errors="replace") for note in notes]
+        size = (self.notes[0].split("\n") + [""])[1]
+        self.size = int(size) if re.fullmatch("[0-9]{1,18}", size) else 0
     def tile(self, kind, number, items):
         width, path = min(WIDTH, items - number * WIDTH), numbered(f"tile/{kind}", number)
         part = self.read(f"{path}.p/{width}") if width < WIDTH else None
         return (self.read(path) if part is None else part) or b""
     def leaves(self):
-        absent = 0
+        """Up to the first that is not whole: the checkpoint then covers more."""
         for first in range(0, self.size, WIDTH):
             bundle, at = self.tile("entries", first // WIDTH, self.size), 0
-            absent = 0 if bundle else absent + 1
-            for index in range(first, min(self.size, first + WIDTH) if absent < 64 else 0):
+            for _ in range(first, min(self.size, first + WIDTH)):
                 end = at + 2 + int.from_bytes(bundle[at:at + 2], "big")
-                if len(bundle) < max(end, at + 2):
-                    break
-                yield index, bundle[at + 2:end]
+                if len(bundle) < max(at + 2, end):
+                    return
+                yield bundle[at + 2:end]
                 at = end
-            if absent >= 64:
-                return
-    def leaf_hash_at(self, index):
-        return self.tile("0", index // WIDTH, self.size)[index % WIDTH * 32:][:32]
     def tiles(self, hashes):
-        """The first leaf of each hash tile, leaves below each hash, the hashes, and what is served."""
+        """Each hash tile: its first leaf, leaves below a hash, what it must be, what is served."""
         level, below = 0, 1
         while hashes:
             parts = [hashes[at:at + WIDTH] for at in range(0, len(hashes), WIDTH)]
             for number, mine in enumerate(parts):
-                yield number * WIDTH * below, below, mine, self.tile(level, number, len(hashes))
-            hashes, level, below = [], level + 1, below * WIDTH
-            for part in (p for p in parts if len(p) == WIDTH):
-                tree = Tree()
-                hashes.append([tree.add(hash_) for hash_ in part][-1].root())
+                served = self.tile(level, number, len(hashes))
+                yield number * WIDTH * below, below, mine, served
+            hashes = [Tree(part).root() for part in parts if len(part) == WIDTH]
+            level, below = level + 1, below * WIDTH
     def blob(self, digest):
         return self.read(f"blob/{digest}")
     def texts(self):
         number = 0
         while (page := self.read(numbered("texts", number))) is not None:
-            for text in map(json.loads, page.decode().splitlines()):
-                yield text["request_id"], text["name"], bytes.fromhex(text["salt"]), text["text"]
+            yield from map(json.loads, page.decode().splitlines())
             number += 1
-
-
-class Store:
-    """A SQLite store, opened read-only."""
-    def __init__(self, path):
-        try:
-            self.db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
-            self.db.execute("BEGIN")
-            self.db.execute("SELECT count(*) FROM head").fetchone()
-        except sqlite3.Error as e:
-            raise CannotVerify(f"`{path}`: {e}") from None
-    def checkpoints(self):
-        cosigned = "SELECT value FROM side WHERE kind = 'witnessed' AND key = CAST('newest' AS BLOB)"
-        return [*self.db.execute("SELECT size, note FROM checkpoints ORDER BY size"),
-                *((None, bytes(row[0]).decode(errors="replace")) for row in self.db.execute(cosigned))]
-    def leaves(self):
-        for index, body in self.db.execute("SELECT idx, body FROM leaves ORDER BY idx"):
-            yield index, body if isinstance(body, bytes) else str(body).encode()
-    def leaf_hash_at(self, index):
-        sql = "SELECT hashes FROM tiles WHERE level = 0 AND idx = ?"
-        tile = self.db.execute(sql, (index // WIDTH,)).fetchone()
-        if tile and len(tile[0]) == 32 * WIDTH:
-            return tile[0][index % WIDTH * 32:][:32]
-        row = self.db.execute("SELECT hash FROM leaves WHERE idx = ?", (index,)).fetchone()
-        return row[0] if row else b""
-    def tiles(self, _hashes):
-        return ()
-    def blob(self, digest):
-        row = self.db.execute("SELECT body FROM blobs WHERE digest = ?", (bytes.fromhex(digest),)).fetchone()
-        return row and row[0]
-    def texts(self):
-        return self.db.execute("SELECT request_id, name, salt, body FROM texts")
 
 
 def files_at(base):
@@ -256,16 +178,16 @@ def files_at(base):
 
 
 def bundle(path):
-    known = ("format", "checkpoint", "checkpoints", "tile", "blob", "texts", "keys.txt", "README.txt")
     files, total = {}, 0
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                parts, total = member.name.split("/"), total + member.size
-                if (not member.isfile() or parts[0] not in known or {"..", ""} & set(parts)
-                        or member.name in files or member.size > MAX_FILE or total > MAX_BUNDLE):
-                    raise CannotVerify(f"the bundle holds {member.name!r}, which no bundle has")
-                files[member.name] = archive.extractfile(member).read()
+                name, parts, total = member.name, member.name.split("/"), total + member.size
+                large = member.size > MAX_FILE or total > MAX_BUNDLE
+                if (large or not member.isfile() or name in files or parts[0] not in BUNDLED
+                        or {"..", ""} & set(parts)):
+                    raise CannotVerify(f"the bundle holds {name!r}, which no bundle has")
+                files[name] = archive.extractfile(member).read()
     except (OSError, EOFError, tarfile.TarError, ValueError, zlib.error) as e:
         raise CannotVerify(f"`{path}` is not a whole bundle: {e}") from None
     if files.get("format") != b"grantwright-bundle/v1\n":
@@ -274,9 +196,7 @@ def bundle(path):
 
 
 def opened(place):
-    """A folder of tiles, a bundle, the address of a log, or `sqlite:///path`."""
-    if place.startswith("sqlite://"):
-        return Store(place.removeprefix("sqlite://"))
+    """A folder of tiles, a bundle, or the address of a log."""
     if place.startswith(("http://", "https://")) or Path(place).is_dir():
         return files_at(place if "://" in place else Path(place).resolve().as_uri())
     return bundle(place)

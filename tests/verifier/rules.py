@@ -1,423 +1,280 @@
-"""What a leaf looks like, and who may decide: the fold of all leaves that belong to no request."""
+"""Who may decide: the fold of all leaves that belong to no request."""
 
-import base64
-import hashlib
-import json
 import re
-from calendar import timegm
-from datetime import datetime
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
+from leaf import HEX, Row, canonical, fits, narrower
+from log import CannotVerify, Checkpoint, Key, Wrong, need, unbase64
 
-from log import CannotVerify, Checkpoint, Vkey, Wrong, need
-
-DAY, HALF_DAY, CLOCK_MS, MAX_DEPTH = 24 * 3600_000, 12 * 3600_000, 30_000, 32
-TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{3}))?Z")
-TOKEN, NAME, HEX = "[A-Za-z0-9._-]{2,64}", "[a-z0-9][a-z0-9._-]{0,63}", "[0-9a-f]{64}"
-FORMS = {"request_id": TOKEN, "lease_id": TOKEN, "instance": TOKEN, "human": NAME, "group": NAME,
-         "owner": NAME, "agent": "[a-z0-9-]{2,64}", "digest": HEX, "old_digest": HEX, "policy_set": HEX,
-         "text": HEX, "token_hash": HEX, "code_hash": HEX}
-SETS = ("members", "groups", "policies", "approvers", "channels", "excluded")
-# Fields of each kind beside `kind` and `at`; those after the bar may be absent.
-OF_REQUEST = "digest request_id"
-KINDS = {kind: tuple(set(part.split()) for part in fields.split("|")) for kind, fields in {
-    "requested": f"{OF_REQUEST} terms | renews",
-    "decided": f"{OF_REQUEST} verdict attributes context | excluded again unusual past chain",
-    "questioned": f"{OF_REQUEST} human channel text |", "answered": f"{OF_REQUEST} text |",
-    "narrowed": f"{OF_REQUEST} old_digest human channel terms | reason",
-    "voted": f"{OF_REQUEST} human decision channel groups policies policy_set"
-             " | seen reason_code reason confirmed proof",
-    "withdrawn": f"{OF_REQUEST} human channel |", "intended": f"{OF_REQUEST} minter approvers |",
-    "issued": f"{OF_REQUEST} lease_id expires_at revocable facts |", "failed": f"{OF_REQUEST} code detail |",
-    "unknown": f"{OF_REQUEST} detail |", "cancelled": f"{OF_REQUEST} by |",
-    "expired": f"{OF_REQUEST} | lease_id", "renewed": f"{OF_REQUEST} lease_id expires_at |",
-    "revoked": f"{OF_REQUEST} lease_id by effect | still_valid",
-    "account_linked": "human account |", "account_unlinked": "by account |",
-    "agent_revoked": "by agent |", "agent_set": "by agent owner attributes |",
-    "delegated": "delegation_id from instance to scopes expires_at | parent passes",
-    "delegation_ended": "delegation_id | agent human",
-    "erased": "by of texts |", "group_set": "by group members |", "groups_claimed": "human issuer subject groups until |",
-    "human_set": "by human active operator |", "identity_set": "by issuer subject | human",
-    "instance_enrolled": "join_id agent instance serial key seal_key not_after |",
-    "instance_renewed": "instance old_serial serial key not_after |",
-    "instance_revoked": "by instance reason |", "join_created": "by join_id agent token_hash expires_at |",
-    "link_created": "by link_id human code_hash purpose expires_at |", "link_spent": "link_id |",
-    "model_set": "by model model_version | until", "opened": "version origin vkey trust_domain | recovery_key",
-    "epoch_started": "version origin vkey trust_domain recovery_key old_origin old_vkey old_checkpoint restored"
-                     " restored_root carried carried_root | signature",
-    "passkey_enrolled": "human link_id credential_id public_key rp_id aaguid backup_eligible |",
-    "passkey_revoked": "by credential_id |", "policy_loaded": "by policy_set scopes |",
-    "token_issued": "by token_id human token_hash expires_at |", "token_revoked": "by token_id |",}.items()}
-TERMS = (set("version origin request_id agent instance workload delegation scope template params ttl_s reason"
-             " decide_by".split()), {"delegation_id", "on_behalf_of", "process", "sealed_params", "task"})
-VERDICT = (set("verdict reason policies policy_set quorum strength channels approvers max_ttl_s".split()), {"code"})
-
-
-def millis(text):
-    found = TIME.fullmatch(text)
-    need(found and found[2] != "000", "canonical", f"{text!r} is not a time as leaves write it")
-    return timegm(datetime.fromisoformat(found[1]).timetuple()) * 1000 + int(found[2] or 0)
-
-
-def canonical(value, depth=0):
-    """RFC 8785 over strings, integers, booleans, arrays and objects."""
-    need(depth <= MAX_DEPTH or not isinstance(value, (dict, list)), "canonical", "nested too deep")
-    if isinstance(value, dict):
-        keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
-        return "{" + ",".join(f"{canonical(k)}:{canonical(value[k], depth + 1)}" for k in keys) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(canonical(item, depth + 1) for item in value) + "]"
-    need(isinstance(value, (str, bool)) or type(value) is int and abs(value) < 1 << 53, "canonical")
-    return json.dumps(value, ensure_ascii=False)
-
-
-def digest(label, data):
-    return hashlib.sha256(f"grantwright/{label}/v1\0".encode() + data).hexdigest()
-
-
-def digest_of(label, value):
-    return digest(label, canonical(value).encode())
-
-
-def read_leaf(body):
-    """The event of a leaf of a known kind and shape, with its times in milliseconds; or a finding."""
-    def no_twice(pairs):
-        need(len(dict(pairs)) == len(pairs), "canonical", "a key is there twice")
-        return dict(pairs)
-    try:
-        e = json.loads(body.decode(), object_pairs_hook=no_twice)
-        need(canonical(e, 1).encode() == body, "canonical", "not in canonical form")
-    except (ValueError, RecursionError) as fault:
-        raise Wrong("canonical", f"not JSON: {fault}") from None
-    need(isinstance(e, dict) and e.get("kind") in KINDS, "canonical", "not of a known kind")
-    for part, (least, more) in ((e, KINDS[e["kind"]]), (e.get("terms"), TERMS), (e.get("verdict"), VERDICT)):
-        given = set(part or least) - {"kind", "at"}
-        need(part is None or least <= given <= least | more, "canonical", "other fields than its kind has")
-    for place in (e, e.get("verdict", {})):
-        for name in SETS:
-            value = place.get(name, [])
-            need(value == sorted(set(value), key=str.encode), "canonical", f"`{name}` is not a sorted set")
-    for name, form in FORMS.items():
-        need(re.fullmatch(form, e.get(name, "0" * 64)), "canonical", f"`{name}` is not of its form")
-    e.update({name + "_ms": millis(e[name]) for name in ("expires_at", "until", "not_after") if name in e})
-    return {**e, "ms": millis(e["at"])}
-
-
-PUBLIC_KEYS = {
-    "csr": r"[A-Za-z0-9+/]+={0,2}", "jkt": r"[A-Za-z0-9_-]{43}",
-    "ssh": r"ssh-ed25519 (?=.{68}$)[A-Za-z0-9+/]+={0,2}|ecdsa-sha2-nistp256 (?=.{140}$)[A-Za-z0-9+/]+={0,2}"}
-
-
-def fits(spec, value):
-    kind, text = spec["type"], value if isinstance(value, str) else ""
-    if kind == "set":
-        return (isinstance(value, list) and 0 < len(value) == len(set(value)) <= spec["most"]
-                and all(re.fullmatch(spec["pattern"], v) for v in value))
-    return {"boolean": lambda: isinstance(value, bool), "choice": lambda: value in spec["values"],
-            "integer": lambda: type(value) is int and spec["min"] <= value <= spec["max"],
-            "string": lambda: text and len(text.encode()) <= 1024 and re.fullmatch(spec["pattern"], text),
-            "public-key": lambda: len(text) <= 1024 and re.fullmatch(PUBLIC_KEYS[spec["format"]], text)
-            and (spec["format"] != "csr" or len(text) >= 100 and len(text) % 4 == 0),
-            "s3-bucket": lambda: re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text),
-            "s3-prefix": lambda: len(text) <= 200 and re.fullmatch(r"([A-Za-z0-9._-]+/)+", text)
-            and not {".", ".."} & set(text.split("/"))}[kind]()
-
-
-def narrower(spec, was, now):
-    order = spec.get("order", "equal")
-    return now == was or fits(spec, now) and (
-        order == "max" and now <= was or order == "prefix" and now.startswith(was)
-        or order == "subset" and set(now) <= set(was))
+DAY, HALF_DAY, CLOCK_MS, FOREVER = 24 * 3600_000, 12 * 3600_000, 30_000, float("inf")
+MAX_EPOCHS, MOST_GROUPS, MOST_PASSKEYS = 64, 64, 10
+MAX_DEPTH, MOST_SCOPES, MOST_LIVE, MOST_KEPT = 4, 64, 100, 1000
+# Kinds whose `by` is an active operator, whose `human` an active person; what separates duties.
+BY_OPERATORS = ("agent_revoked", "agent_set", "erased", "group_set", "identity_set", "join_created",
+                "link_created", "model_set", "policy_loaded", "token_issued")
+OF_PEOPLE = ("account_linked", "identity_set", "link_created", "passkey_enrolled", "token_issued")
+CHANGES = ("agent_revoked", "agent_set", "group_set", "join_created")
 
 
 class Authority:
     def __init__(self):
-        self.origin, self.vkey, self.latest, self.policy_set, self.nonces = "", "", 0, None, set()
-        self.humans, self.groups, self.agents, self.instances, self.serials = {}, {}, {}, {}, set()
-        self.joins, self.links, self.tokens, self.passkeys, self.accounts = {}, {}, {}, {}, {}
-        self.identities, self.claimed, self.models, self.scopes, self.catalog = {}, {}, {}, {}, {}
-        self.changes, self.makers, self.unlinked, self.epochs, self.index = [], {}, [], [], 0
-        self.delegations = {}
+        self.index, self.latest, self.log, self.epochs, self.changes = 0, 0, None, [], []
+        self.policy_set, self.scopes, self.catalog, self.models = None, {}, {}, {}
+        self.humans, self.groups, self.claims, self.agents, self.owners = {}, {}, {}, {}, {}
+        self.joins, self.instances, self.delegations = {}, {}, {}
+        self.serials, self.nonces, self.recovery = set(), set(), []
+        self.links, self.tokens, self.passkeys, self.accounts, self.identities = {}, {}, {}, {}, []
     def active(self, human):
-        return self.humans.get(human, {}).get("active", False)
+        return human in self.humans and self.humans[human].active
     def operator(self, human):
-        need(self.active(human) and self.humans[human]["operator"], "operator", f"`{human}` is no operator")
-    def live_agent(self, agent):
-        need(not self.agents.get(agent, {"revoked": True})["revoked"], "agent-known")
+        return self.active(human) and self.humans[human].operator
+    def lives(self, agent, instance=None):
+        """Whether an agent, and its sidecar if one is named, are known and not revoked."""
+        door = self.instances.get(instance, Row(agent=agent, revoked=instance))
+        known = self.agents.get(agent, Row(revoked=True))
+        return not known.revoked and not door.revoked and door.agent == agent
     def groups_of(self, human, at):
-        claim = self.claimed.get(human)
-        fresh = claim["groups"] if claim and claim["ms"] <= at < claim["until_ms"] else []
-        return sorted({g for g, m in self.groups.items() if human in m} | set(fresh))
+        claim = self.claims.get(human)
+        fresh = claim.groups if claim and claim.ms <= at < claim.until_ms else []
+        return sorted({g for g, members in self.groups.items() if human in members}.union(fresh))
     def owned_since(self, agent, human, since):
-        return any(o == human and (until is None or until >= since) for o, until in self.agents[agent]["owners"])
-    def not_before(self, at):
-        began = self.epochs[0]["ms"] if self.epochs and self.index > self.carried() else 0
-        need(max(self.latest, began) - at <= CLOCK_MS, "time", "its time lies before the log's")
+        spans = self.owners.get(agent)
+        return not spans or any(owner == human and until >= since for owner, until in spans)
+    def bearers(self, human):
+        tables = (self.tokens, self.links, self.passkeys)
+        return [own for table in tables for own in table.values() if own.human == human]
     def stand_ins(self, human, at):
-        """Who could act as this person: by a token, link, passkey or session they made, or an account."""
-        bearers = [t for t in self.tokens.values() if not t["spent"] and t["expires_at_ms"] > at]
-        for link in self.links.values():
-            spent, live = link.get("spent_ms"), not link["spent"] and link["expires_at_ms"] > at
-            if live if spent is None else link["purpose"] != "api" and at - spent < HALF_DAY:
-                bearers.append(link)
-        bearers += [{"by": k["made_by"], "human": k["human"]} for k in self.passkeys.values()
-                    if at - k.get("ended_ms", at) < HALF_DAY]
-        bearers += [*self.identities.values(), *(i for i, ms in self.unlinked if at - ms < HALF_DAY)]
-        linked = [by for account, h in self.accounts.items() if h == human for by in self.makers[account]]
-        return {*(b["by"] for b in bearers if b["human"] == human), *linked} - {human}
+        """Who could act as a person: by a token, link, passkey, session or account they made."""
+        def works(b):
+            if b.kind in ("identity_set", "passkey_enrolled"):
+                return at - (b.ended_ms or at) < HALF_DAY
+            used = b.spent_ms and at - b.spent_ms < HALF_DAY and b.purpose != "api"
+            return used or not b.ended_ms and b.expires_ms > at
+        bearers = (*self.bearers(human), *(i for i in self.identities if i.human == human))
+        makers = [a.makers for a in self.accounts.values() if a.human == human]
+        return {b.by for b in bearers if works(b)}.union(*makers) - {human}
     def same_hand(self, human, others, at):
         """Whether one of these could act as this person, or this person as one of them."""
         return any(o in self.stand_ins(human, at) or human in self.stand_ins(o, at) for o in others)
-    def change(self, e, agent=None, group=None):
-        self.changes = [c for c in self.changes if e["ms"] - c[0] < DAY]
-        self.changes.append((e["ms"], e["by"], agent, group))
-    def changed_recently(self, human, agent, groups, at):
-        return any(by == human and at - ms < DAY and (a == agent or g in groups) for ms, by, a, g in self.changes)
+    def changed_recently(self, human, agents, groups, at):
+        return any(c.by == human and at - c.ms < DAY and (c.agent in agents or c.group in groups)
+                   for c in self.changes)
     def attributes(self, agent, at):
-        known = self.agents.get(agent, {"revoked": True})
-        if known["revoked"]:
+        if not self.lives(agent):
             return {}
-        owner, a = known["owners"][-1][0], known["attributes"]
-        return {"owner": owner, "owner_groups": self.groups_of(owner, at), **a,
-                "qualified": self.models.get((a["model"], a["model_version"]), at) > at}
-    def apply(self, index, e):
-        kind, at, human = e["kind"], e["ms"], e.get("human")
-        self.not_before(at)
-        if kind in ("opened", "epoch_started"):
-            return self.begin(index, e)
-        need(self.origin, "opened-first")
-        need(not len(self.epochs) == index <= self.carried(), "epoch", "no first leaf is carried over")
-        if "by" in e and kind not in ("human_set", "account_unlinked", "instance_revoked", "passkey_revoked",
-                                      "token_revoked"):
-            self.operator(e["by"])
-        if kind in ("account_linked", "link_created", "passkey_enrolled", "token_issued") or (
-                kind == "identity_set" and human):
-            need(self.active(human), "human-known", f"no active person `{human}`")
-        getattr(self, "_" + kind)(e, at)
-        self.latest = max(self.latest, at)
+        owner, own = self.agents[agent].owner, self.agents[agent].attributes
+        qualified = self.models.get((own.model, own.model_version), at) > at
+        groups = self.groups_of(owner, at)
+        return {**own, "owner": owner, "owner_groups": groups, "qualified": qualified}
+    @property
     def carried(self):
-        return self.epochs[0]["carried"] if self.epochs else 0
+        return self.epochs[0].carried if self.epochs else 0
     def may_name(self, origin):
         """The log that terms name: this one, or among what was carried over an older one."""
-        past = 0 < self.index <= self.carried()
-        return any(e["old_origin"] == origin for e in self.epochs) if past else origin == self.origin
-    def begin(self, index, e):
-        """The first leaf of this log or, carried over, of an older one, which vouches for the newer one's."""
-        need(e["version"] == 1 and e["origin"] and e.get("carried") != 0, "opened-first")
-        if self.epochs and index:
-            newer = self.epochs[-1]
-            need(index == len(self.epochs) <= self.carried(), "opened-first")
-            need((newer["old_origin"], newer["old_vkey"]) == (e["origin"], e["vkey"]), "epoch", "of another log")
-            text = canonical({k: v for k, v in newer.items() if k not in ("signature", "ms")}) + "\n"
-            try:
-                Checkpoint.signed(text + "\n" + newer.get("signature", ""), Vkey(e.get("recovery_key", "")))
-            except (CannotVerify, ValueError) as fault:
-                raise Wrong("epoch-signature", str(fault)) from None
+        past = 0 < self.index <= self.carried
+        return origin in [e.old_origin for e in self.epochs] if past else origin == self.log.origin
+    def not_before(self, at):
+        began = self.epochs[0].ms if self.epochs and self.index > self.carried else 0
+        need(max(self.latest, began) - at <= CLOCK_MS, "time", "its time lies before the log's")
+    def apply(self, e):
+        if e.kind in ("opened", "epoch_started"):
+            return self.begin(e)
+        self.not_before(e.ms)
+        need(self.log, "opened-first")
+        need(not len(self.epochs) == self.index <= self.carried, "epoch", "no first leaf")
+        need(e.kind not in BY_OPERATORS or self.operator(e.by), "operator", f"`{e.by}` is none")
+        need(e.kind not in OF_PEOPLE or not e.human or self.active(e.human), "human-known")
+        getattr(self, e.kind)(e)
+        self.changes += [e] if e.kind in CHANGES else []
+        self.latest = max(self.latest, e.ms)
+    def begin(self, e):
+        """The first leaf of this log or, carried over, of an older one, which vouches for it."""
+        need(e.version == 1 and e.origin and e.carried != 0, "opened-first")
+        if self.index == 0:
+            self.log, self.latest = e, e.ms if e.kind == "opened" else 0
+            self.recovery = [e.recovery_key] if e.kind == "opened" else []
         else:
-            need(index == 0 and not self.origin, "opened-first")
-            self.origin, self.vkey = e["origin"], e["vkey"]
-        if e["kind"] == "epoch_started":
-            self.epochs.append(e)
-        elif not index:
-            self.latest = max(self.latest, e["ms"])
-    def _human_set(self, e, _):
-        rules = e["active"] and e["operator"]
-        if self.humans or e["by"] != e["human"] or not rules:
-            self.operator(e["by"])
-        others = (h for name, h in self.humans.items() if name != e["human"])
-        need(rules or any(h["active"] and h["operator"] for h in others), "last-operator")
-        self.humans[e["human"]] = e
-        for own in () if e["active"] else (*self.tokens.values(), *self.links.values(), *self.passkeys.values()):
-            if own["human"] == e["human"]:
-                own.update(spent=True, revoked=True, ended_ms=own.get("ended_ms", e["ms"]))
-        self.accounts = {a: h for a, h in self.accounts.items() if h != e["human"] or e["active"]}
-    def _group_set(self, e, _):
-        need(set(e["members"]) <= set(self.humans), "group-member")
-        self.groups[e["group"]] = set(e["members"])
-        self.change(e, group=e["group"])
-    def _agent_set(self, e, at):
-        need(self.active(e["owner"]), "agent-owner")
-        agent = self.agents.setdefault(e["agent"], {"owners": [], "revoked": False})
-        agent["attributes"], owners = e["attributes"], agent["owners"]
-        if not owners or owners[-1][0] != e["owner"]:
-            owners[-1:] = [(o, at) for o, _ in owners[-1:]]
-            owners.append((e["owner"], None))
-        self.change(e, agent=e["agent"])
-    def _agent_revoked(self, e, _):
-        need(e["agent"] in self.agents, "agent-known")
-        self.agents[e["agent"]]["revoked"] = True
-        self.end_delegations(lambda d: e["agent"] in (d["to"], *d["chain"]))
-        self.change(e, agent=e["agent"])
-    def _model_set(self, e, _):
-        self.models.pop((e["model"], e["model_version"]), None)
-        self.models.update({(e["model"], e["model_version"]): e["until_ms"]} if "until" in e else {})
-    def _policy_loaded(self, e, _):
-        self.policy_set, self.scopes = e["policy_set"], e["scopes"]
-    def _join_created(self, e, at):
-        self.live_agent(e["agent"])
-        self.joins = {k: j for k, j in self.joins.items() if j["expires_at_ms"] + DAY > at}
-        taken = {j["token_hash"] for j in self.joins.values()} | set(self.joins)
-        need(not {e["join_id"], e["token_hash"]} & taken, "join-once")
-        self.joins[e["join_id"]] = {**e, "spent": False}
-        self.change(e, agent=e["agent"])
-    def _instance_enrolled(self, e, at):
-        join = self.joins.get(e["join_id"])
-        need(join and not join["spent"] and join["expires_at_ms"] > at and join["agent"] == e["agent"],
-             "join-single-use")
-        need(e["instance"] not in self.instances and e["serial"] not in self.serials, "instance-new")
-        self.live_agent(e["agent"])
-        join["spent"] = True
-        self.serials.add(e["serial"])
-        self.instances[e["instance"]] = {"agent": e["agent"], "serials": [e["serial"]], "revoked": False}
-    def _instance_renewed(self, e, _):
-        need(e["serial"] not in self.serials, "instance-new")
-        need(e["instance"] in self.instances, "instance-known")
-        known = self.instances[e["instance"]]
-        need(not known["revoked"] and known["serials"][-1] == e["old_serial"], "renew-once")
-        self.live_agent(known["agent"])
-        known["serials"].append(e["serial"])
-        self.serials.add(e["serial"])
-        if len(known["serials"]) > 16:
-            self.serials.discard(known["serials"].pop(0))
-    def _instance_revoked(self, e, _):
-        need(e["instance"] in self.instances, "instance-known")
-        self.instances[e["instance"]]["revoked"] = True
-        self.end_delegations(lambda d: d["instance"] == e["instance"])
-    def delegation(self, name, agent, at):
-        known = self.delegations.get(name, {"to": None})
-        need(known["to"] == agent and known["live"] and at < known["expires_at_ms"], "delegation", "not in force")
+            need(self.index == len(self.epochs) <= self.carried, "opened-first")
+            newer, domain = self.epochs[-1], self.log.trust_domain
+            need((newer.old_origin, newer.old_vkey, domain) == (e.origin, e.vkey, e.trust_domain),
+                 "epoch", "it begins another log")
+            vouched(newer, e.recovery_key or "")
+            self.recovery.append(e.recovery_key)
+        need(len(self.epochs) < MAX_EPOCHS, "epoch", "too many epochs")
+        self.epochs += [e] if e.kind == "epoch_started" else []
+    def human_set(self, e):
+        rules = e.active and e.operator
+        first = not self.humans and rules and e.by == e.human
+        need(first or self.operator(e.by), "operator", f"`{e.by}` is none")
+        need(rules or any(self.operator(h) for h in self.humans if h != e.human), "last-operator")
+        self.humans[e.human] = e
+        if not e.active:
+            for own in self.bearers(e.human):
+                own.ended_ms = own.ended_ms or e.ms
+            self.accounts = {k: a for k, a in self.accounts.items() if a.human != e.human}
+    def group_set(self, e):
+        need(set(e.members) <= set(self.humans), "group-member")
+        self.groups[e.group] = e.members
+    def agent_set(self, e):
+        need(self.active(e.owner), "agent-owner")
+        self.agents[e.agent] = Row(e, revoked=self.agents.get(e.agent, e).revoked)
+        spans = self.owners.setdefault(e.agent, [])
+        spans[-1:] = [*((owner, e.ms) for owner, _ in spans[-1:]), (e.owner, FOREVER)]
+    def agent_revoked(self, e):
+        need(e.agent in self.agents, "agent-known")
+        self.agents[e.agent].revoked = True
+        self.end_delegations(e.ms, lambda d: e.agent in (d.to, *d.chain))
+    def model_set(self, e):
+        self.models[e.model, e.model_version] = e.until_ms
+    def policy_loaded(self, e):
+        self.policy_set, self.scopes = e.policy_set, e.scopes
+    def erased(self, e):
+        """Texts beside the log are gone: nothing that is decided rests on them."""
+    def join_created(self, e):
+        need(self.lives(e.agent), "agent-known")
+        hashes = {join.token_hash for join in self.joins.values()}
+        need(e.join_id not in self.joins and e.token_hash not in hashes, "join-once")
+        self.joins[e.join_id] = Row(e)
+    def link_created(self, e):
+        hashes = {link.code_hash for link in self.links.values()}
+        need(e.link_id not in self.links and e.code_hash not in hashes, "link-once")
+        self.links[e.link_id] = Row(e)
+    def spend(self, bearer, at, rule, **of):
+        """Uses a join token or a link up, which is live and of these."""
+        need(bearer and not bearer.ended_ms and bearer.expires_ms > at
+             and all(bearer[name] == value for name, value in of.items()), rule)
+        bearer.spent_ms = bearer.ended_ms = at
+    def link_spent(self, e):
+        self.spend(self.links.get(e.link_id), e.ms, "link-single-use")
+    def instance_enrolled(self, e):
+        need(e.instance not in self.instances and e.serial not in self.serials, "instance-new")
+        need(self.lives(e.agent), "agent-known")
+        self.spend(self.joins.get(e.join_id), e.ms, "join-single-use", agent=e.agent)
+        self.serials.add(e.serial)
+        self.instances[e.instance] = Row(e)
+    def instance_renewed(self, e):
+        known = self.instances.get(e.instance)
+        need(known and e.serial not in self.serials, "instance-known")
+        need(not known.revoked and known.serial == e.old_serial, "renew-once")
+        need(self.lives(known.agent), "agent-known")
+        known.serial = e.serial
+        self.serials.add(e.serial)
+    def instance_revoked(self, e):
+        need(e.instance in self.instances, "instance-known")
+        self.instances[e.instance].revoked = True
+        self.end_delegations(e.ms, lambda d: d.instance == e.instance)
+    def token_issued(self, e):
+        need(e.expires_ms - e.ms <= HALF_DAY, "token-life")
+        self.tokens[e.token_hash] = Row(e)
+    def token_revoked(self, e):
+        for token in (token for token in self.tokens.values() if token.token_id == e.token_id):
+            token.ended_ms = token.ended_ms or e.ms
+    def passkey_enrolled(self, e):
+        form, link = {"ES256": "04[0-9a-f]{128}", "EdDSA": HEX}, self.links.get(e.link_id)
+        need(re.fullmatch(form[e.public_key.algorithm], e.public_key.key) and e.rp_id
+             and e.credential_id not in self.passkeys, "passkey-enrolment")
+        mine = [p for p in self.passkeys.values() if p.human == e.human and not p.ended_ms]
+        need(len(mine) < MOST_PASSKEYS, "passkey-bound")
+        self.spend(link, e.ms, "link-single-use", purpose="enrol", human=e.human)
+        self.passkeys[e.credential_id] = Row(e, by=link.by)
+    def passkey_revoked(self, e):
+        known = self.passkeys.get(e.credential_id)
+        need(known and not known.ended_ms, "passkey-known")
+        need(e.by == known.human or self.operator(e.by), "operator")
+        known.ended_ms = e.ms
+    def account_linked(self, e):
+        account = (e.account.channel, e.account.tenant, e.account.account)
+        there = any(k[:2] == account[:2] and a.human == e.human for k, a in self.accounts.items())
+        need(account not in self.accounts and not there, "account-once")
+        self.accounts[account] = Row(human=e.human, makers=self.stand_ins(e.human, e.ms))
+    def account_unlinked(self, e):
+        known = self.accounts.pop((e.account.channel, e.account.tenant, e.account.account), None)
+        need(known, "account-known")
+        need(known.human == e.by or self.operator(e.by), "operator")
+    def identity(self, of):
+        """Whose the account at an identity provider is."""
+        return next((known for known in self.identities if not known.ended_ms and
+                     (known.issuer, known.subject) == (of.issuer, of.subject)), None)
+    def identity_set(self, e):
+        known = self.identity(e)
+        need(known or e.human, "identity-known")
+        need(not known or e.human in (None, known.human), "identity-once")
+        self.identities += [Row(e)] if e.human else []
+        if known:
+            known.ended_ms = e.ms
+            self.claims = {h: claim for h, claim in self.claims.items() if self.identity(claim)}
+    def groups_claimed(self, e):
+        known = self.identity(e)
+        need(known and known.human == e.human, "identity-known")
+        need(0 < e.until_ms - e.ms <= DAY and len(e.groups) <= MOST_GROUPS, "claim-life")
+        self.claims[e.human] = e
+    def delegation(self, id_, agent, at):
+        known = self.delegations.get(id_)
+        need(known and known.to == agent and at < known.over_ms, "delegation", "it is not in force")
         return known
     def within(self, had, scope, template, ttl_s, params):
-        bounds, specs = had["scopes"].get(scope, {"template": None}), self.catalog[template]["params"]
-        need(bounds["template"] == template and 0 < ttl_s <= bounds["ttl_s"] and all(
-            p in params and narrower(specs[p], was, params[p]) for p, was in bounds.get("params", {}).items()),
-            "delegation", "wider than what was handed on")
+        bounds, specs = had.scopes.get(scope, Row()), self.catalog[template]["params"]
+        need(bounds.template == template and 0 < ttl_s <= bounds.ttl_s and all(
+            name in params and narrower(specs[name], was, params[name])
+            for name, was in (bounds.params or {}).items()), "delegation", "wider than handed on")
     def covers(self, terms, at):
         """What is asked lies within the delegation that it names, and ends no later."""
-        need(("delegation_id" in terms) == bool(terms["delegation"]), "delegation", "a chain of no delegation")
-        if terms["delegation"]:
-            known = self.delegation(terms["delegation_id"], terms["agent"], at)
-            fits_in = at + terms["ttl_s"] * 1000 <= known["expires_at_ms"]
-            need(fits_in and known["chain"] == terms["delegation"], "delegation", "another chain, or it ends before")
-            self.within(known, terms["scope"], terms["template"], terms["ttl_s"], terms["params"])
-    def _delegated(self, e, at):
-        had = self.delegation(e["parent"], e["from"], at) if "parent" in e else None
-        chain, passes = [*(had["chain"] if had else ()), e["from"]], e.get("passes", 0)
-        latest, further = (had["expires_at_ms"], had["passes"] - 1) if had else (at + DAY, 3)
-        door = self.instances.get(e["instance"], {"agent": None})
-        need(door["agent"] == e["from"] and not door["revoked"], "agent-live")
-        self.live_agent(e["from"])
-        self.live_agent(e["to"])
-        need(e["delegation_id"] not in self.delegations and e["to"] not in chain and e["scopes"]
-             and passes <= min(further, 4 - len(chain)) and at < e["expires_at_ms"] <= latest, "delegation")
-        for name, bounds in e["scopes"].items():
-            need(bounds["template"] in self.catalog and self.scopes.get(name) == bounds["template"], "scope-pinned")
+        need(bool(terms.delegation_id) == bool(terms.delegation), "delegation", "a chain of none")
+        if terms.delegation_id:
+            known = self.delegation(terms.delegation_id, terms.agent, at)
+            need(known.chain == terms.delegation and at + terms.ttl_s * 1000 <= known.expires_ms,
+                 "delegation", "it is of another chain, or ends before")
+            self.within(known, terms.scope, terms.template, terms.ttl_s, terms.params)
+    def delegated(self, e):
+        had = self.delegation(e.parent, e["from"], e.ms) if e.parent else None
+        chain, passes = [*(had.chain if had else ()), e["from"]], e.passes or 0
+        need(self.lives(e["from"], e.instance) and self.lives(e.to), "agent-live")
+        need(e.delegation_id not in self.delegations and e.to not in chain, "delegation", "a cycle")
+        need(len(chain) + passes <= MAX_DEPTH and (not had or passes < had.passes), "delegation",
+             "it is passed on too often")
+        need(e.ms < e.expires_ms <= (had.expires_ms if had else e.ms + DAY), "delegation")
+        need(0 < len(e.scopes) <= MOST_SCOPES, "delegation", "of no scope, or too many")
+        for name, bounds in e.scopes.items():
+            template, params = bounds.template, bounds.params or {}
+            need(self.scopes.get(name) == template in self.catalog, "scope-pinned")
+            specs = {p: s for p, s in self.catalog[template].params.items() if not s.sensitive}
+            need(0 < bounds.ttl_s <= self.catalog[template].ttl.max_s and all(
+                p in specs and fits(specs[p], value) for p, value in params.items()), "delegation",
+                f"`{name}` cannot be bounded so")
             if had:
-                self.within(had, name, bounds["template"], bounds["ttl_s"], bounds.get("params", {}))
-        self.delegations[e["delegation_id"]] = {**e, "chain": chain, "passes": passes, "live": True}
-    def _delegation_ended(self, e, at):
-        known = self.delegations.get(e["delegation_id"], {"live": False})
-        need(known["live"] and at < known["expires_at_ms"], "delegation", "not in force")
-        known["live"] = False
-        self.end_delegations(lambda _: False)
-    def end_delegations(self, which):
-        """Those, and what was passed on from them; parents come before their children."""
-        for d in self.delegations.values():
-            d["live"] = d["live"] and not which(d) and ("parent" not in d or self.delegations[d["parent"]]["live"])
-    def _link_created(self, e, at):
-        self.links = {k: v for k, v in self.links.items() if v["expires_at_ms"] + DAY > at}
-        taken = {v["code_hash"] for v in self.links.values()} | set(self.links)
-        need(not {e["link_id"], e["code_hash"]} & taken, "link-once")
-        self.links[e["link_id"]] = {**e, "spent": False}
-    def _link_spent(self, e, at):
-        link = self.links.get(e["link_id"])
-        need(link and not link["spent"] and link["expires_at_ms"] > at, "link-single-use")
-        link.update(spent=True, spent_ms=at)
-    def _token_issued(self, e, at):
-        need(e["expires_at_ms"] - at <= HALF_DAY, "token-life")
-        live = {k: t for k, t in self.tokens.items() if not t["spent"] and t["expires_at_ms"] > at}
-        self.tokens = {**live, e["token_hash"]: {**e, "spent": False}}
-
-    def _erased(self, e, _):
-        """Texts beside the log are gone: nothing that is decided rests on them."""
-
-    def _token_revoked(self, e, _):
-        for token in (t for t in self.tokens.values() if t["token_id"] == e["token_id"]):
-            token["spent"] = True
-    def _passkey_enrolled(self, e, at):
-        size = {"ES256": 130, "EdDSA": 64}[e["public_key"]["algorithm"]]
-        need(re.fullmatch(f"[0-9a-f]{{{size}}}", e["public_key"]["key"]) and e["rp_id"]
-             and e["credential_id"] not in self.passkeys, "passkey-enrolment")
-        mine = [p for p in self.passkeys.values() if p["human"] == e["human"] and not p["revoked"]]
-        need(len(mine) < 10, "passkey-bound")
-        link = self.links.get(e["link_id"], {"purpose": None})
-        need(link["purpose"] == "enrol" and link["human"] == e["human"], "link-single-use")
-        self._link_spent(e, at)
-        self.passkeys[e["credential_id"]] = {**e, "made_by": link["by"], "revoked": False}
-    def _passkey_revoked(self, e, _):
-        key = self.passkeys.get(e["credential_id"])
-        if not key or key["human"] != e["by"]:
-            self.operator(e["by"])
-        need(key and not key["revoked"], "passkey-known")
-        key.update(revoked=True, ended_ms=e["ms"])
-    def _account_linked(self, e, _):
-        account = tuple(e["account"][part] for part in ("channel", "tenant", "account"))
-        need(account not in self.accounts, "account-once")
-        need(not any(h == e["human"] and k[:2] == account[:2] for k, h in self.accounts.items()), "account-once")
-        self.makers[account] = self.stand_ins(e["human"], e["ms"])
-        self.accounts[account] = e["human"]
-    def _account_unlinked(self, e, _):
-        account = tuple(e["account"][part] for part in ("channel", "tenant", "account"))
-        need(account in self.accounts, "account-known")
-        if self.accounts.pop(account) != e["by"]:
-            self.operator(e["by"])
-    def _identity_set(self, e, _):
-        account = (e["issuer"], e["subject"])
-        known = self.identities.pop(account, None)
-        if "human" in e:
-            need(not known or known["human"] == e["human"], "identity-once")
-            self.identities[account] = e
-        else:
-            need(known, "identity-known")
-            claim = self.claimed.get(known["human"])
-            if claim and (claim["issuer"], claim["subject"]) == account:
-                del self.claimed[known["human"]]
-        self.unlinked += [(known, e["ms"])] if known else []
-    def _groups_claimed(self, e, at):
-        known = self.identities.get((e["issuer"], e["subject"]))
-        need(known and known["human"] == e["human"], "identity-known")
-        need(0 < e["until_ms"] - at <= DAY and len(e["groups"]) <= 64, "claim-life")
-        self.claimed[e["human"]] = e
+                self.within(had, name, template, bounds.ttl_s, params)
+        mine = [d.over_ms for d in self.delegations.values() if d["from"] == e["from"]]
+        need(sum(over > e.ms for over in mine) < MOST_LIVE
+             and sum(over + DAY > e.ms for over in mine) < MOST_KEPT, "delegation", "too many")
+        self.delegations[e.delegation_id] = Row(e, chain=chain, passes=passes, over_ms=e.expires_ms)
+    def delegation_ended(self, e):
+        known = self.delegations.get(e.delegation_id)
+        need(known and e.ms < known.over_ms, "delegation", "it is not in force")
+        agents = (known.to, *known.chain)
+        owners = [self.agents[agent].owner for agent in agents]
+        owner = self.active(e.human) and e.human in owners
+        need((e.agent in agents or owner or self.operator(e.human)) and not (e.agent and e.human),
+             "delegation", "it is ended by somebody who may not")
+        self.end_delegations(e.ms, lambda d: d is known)
+    def end_delegations(self, at, which):
+        """Those, and what was passed on from them: parents come before their children."""
+        over = set()
+        for id_, d in self.delegations.items():
+            if which(d) or d.parent in over:
+                d.over_ms = min(d.over_ms, at)
+                over.add(id_)
 
 
-def unpadded(text):
-    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    need(base64.urlsafe_b64encode(raw).decode().rstrip("=") == text, "passkey", "not base64url")
-    return raw
-
-
-def check_signature(vote, key, origin):
-    """The WebAuthn assertion in a vote, over H(D, decision, human, nonce, expiry, origin)."""
-    proof = vote["proof"]
-    statement = {**{name: vote[name] for name in ("digest", "decision", "human")}, "origin": origin,
-                 "nonce": proof["nonce"], "expires_at": proof["expires_at"]}
-    data, client = unpadded(proof["authenticator_data"]), unpadded(proof["client_data"])
-    said, challenge = json.loads(client), bytes.fromhex(digest_of("passkey-decision", statement))
-    need(said["type"] == "webauthn.get" and unpadded(said["challenge"]) == challenge, "passkey", "another vote")
-    page = re.fullmatch(r"(?:https://([^:/]+)|http://(localhost))(:\d{1,5})?", said["origin"])
-    need(page and (page[1] or page[2]) == key["rp_id"] and said.get("crossOrigin", False) is False
-         and "topOrigin" not in said, "passkey", "the passkey was used on another page")
-    need(data[:32] == hashlib.sha256(key["rp_id"].encode()).digest() and data[32] & 69 == 5, "passkey")
-    need(bool(data[32] & 8) == key["backup_eligible"] and len(data) >= 37, "passkey", "its copies changed")
-    signed, raw = data + hashlib.sha256(client).digest(), bytes.fromhex(key["public_key"]["key"])
+def vouched(epoch, recovery):
+    """That this recovery key signed the first leaf of an epoch, and that it is sound in itself."""
+    own = {k: v for k, v in epoch.items() if k != "signature" and not k.endswith("ms")}
+    text = canonical(own) + "\n"
     try:
-        if key["public_key"]["algorithm"] == "EdDSA":
-            Ed25519PublicKey.from_public_bytes(raw).verify(unpadded(proof["signature"]), signed)
-        else:
-            public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), raw)
-            public.verify(unpadded(proof["signature"]), signed, ec.ECDSA(SHA256()))
-    except InvalidSignature:
-        raise Wrong("passkey", "the passkey's signature does not verify") from None
+        new, old, _ = (Key(epoch[name]) for name in ("vkey", "old_vkey", "recovery_key"))
+        last, root = Checkpoint(epoch.old_checkpoint, old), unbase64(epoch.restored_root)
+        signed = Key(recovery).signed(f"{text}\n{epoch.signature}") == text
+    except (CannotVerify, ValueError) as fault:
+        raise Wrong("epoch-signature", str(fault)) from None
+    named = (new.name, old.name, last.origin) == (epoch.origin, epoch.old_origin, old.name)
+    need(signed and named and new.name != old.name and new.raw != old.raw, "epoch-signature")
+    need(last.size > epoch.restored or (last.size, last.root) == (epoch.restored, root),
+         "epoch-signature", "its last checkpoint is not the backup's")

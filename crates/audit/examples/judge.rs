@@ -1,6 +1,7 @@
 //! Verifies logs that come on standard input, one report a line: for the tamper campaign, which has
-//! thousands of them. A log is framed as a line of JSON, `{"vkey"?, "kept": [note…], "files": {path:
-//! hex}}`; the answer is `{"exit", "findings": [[leaf, rule]…], "why"?}`.
+//! thousands of them. A log is framed as a line of JSON, `{"vkey"?, "recovery"?, "kept": [note…],
+//! "files": {path: hex}, "gone"?: [path…]}`: the log of the last line that said `"whole": true`, with
+//! these files instead and without those; the answer is `{"exit", "findings": [[leaf, rule]…], "why"?}`.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -16,8 +17,13 @@ use serde_json::{Value, json};
 #[derive(Deserialize)]
 struct Case {
     vkey: Option<String>,
+    recovery: Option<String>,
     kept: Vec<String>,
+    #[serde(default)]
+    whole: bool,
     files: HashMap<String, String>,
+    #[serde(default)]
+    gone: Vec<String>,
 }
 
 struct Memory(HashMap<String, Vec<u8>>);
@@ -29,21 +35,32 @@ impl Files for Memory {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let mut last = HashMap::new();
     for line in stdin().lock().lines() {
         let case: Case = serde_json::from_str(&line?)?;
-        println!("{}", judge(case)?);
+        println!("{}", judge(case, &mut last)?);
     }
     Ok(())
 }
 
-fn judge(case: Case) -> Result<Value, Box<dyn Error>> {
-    let mut files = HashMap::new();
+fn judge(case: Case, last: &mut HashMap<String, Vec<u8>>) -> Result<Value, Box<dyn Error>> {
+    let mut files = if case.whole { HashMap::new() } else { last.clone() };
+    files.retain(|path, _| !case.gone.contains(path));
     for (path, text) in case.files {
         files.insert(path, unhex(&text).ok_or("not hexadecimal")?);
     }
+    if case.whole {
+        last.clone_from(&files);
+    }
     let vkey = case.vkey.as_deref().map(Vkey::parse).transpose()?;
+    let recovery = case.recovery.as_deref().map(Vkey::parse).transpose()?;
     let report = Tiles::open(Memory(files)).and_then(|mut log| {
-        let options = Options { vkey: vkey.as_ref(), kept: &case.kept, ..Options::default() };
+        let options = Options {
+            vkey: vkey.as_ref(),
+            kept: &case.kept,
+            recovery: recovery.as_ref(),
+            ..Options::default()
+        };
         verify_with(&mut log, &options, &mut |_| {})
     });
     Ok(match report {

@@ -25,17 +25,21 @@ pub(crate) struct Epochs {
     epochs: Vec<EpochStarted>,
     /// The recovery key that the first log of all names.
     recovery: Option<String>,
+    /// The one that somebody pinned.
+    pinned: Option<Vkey>,
     carried: Frontier,
     /// Checkpoints of the logs before that somebody kept, each with the leaf that names its log.
     kept: Vec<(u64, Checkpoint)>,
 }
 
 impl Epochs {
-    pub(crate) fn read(leaves: &[(u64, Vec<u8>)]) -> Self {
+    /// `pinned`: the recovery key on which the log must rest.
+    pub(crate) fn read(leaves: &[(u64, Vec<u8>)], pinned: Option<&Vkey>) -> Self {
         let mut out = Self {
             first: None,
             epochs: Vec::new(),
             recovery: None,
+            pinned: pinned.cloned(),
             carried: Frontier::new(),
             kept: Vec::new(),
         };
@@ -55,6 +59,26 @@ impl Epochs {
             }
         }
         out
+    }
+
+    /// The key of this log, as the pinned recovery key vouches for it to whoever knows the key `old` of a
+    /// log before.
+    pub(crate) fn leads_on(&self, old: &Vkey) -> Option<Vkey> {
+        let chain: Vec<EpochStarted> = self.epochs.iter().rev().cloned().collect();
+        let led = epoch::follow(&chain, old, self.pinned.as_ref()?).ok()?;
+        led.last().map(|epoch| epoch.vkey.clone())
+    }
+
+    /// Whether a pinned recovery key vouches for this log's key: it does where an epoch began it.
+    pub(crate) fn vouched(&self) -> bool {
+        self.pinned.is_some() && !self.epochs.is_empty()
+    }
+
+    /// Whether the log rests on the pinned recovery key: it signed an epoch that led here, or it is the one
+    /// that the first log names. That this log names it for the next epoch says nothing.
+    fn rests_on(&self, pinned: &Vkey) -> bool {
+        let older = self.epochs.iter().skip(1).map(|e| e.recovery_key.as_str());
+        older.chain(self.recovery.as_deref()).any(|key| key == pinned.to_string())
     }
 
     /// Takes a checkpoint that somebody kept; false when it is of no log before this one.
@@ -135,6 +159,10 @@ impl Epochs {
                 );
             }
         }
+        if let Some(pinned) = self.pinned.as_ref().filter(|pinned| !self.rests_on(pinned)) {
+            let detail = format!("it does not rest on the recovery key `{pinned}`");
+            findings.add(0, "recovery-key", detail);
+        }
         let Some(own) = self.epochs.first() else { return };
         let whole = whole && begin <= own.carried;
         if whole && self.carried.size() < own.carried {
@@ -162,11 +190,17 @@ impl Epochs {
         };
         let signer = self.epochs.get(1).map(|e| e.recovery_key.clone());
         let signer = signer.or_else(|| self.recovery.clone()).unwrap_or_default();
+        let named = match self.pinned {
+            Some(_) => "",
+            None => {
+                ", which this log itself names: compare it with the one that was written down, or give \
+                 that one with --recovery-key"
+            }
+        };
         Some(format!(
             "this epoch goes on from `{}`, of which {} leaves were restored and {} are known to be \
-             lost; that is vouched for by the recovery key `{signer}`, which this log itself names: \
-             compare it with the one that was written down. Verify the log before it with \
-             --before{kept}",
+             lost; that is vouched for by the recovery key `{signer}`{named}. Verify the log before it \
+             with --before{kept}",
             grantwright_domain::text::visible(&own.old_origin),
             own.restored,
             known.saturating_sub(own.restored),

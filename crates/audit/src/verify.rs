@@ -30,6 +30,9 @@ pub struct Options<'a> {
     pub quorum: usize,
     /// Only that nobody changed the leaves; not what they say. The report tells so.
     pub hashes_only: bool,
+    /// The recovery key that was written down, or that sidecars pinned: the log must rest on it, and
+    /// where `vkey` is of a log before this epoch, it vouches for the key of this one.
+    pub recovery: Option<&'a Vkey>,
 }
 
 /// Verifies a whole log; see [`verify_with`].
@@ -97,17 +100,18 @@ fn run(
     keep: bool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Report, Option<Known>), CannotVerify> {
-    let Options { vkey, kept, now, hashes_only, witnesses, quorum } = *options;
+    let Options { vkey, kept, now, hashes_only, witnesses, quorum, recovery } = *options;
     if !witnesses.is_empty() && !(1..=witnesses.len()).contains(&quorum) {
         return Err(CannotVerify::Quorum { quorum, witnesses: witnesses.len() });
     }
     let mut findings = Findings::default();
     let leading = source.leaves(0, MAX_EPOCHS + 1)?;
-    let mut epochs = Epochs::read(&leading);
+    let mut epochs = Epochs::read(&leading, recovery);
     let named = epochs.first.clone();
     let empty = leading.is_empty();
     let from_log = named.as_ref().and_then(|e| Vkey::parse(&e.vkey).ok());
-    let Some(key) = vkey.or(from_log.as_ref()) else {
+    let led = vkey.and_then(|old| epochs.leads_on(old));
+    let Some(key) = led.as_ref().or(vkey).or(from_log.as_ref()) else {
         let notes = source.checkpoints()?;
         return match (empty, notes.is_empty()) {
             (true, false) => Ok((emptied(&notes), None)),
@@ -198,7 +202,7 @@ fn run(
         true => vec!["what the leaves say was not looked at, only that nobody changed them".into()],
         false => conduct.undetectable(),
     };
-    if vkey.is_none() {
+    if vkey.is_none() && !epochs.vouched() {
         undetectable.push(
             "no verifier key was given: the key is the one that the log itself names, so a log \
              written anew under another key looks like this one"

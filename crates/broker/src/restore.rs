@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use grantwright_domain::event::EpochStarted;
 use grantwright_domain::{Authority, Clock, Timestamp};
 use grantwright_proof::{Checkpoint, NoteSigner, Vkey, epoch, verify_consistency};
-use grantwright_store::{Backup, Keys, Store, StoreError};
+use grantwright_store::{Backup, Keys, Options, Store, StoreError};
 
 use crate::app;
 use crate::clock::SystemClock;
@@ -142,7 +142,7 @@ async fn ceremony(options: &RestoreOptions, now: Timestamp) -> Result<RestoreRep
         requests: heritage.requests,
     };
     let mac_key = app::store_keys(&key_dir)?.mac_key;
-    let new = app::open_store_with(&config, Keys { signer, mac_key }).await?;
+    let new = new_store(&config.store.url, Keys { signer, mac_key }).await?;
     let begun = new.begin_epoch(old, first, heritage).await;
     new.close().await;
     begun.map_err(|e| StartError::new(format!("the new store: {e}")))?;
@@ -168,6 +168,18 @@ fn must_be_absent(url: &str) -> Result<Option<PathBuf>, StartError> {
         )));
     }
     Ok(path.parent().map(Path::to_path_buf))
+}
+
+/// A database that holds a log already is of another key.
+async fn new_store(url: &str, keys: Keys) -> Result<Store, StartError> {
+    let options = Options { alone: true, ..Options::default() };
+    Store::open_with(url, keys, options).await.map_err(|e| match e {
+        StoreError::WrongKey { log, .. } => StartError::new(format!(
+            "the store that the configuration names must be empty, and holds the log `{log}`: keep it, it \
+             is evidence, and name another database"
+        )),
+        other => StartError::new(format!("the new store: {other}")),
+    })
 }
 
 fn recovery_signer(path: &Path) -> Result<NoteSigner, StartError> {

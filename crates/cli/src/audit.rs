@@ -56,6 +56,10 @@ pub enum Command {
         /// It is proven too, and that this one goes on from it.
         #[arg(long, value_name = "URL")]
         before: Option<String>,
+        /// File with the verifier key of the recovery key, as it was written down: the log must rest on
+        /// it, and --vkey may then be of a log before this epoch.
+        #[arg(long, value_name = "FILE")]
+        recovery_key: Option<PathBuf>,
     },
     /// Write the log as plain files (C2SP tlog-tiles) that any static server can serve.
     Tiles {
@@ -155,6 +159,21 @@ fn parse(vkey: Option<&str>) -> Result<Option<Vkey>, Failure> {
     vkey.map_err(|e| Failure::unable(format!("the verifier key: {e}")))
 }
 
+/// A recovery key's public part, from its file.
+fn pinned(file: &Path) -> Result<Vkey, Failure> {
+    let bytes = std::fs::read(file).map_err(|e| Failure::file(file, &e))?;
+    let text = str::from_utf8(&bytes).unwrap_or_default().trim();
+    if text.starts_with("PRIVATE+KEY+") {
+        return Err(Failure::unable(format!(
+            "`{}` is the private recovery key, which belongs offline: give a file with its verifier key, \
+             which `grantwright init` and `restore` print",
+            file.display()
+        )));
+    }
+    let wrong = |e| Failure::unable(format!("`{}` is no verifier key: {e}", file.display()));
+    Vkey::parse(text).map_err(wrong)
+}
+
 /// A log, wherever it is.
 struct Opened {
     source: Box<dyn Source>,
@@ -227,7 +246,17 @@ pub struct Check {
 /// When nothing can be said about the log (exit 2).
 pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
     match command {
-        Command::Verify { what, key, witnesses, witness_quorum, hashes_only, resume, before } => {
+        Command::Verify {
+            what,
+            key,
+            witnesses,
+            witness_quorum,
+            hashes_only,
+            resume,
+            before,
+            recovery_key,
+        } => {
+            let recovery = recovery_key.as_deref().map(pinned).transpose()?;
             let vkey = parse(key.vkey(settings).as_deref())?;
             let kept = export::kept(&key.checkpoints(settings))?;
             let witnesses = witnesses.iter().map(|key| WitnessKey::parse(key.trim()));
@@ -244,6 +273,7 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
                 witnesses: &witnesses,
                 quorum: witness_quorum.unwrap_or(witnesses.len()),
                 hashes_only: *hashes_only,
+                recovery: recovery.as_ref(),
             };
             let mut report = match resume {
                 None => prove(source, &options, told)?,

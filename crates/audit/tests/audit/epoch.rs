@@ -315,6 +315,40 @@ fn invariant_19_kept_checkpoints_of_the_log_before_show_what_nobody_declared_los
 }
 
 #[test]
+fn an_epoch_rests_on_the_recovery_key_that_was_pinned() {
+    let (old, w) = lived();
+    let pinned = |log: &mut Memory, vkey: Option<&NoteSigner>, recovery: &NoteSigner| {
+        let (vkey, recovery) = (vkey.map(NoteSigner::vkey), Some(recovery.vkey()));
+        verify_with(log, &Options { vkey, recovery, ..Options::default() }, &mut |_| {})
+    };
+    // It vouches for the new key to whoever has none, or knows only the old log's.
+    for known in [None, Some(&*SIGNER), Some(&*NEXT)] {
+        let report = pinned(&mut log(&w), known, &RECOVERY).unwrap();
+        assert!(report.ok && report.origin == NEXT.vkey().name(), "{:?}", report.findings);
+        let said = |word: &str| report.undetectable.iter().any(|u| u.contains(word));
+        assert!(!said("no verifier key was given") && !said("--recovery-key"));
+    }
+    let report = pinned(&mut log(&w), None, &STRANGER).unwrap();
+    assert!(report.names(0, "recovery-key"), "{:?}", report.findings);
+    let refused = pinned(&mut log(&w), Some(&*SIGNER), &STRANGER);
+    assert!(matches!(refused, Err(CannotVerify::WrongKey(_))));
+    // A forger who writes all of it anew, and names the true key for the epoch to come.
+    let mut carried = heritage(&old);
+    let Some(Event::Opened(opened)) = carried.first_mut() else { panic!("a first leaf") };
+    opened.recovery_key = Some(STRANGER.vkey().to_string());
+    let forged = signed(&first(&old, &carried), &STRANGER);
+    let forged: Vec<Event> = std::iter::once(forged).chain(carried).collect();
+    assert!(verify(&mut log_of(&forged, &old), &[]).ok, "nothing else tells");
+    let report = pinned(&mut log_of(&forged, &old), None, &RECOVERY).unwrap();
+    assert!(report.names(0, "recovery-key"), "{:?}", report.findings);
+    // A log that began no epoch names the key that would.
+    let mut before = Memory::of(&old.events, &old.beside);
+    assert!(pinned(&mut before, Some(&*SIGNER), &RECOVERY).unwrap().ok);
+    let report = pinned(&mut before, Some(&*SIGNER), &STRANGER).unwrap();
+    assert!(report.names(0, "recovery-key"), "{:?}", report.findings);
+}
+
+#[test]
 fn a_second_ceremony_from_the_same_backup_is_another_log() {
     let (old, one) = lived();
     let key = NoteSigner::from_seed(NEXT.vkey().name(), &[18; 32]).unwrap();

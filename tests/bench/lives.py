@@ -186,6 +186,7 @@ def fleet():
     with Demo(GRANTWRIGHT_DEMO_ASKS_PER_SECOND=MANY_ASKS) as demo:
         before = memory(demo.broker_pid)
         home, ca, domain = joining(demo)
+        home.mkdir()
         operator = {"Authorization": f"Bearer {(demo.dir / 'operator.token').read_text()}"}
         with open(home / "tokens", "w") as file:
             for _ in range(many):

@@ -20,6 +20,7 @@ from gauge import (MANY_ASKS, RELEASE, ROUNDS, SECONDS, SHIPPED, Bare, Cage, Req
                    want_wrk, work)
 import harness
 from chat import Fake, slack
+from crowd import hostile
 from harness import ROOT, Demo, Process, call, clean_env, scratch, store_files, until
 from peers import golang
 from peers.minio import Minio
@@ -263,13 +264,9 @@ def local():
         said = (f"POST /v1/credentials HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {doors.token}\r\n"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}").encode()
         port = int(doors.tcp.rsplit(":", 1)[1])
-        for n in range(many):
-            if n % 2:
-                line = socket.create_connection(("127.0.0.1", port))
-            else:
-                line = socket.socket(socket.AF_UNIX)
-                line.connect(doors.socket)
-            lines.append(line)
+        # By one door: on the socket the process that asks is known, and asks for itself.
+        for _ in range(many):
+            lines.append(socket.create_connection(("127.0.0.1", port)))
         for line in lines:
             line.sendall(said)
         replies = []
@@ -644,4 +641,4 @@ ROWS = {"grant": grant, "fleet": fleet, "cached": cached, "vote": vote, "page-vo
         "console": console, "policy": policy, "sidecar": sidecar, "local": local, "demo": demo,
         "append": append, "scale": scale, "verify": verify, "backend-sts": backend_sts, "backend-vault": backend_vault,
         "export": export, "reconcile": reconcile,
-        "issuers": issuers, "history": history, "kill": kill, "distinct": distinct}
+        "issuers": issuers, "history": history, "kill": kill, "distinct": distinct, "hostile": hostile}

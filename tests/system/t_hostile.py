@@ -95,6 +95,16 @@ class Silent(unittest.TestCase):
         self.assertEqual(kept.getresponse().status, 200)
         kept.close()
 
+    def test_28_who_gives_way_is_told_why(self):
+        self.crowd(many=1300)
+        first = self.lines[0]
+        first.settimeout(30)
+        with first.makefile("rb") as answer:
+            head, _, body = answer.read().partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 503 "), head)
+        self.assertIn(b"retry-after: 1", head)
+        self.assertEqual(json.loads(body)["code"], "no_room")
+
     def test_28_heads_that_never_end_keep_nobody_out(self):
         self.crowd(b"POST /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
         for _ in range(20):
@@ -103,7 +113,7 @@ class Silent(unittest.TestCase):
     def test_28_open_doors_and_wrong_tokens_win_no_place(self):
         host = urlsplit(doors.tcp).netloc.encode()
         for path, more in ((b"/healthz", b""), (b"/v1/scopes", b"Authorization: Bearer wrong\r\n")):
-            self.crowd(b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + more + b"\r\n", 800)
+            self.crowd(b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + more + b"\r\n", 1300)
         for _ in range(20):
             served()
 
@@ -206,7 +216,7 @@ class Distinct(unittest.TestCase):
 
 
 class Identical(unittest.TestCase):
-    """A thousand at once, no two different but for their doors: on the socket the process that asks is known."""
+    """A thousand at once, and hundreds more by the other door: on the socket the process that asks is known."""
 
     def test_of_each_door_one_goes_up_and_one_card_waits(self):
         params = {"dataset": doors.fresh(), "rows": 5}
@@ -214,8 +224,8 @@ class Identical(unittest.TestCase):
         said = (f"POST /v1/credentials HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {doors.token}\r\n"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}").encode()
         lines = []
-        for n in range(1000):
-            if n % 2:
+        for n in range(1400):
+            if n < 1000:
                 line = socket.create_connection(address(), timeout=60)
             else:
                 line = socket.socket(socket.AF_UNIX)
@@ -227,7 +237,7 @@ class Identical(unittest.TestCase):
         ids = set(), set()
         for n, line in enumerate(lines):
             with line.makefile("rb") as answer:
-                ids[n % 2].add(json.loads(answer.read().partition(b"\r\n\r\n")[2])["request_id"])
+                ids[n < 1000].add(json.loads(answer.read().partition(b"\r\n\r\n")[2])["request_id"])
             line.close()
         self.assertEqual([len(of_one_door) for of_one_door in ids], [1, 1])
         both = ids[0] | ids[1]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use grantwright_wire::Refusal;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,17 +41,38 @@ pub(crate) async fn connection<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let place = Arc::new(place);
-    let mut serving = pin!(serve(stream, caller, &place, &sidecar, closed));
-    let mut out = pin!(place.turned_out());
-    poll_fn(|cx| match serving.as_mut().poll(cx) {
-        Poll::Pending if !place.is_known() => out.as_mut().poll(cx),
-        polled => polled,
-    })
-    .await;
+    let mut stream = Lingering::new(stream, place.seat());
+    let turned_out = {
+        let mut serving = pin!(serve(&mut stream, caller, &place, &sidecar, closed));
+        let mut out = pin!(place.turned_out());
+        poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Pending if !place.is_known() => out.as_mut().poll(cx).map(|()| true),
+            polled => polled.map(|()| false),
+        })
+        .await
+    };
+    if turned_out {
+        stream.refuse(no_room().as_bytes());
+    }
+}
+
+/// What a stranger is told that gives way before it had an answer.
+fn no_room() -> String {
+    let body = Refusal::new(503, "no_room", "The sidecar has no room for this connection.")
+        .detail("too many connections, and this one had not shown a token")
+        .next("Try again shortly; send the token with the first call.")
+        .to_problem_json()
+        .to_string();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         cache-control: no-store\r\nretry-after: 1\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 async fn serve<S>(
-    stream: S,
+    stream: &mut Lingering<S>,
     caller: Caller,
     place: &Arc<Place>,
     sidecar: &Arc<Sidecar>,
@@ -58,7 +80,6 @@ async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut stream = Lingering::new(stream, place.seat());
     let mut repeats = Repeats::default();
     let mut is_new = true;
     loop {
@@ -76,7 +97,7 @@ async fn serve<S>(
                 }
             });
             let mut end = pin!(closed.wait_for(|it| *it));
-            poll_fn(|cx| match repeats.poll(&mut stream, sidecar, cx) {
+            poll_fn(|cx| match repeats.poll(&mut *stream, sidecar, cx) {
                 Poll::Ready(step) => Poll::Ready(step),
                 Poll::Pending if idle.as_mut().poll(cx).is_ready() => Poll::Ready(Step::End),
                 Poll::Pending => end.as_mut().poll(cx).map(|_| Step::End),
@@ -87,14 +108,12 @@ async fn serve<S>(
             return;
         }
         let mut begun = repeats.take();
-        if std::mem::take(&mut is_new)
-            && http2::is_meant(&mut stream, &mut begun, &mut closed).await
-        {
+        if std::mem::take(&mut is_new) && http2::is_meant(stream, &mut begun, &mut closed).await {
             stream.unread(begun);
-            return Box::pin(http2::serve(&mut stream, caller, place, sidecar, &mut closed)).await;
+            return Box::pin(http2::serve(stream, caller, place, sidecar, &mut closed)).await;
         }
         let exchange = Exchange::begin(begun);
-        let calls = through_hyper(&mut stream, &exchange, (&caller, place), sidecar, &mut closed);
+        let calls = through_hyper(stream, &exchange, (&caller, place), sidecar, &mut closed);
         if !Box::pin(calls).await {
             return;
         }

@@ -44,6 +44,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use clock::SteadyClock;
@@ -67,6 +68,9 @@ pub fn run(config_path: &Path) -> anyhow::Result<()> {
     } else {
         tracing::subscriber::set_global_default(lines.finish())
     };
+    // Of the descriptors that the system grants, all: each socket has places for a thousand connections.
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::runtime::Handle;
@@ -20,6 +20,8 @@ pub(crate) struct Lingering<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> 
     seat: Seat,
     /// What was read before and is to be read again.
     unread: Vec<u8>,
+    /// Something was written.
+    wrote: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Lingering<S> {
@@ -47,12 +49,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Lingering<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Lingering<S> {
     pub(crate) fn new(stream: S, seat: Seat) -> Self {
-        Self { stream: Some(stream), seat, unread: Vec::new() }
+        Self { stream: Some(stream), seat, unread: Vec::new(), wrote: false }
     }
 
     /// Puts back what was read.
     pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
         self.unread = bytes;
+    }
+
+    /// Writes the refusal, as far as that goes at once, unless something was written before.
+    pub(crate) fn refuse(&mut self, refusal: &[u8]) {
+        if !self.wrote {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(self).poll_write(&mut cx, refusal);
+        }
     }
 
     fn stream(&mut self) -> std::io::Result<Pin<&mut S>> {
@@ -82,6 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        self.wrote = true;
         self.stream()?.poll_write(cx, buf)
     }
 
@@ -98,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        self.wrote = true;
         self.stream()?.poll_write_vectored(cx, bufs)
     }
 

@@ -18,7 +18,7 @@ use crate::process::{Caller, identify};
 use crate::{Config, Sidecar, SidecarError, files};
 
 /// Connections at the same time, on each socket: strangers on TCP cannot crowd out the unix socket.
-const MOST_CONNECTIONS: usize = 512;
+const MOST_CONNECTIONS: usize = 1024;
 /// Strangers that give way at once where descriptors are short.
 const MOST_TURNED_OUT: usize = 16;
 /// How long the loop rests when no connection can be accepted: some were turned out, or none could be.

@@ -1,7 +1,9 @@
 """The sidecar's own description of its HTTP door (OpenAPI 3.1) against what it answers; requests followed as
 server-sent events; the doctor; a configuration read again while calls are served."""
 
+import email.utils
 import http.client
+import http.server
 import json
 import os
 import re
@@ -273,6 +275,25 @@ class Doctor(unittest.TestCase):
                 self.assertIn(check, self.bad(self.examine(self.copy(**keys))), keys)
         finally:
             holder.kill()
+
+    def test_a_clock_that_goes_wrong_is_found(self):
+        class Elsewhen(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+
+            def date_time_string(self, timestamp=None):
+                return email.utils.formatdate(time.time() + type(self).ahead, usegmt=True)
+
+            def log_message(self, *_):
+                pass
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhen)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        self.addCleanup(lambda: (server.shutdown(), server.server_close(), thread.join()))
+        console = f"http://localhost:{server.server_port}"
+        for Elsewhen.ahead, words in ((3600, "behind"), (-3600, "ahead of")):
+            self.assertIn(words, self.bad(self.examine(self.copy(console=console)))["clock"])
 
     def test_variables_that_lead_past_the_sidecar_are_found(self):
         good = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{doors.tcp}/aws/a.b", "AWS_EC2_METADATA_DISABLED": "true",

@@ -143,6 +143,35 @@ class Away(unittest.TestCase):
             self.assertEqual(demo.bob.request(waiting)["state"], "pending")
 
 
+class HalfOpen(unittest.TestCase):
+    """The broker's connection stands and nothing comes by it any more, as behind a firewall that forgot it."""
+
+    def test_a_connection_that_says_nothing_is_given_up_and_found_again(self):
+        with Demo() as demo:
+            doors = demo.doors
+
+            def attended(wanted):
+                text = call(doors.tcp, "GET", "/metrics").body.decode()
+                return f"\ngrantwright_sidecar_attended {wanted}\n" in text
+            params = {"dataset": doors.fresh()}
+            cached = doors.ask("demo.read", params).json
+            until("the stream", 30, lambda: attended(1), 0.1)
+            signal_pid(demo.broker_pid, signal.SIGSTOP)
+            try:
+                # Pings every ten seconds, answered within ten; the rest is for a busy machine.
+                begun = time.monotonic()
+                until("the dead connection is found", 90, lambda: attended(0), 0.1)
+                print(f"       found after {time.monotonic() - begun:.1f} s", flush=True)
+                self.assertEqual(call(doors.tcp, "GET", "/readyz").json["why"], "broker_away")
+                self.assertEqual(call(doors.tcp, "GET", "/healthz").status, 200)
+                self.assertEqual(doors.ask("demo.read", params).json["credential"], cached["credential"])
+            finally:
+                signal_pid(demo.broker_pid, signal.SIGCONT)
+            until("the stream again", 90, lambda: attended(1), 0.1)
+            until("a fresh credential", 60,
+                  lambda: doors.ask("demo.read", {"dataset": doors.fresh()}).status == 200, 0.2)
+
+
 class WentBack(unittest.TestCase):
     def test_a_restored_backup_is_503_log_inconsistent_and_the_true_store_serves_again(self):
         with Demo() as demo:

@@ -211,6 +211,7 @@ async fn invariant_08_every_backend_in_every_case() {
     rows.extend(crate::engines::rows().await);
     rows.extend(crate::authorities::rows().await);
     rows.push(crate::vault::row().await);
+    rows.push(crate::vault::careful_row().await);
     rows.push(crate::sts::row().await);
     let mut table = BTreeMap::new();
     for row in &rows {

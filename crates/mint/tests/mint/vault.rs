@@ -1,7 +1,7 @@
 //! The Vault minter against a Vault that answers as it is told, well or not.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,6 +28,20 @@ pub async fn row() -> crate::hostile::Row {
         ttl_s: TTL,
         makes: CREDS,
         _alive: Box::new(vault),
+    }
+}
+
+/// The same, where each mint has a token of its own.
+pub async fn careful_row() -> crate::hostile::Row {
+    let row = row().await;
+    let vault = Vault::start().await;
+    let (url, token) = (vault.url.clone(), vault.token.clone());
+    crate::hostile::Row {
+        name: "vault, token_per_mint",
+        url,
+        make: Box::new(move |url| Box::new(Vault::careful_at(url, &token))),
+        _alive: Box::new(vault),
+        ..row
     }
 }
 
@@ -166,14 +180,18 @@ impl Vault {
 
     /// Each mint with a token of its own.
     fn careful(&self) -> VaultMinter {
+        Self::careful_at(&self.url, &self.token)
+    }
+
+    fn careful_at(url: &str, token: &Path) -> VaultMinter {
         let config = VaultConfig {
             engine: Engine::Database,
             wrap: false,
-            address: self.url.clone(),
+            address: url.to_owned(),
             namespace: Some("team/prod".into()),
             ca_file: None,
             identity: None,
-            login: Login::Token { file: self.token.clone() },
+            login: Login::Token { file: token.into() },
             timeout: Duration::from_millis(1500),
             token_per_mint: true,
         };

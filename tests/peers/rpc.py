@@ -29,9 +29,7 @@ class Agent:
             sys.path.insert(0, str(stubs))
         self.grpc = grpc
         self.words = importlib.import_module("agent_pb2")
-        # By itself it names a unix socket's path as the host, which no HTTP/2 server of Rust's reads.
-        local = [("grpc.default_authority", "localhost")] if target.startswith("unix:") else []
-        self.channel = grpc.insecure_channel(target, local)
+        self.channel = grpc.insecure_channel(target)
         self.stub = importlib.import_module("agent_pb2_grpc").AgentStub(self.channel)
         self.metadata = [("authorization", f"Bearer {token}")] if token else []
 

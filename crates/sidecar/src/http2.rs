@@ -18,8 +18,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::authority::Named;
 use crate::connection::{HEAD_TIME, LAST_CALLS, MOST_HEAD};
 use crate::doors::Reply;
+use crate::guard::Peer;
 use crate::linger::Lingering;
 use crate::places::Place;
 use crate::process::Caller;
@@ -74,6 +76,7 @@ pub(crate) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let count = Arc::new(AtomicU32::new(0));
+    let is_unix = caller.peer != Peer::Tcp;
     let service = {
         // Calls end after their connection does: they must not keep its place.
         let (sidecar, place) = (Arc::clone(sidecar), Arc::downgrade(place));
@@ -97,6 +100,7 @@ pub(crate) async fn serve<S>(
         .max_send_buf_size(MOST_UNSENT)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
+    let stream = Named::new(stream, is_unix);
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
     let idle = async {
         let mut before = count.load(Ordering::Relaxed);

@@ -7,6 +7,7 @@
 
 mod ask;
 mod attend;
+mod authority;
 mod breaker;
 mod cache;
 mod chance;

@@ -203,7 +203,7 @@ async fn attend(mut client: BrokerClient<Channel>, attending: Arc<AtomicU64>) {
         let (_up, stream) = mpsc::channel(4);
         if let Ok(down) = client.attend(ReceiverStream::new(stream)).await {
             let mut down = down.into_inner();
-            if client.consistency(ConsistencyRequest { kept: String::new() }).await.is_ok() {
+            if client.consistency(ConsistencyRequest::default()).await.is_ok() {
                 attending.fetch_add(1, Ordering::Relaxed);
                 while let Ok(Some(_)) = down.message().await {}
                 attending.fetch_sub(1, Ordering::Relaxed);

@@ -642,6 +642,35 @@ await test("two steps: a fact of the request is typed before Approve counts, her
   }
 });
 
+await test("what an agent handed on is listed with its chain and bounds, and ended by who may", async () => {
+  const worker = { name: "worker", owner: "bob", team: "data", environment: "demo", model: "demo", model_version: "1" };
+  const registered = await operate("/api/v1/agents", worker);
+  ensure([200, 201].includes(registered.status), JSON.stringify(registered.body));
+  const scopes = { "demo.export": { params: { dataset: "handed", rows: 50 }, ttl: "5m" }, "demo.read": {} };
+  const made = await sidecar("POST", "/v1/delegations", { to: "worker", scopes, ttl: "30m" });
+  ensure(made.status === 201, JSON.stringify(made.body));
+  const { delegation_id: id } = made.body;
+  await page.goto(`${console_}/agents`);
+  await page.getByRole("link", { name: "Delegations" }).click();
+  const row = (tab) => tab.locator("tr", { hasText: id });
+  for (const part of ["demo-agent → worker", "demo.export", "dataset handed", "rows 50", "5 min"]) {
+    const text = (await row(page).textContent()).replace(/\s+/g, " ");
+    ensure(text.includes(part), `${part}: ${text}`);
+  }
+  const carol = await someone("carol");
+  await carol.goto(`${console_}/delegations`);
+  await row(carol).waitFor();
+  ensure(await row(carol).getByRole("button").count() === 0, "carol owns none of its agents");
+  await carol.context().close();
+  await row(page).getByRole("button", { name: `End now: delegation ${id}` }).click();
+  await page.getByRole("status").getByText("has ended").waitFor();
+  ensure(await row(page).count() === 0, "it is still among those that live");
+  await page.getByRole("link", { name: "All of the last day" }).click();
+  await row(page).getByText("ended").first().waitFor();
+  const listed = (await api("/api/v1/delegations?state=all")).delegations.find((d) => d.delegation_id === id);
+  ensure(listed.state === "ended", JSON.stringify(listed));
+});
+
 await test("a passkey scope is approved with the passkey", async () => {
   await authenticator(context, page);
   await page.goto(env.GRANTWRIGHT_ENROL_BOB);

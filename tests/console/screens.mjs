@@ -38,6 +38,14 @@ for (const [dataset, rows, reason] of [["ledger", 2400, "what was booked"], ["in
   quarter.push(await ask("demo.export", { dataset, rows }, reason, { task: "close the third quarter" }));
 }
 
+// What was handed on.
+for (const [name, owner] of [["worker", "bob"], ["indexer", "carol"]]) {
+  await operate("/api/v1/agents", { name, owner, team: "data", environment: "demo", model: "demo-model", model_version: "1.0" });
+}
+await sidecar("POST", "/v1/delegations", { to: "worker", ttl: "1h", passes: 1,
+  scopes: { "demo.export": { params: { dataset: "orders", rows: 500 }, ttl: "5m" }, "demo.read": { params: { dataset: "orders" } } } });
+await sidecar("POST", "/v1/delegations", { to: "indexer", ttl: "20m", scopes: { "aws.s3-read": { params: { bucket: "demo", prefix: "public/" }, ttl: "15m" } } });
+
 async function signed(person, look) {
   const [, colorScheme, width, height] = look;
   const context = await browser.newContext({ colorScheme, viewport: { width, height }, timezoneId: "Europe/Berlin", locale: "en-GB" });
@@ -71,6 +79,7 @@ const PAGES = [
   }],
   ["agents", "bob", "/agents"],
   ["agent", "bob", "/agents/demo-agent"],
+  ["delegations", "bob", "/delegations"],
   ["leases", "bob", "/leases"],
   ["log", "bob", "/log"],
   ["policies", "bob", "/policies"],

@@ -146,6 +146,51 @@ class Delegation(unittest.TestCase):
         self.assertNotEqual(code, 0)
         self.assertIn("delegation", out + err)
 
+    def test_people_list_show_and_end_them_by_command(self):
+        name = doors.fresh()
+        delegation = planner.hand({"demo.export": {"params": {"dataset": name, "rows": 10}, "ttl": "5m"}}, passes=1)
+        code, listed = demo.cli_json("delegation", "list", person=demo.carol)
+        mine = next(d for d in listed["delegations"] if d["delegation_id"] == delegation)
+        self.assertEqual((code, mine["state"], mine["owners"]), (0, "live", {"planner": "bob", "demo-agent": "alice"}))
+        code, out, err = demo.cli("delegation", "list", person=demo.carol)
+        self.assertEqual(code, 0, out + err)
+        self.assertTrue(any(delegation in line and "planner → demo-agent" in line for line in out.splitlines()), out)
+        code, out, err = demo.cli("delegation", "show", delegation, person=demo.carol)
+        self.assertEqual(code, 0, out + err)
+        for part in ("planner → demo-agent", f"demo.export: at most 5 min, dataset {name}, rows 10", "may be passed on",
+                     "bob (planner's)"):
+            self.assertIn(part, out)
+        # She owns neither agent and is no operator.
+        code, out, err = demo.cli("delegation", "end", delegation, person=demo.carol)
+        self.assertEqual(code, 1, out + err)
+        self.assertIn("owners and operators", out + err)
+        code, out, err = demo.cli("delegation", "show", "d-none", person=demo.carol)
+        self.assertEqual(code, 1, out + err)
+        request = doors.pending(delegation=delegation, params={"dataset": name, "rows": 1})
+        code, ended = demo.cli_json("delegation", "end", delegation, person=demo.bob)
+        self.assertEqual((code, ended["state"]), (0, "ended"), ended)
+        self.assertEqual(doors.get(request).json.get("state"), "cancelled")
+        _, live = demo.cli_json("delegation", "list", person=demo.carol)
+        self.assertNotIn(delegation, [d["delegation_id"] for d in live["delegations"]])
+        _, every = demo.cli_json("delegation", "list", "--state", "all", person=demo.carol)
+        self.assertIn(delegation, [d["delegation_id"] for d in every["delegations"]])
+
+    def test_a_deny_is_not_washed_through_another_agent(self):
+        delegation = planner.hand({"demo.export": {}})
+        ask = {"scope": "demo.export", "params": {"dataset": doors.fresh(), "rows": 7}, "reason": "a test"}
+        asked = planner.call("POST", "/v1/credentials", ask)
+        self.assertEqual(asked.status, 202, asked)
+        self.assertEqual(demo.carol.deny(asked.json["request_id"]).status, 200)
+        through = doors.ask(ask["scope"], ask["params"], delegation=delegation)
+        self.assertEqual((through.status, through.code), (403, "denied"), through)
+        # And the other way: what was denied to who was sent.
+        other = {**ask, "params": {"dataset": doors.fresh(), "rows": 7}}
+        sent = doors.ask(other["scope"], other["params"], delegation=delegation)
+        self.assertEqual(sent.status, 202, sent)
+        self.assertEqual(demo.carol.deny(sent.json["request_id"]).status, 200)
+        itself = planner.call("POST", "/v1/credentials", other)
+        self.assertEqual((itself.status, itself.code), (403, "denied"), itself)
+
     def test_the_log_tells_it_and_is_proven(self):
         delegation = planner.hand({"demo.read": {}})
         done = doors.ask("demo.read", {"dataset": doors.fresh()}, delegation=delegation)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from clients import Around, Imds, World
 from ends import SSHD, GitHost, Kubernetes, Registry, Sshd
-from harness import GRANTWRIGHT, ROOT, scratch, until
+from harness import GRANTWRIGHT, ROOT, SIDECAR, Process, call, clean_env, scratch, until
+from own import sidecar_of
 from peers import node
 from peers.ports import free_port
 
@@ -279,11 +280,62 @@ class Paste(unittest.TestCase):
         said = self.shell(events.replace("/ID/", f"/{asked['request_id']}/"))
         self.assertIn("granted", said)
 
-
     @unittest.skipUnless(importlib.util.find_spec("grpc_tools"), "no grpcio")
     def test_grpc(self):
         said = self.shell(self.text("gRPC"), GRANTWRIGHT_SIDECAR_SOCKET=world.doors.socket)
         self.assertEqual(json.loads(said)["token"].count("."), 2)
+
+
+class Delegation(unittest.TestCase):
+    """The lines of “A narrower right for another agent”: two agents, each at its own sidecar."""
+
+    def sidecar(self, name, owner):
+        home = sidecar_of(world.demo, name, owner)
+        process = Process([SIDECAR, "--config", home / "sidecar.toml"], env=clean_env())
+        self.addCleanup(process.kill)
+
+        def ready():
+            self.assertIsNone(process.code(), process.said())
+            try:
+                return call(home / "s.sock", "GET", "/readyz").status == 200
+            except OSError:
+                return False
+        until(f"the sidecar of {name}", 30, ready, 0.05)
+        return home
+
+    def run_line(self, line):
+        done = subprocess.run(["bash", "-ec", line], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=120, env=clean_env(PATH=os.environ["PATH"]))
+        self.assertEqual(done.returncode, 0, f"{line}\n{done.stdout}\n{done.stderr}")
+        return json.loads(done.stdout)
+
+    def test_a_narrower_right_for_another_agent(self):
+        part = PAGE.partition("## A narrower right for another agent\n")[2].partition("\n## ")[0]
+        lines = re.findall(r"(?m)^    (\S.*)$", part)
+        self.assertEqual([line.split()[0] for line in lines], ["curl"] * 3, "each is executed below")
+        homes = {name: self.sidecar(name, owner) for name, owner in (("planner", "bob"), ("worker", "carol"))}
+        for name, home in homes.items():
+            lines = [line.replace(f"/run/grantwright/{name}/sidecar.sock", f"{home}/s.sock") for line in lines]
+        hand, ask, end = lines
+        handed = self.run_line(hand)
+        self.assertEqual((handed["from"], handed["to"], handed["state"]), ("planner", "worker", "live"))
+        delegation = handed["delegation_id"]
+        granted = self.run_line(ask.replace('"ID"', f'"{delegation}"'))
+        self.assertEqual(granted["state"], "granted", granted)
+        asked = world.demo.events(granted["request_id"])[0]
+        self.assertEqual(asked["terms"]["delegation"], ["planner"])
+        ended = self.run_line(end.replace("/ID ", f"/{delegation} "))
+        self.assertEqual(ended["state"], "ended")
+
+    def test_the_policy_for_what_it_may_do_through_another_only(self):
+        text = "".join(f"{line}\n" for line in re.findall(r"(?m)^      (\S.*)$", PAGE) if "worker" in line or "planner" in line)
+        self.assertIn("context.delegation.contains", text)
+        folder = scratch("policy")
+        shutil.copytree(world.demo.dir / "scopes", folder / "scopes")
+        (folder / "policy").mkdir()
+        (folder / "policy/own.cedar").write_text(text)
+        code, out, err = world.demo.cli("policy", "check", folder)
+        self.assertEqual(code, 0, out + err)
 
 
 class Page(unittest.TestCase):

@@ -7,6 +7,7 @@
 pub mod agents;
 pub mod assets;
 pub mod attention;
+pub mod delegations;
 pub mod inbox;
 pub mod layout;
 pub mod leases;

@@ -16,7 +16,7 @@ use crate::roots::Promise;
 use crate::settled::{Mark, Settled};
 
 /// Begins a file; with the version of the program it is the version of the verifier.
-const MAGIC: &str = concat!("grantwright verified/1 ", env!("CARGO_PKG_VERSION"));
+const MAGIC: &str = concat!("grantwright verified/2 ", env!("CARGO_PKG_VERSION"));
 
 /// See the module.
 #[derive(Default)]

@@ -38,10 +38,9 @@ pub(crate) struct Settled {
 struct Packed {
     digest: Mark,
     lease: Mark,
-    issued_at: Timestamp,
     expires_at: Timestamp,
+    until: Timestamp,
     last_at: Timestamp,
-    ttl_s: u32,
     withdrawn: bool,
 }
 
@@ -111,10 +110,9 @@ impl Settled {
             for mark in [&packed.digest, &packed.lease] {
                 out.0.extend_from_slice(mark);
             }
-            for time in [packed.issued_at, packed.expires_at, packed.last_at] {
+            for time in [packed.expires_at, packed.until, packed.last_at] {
                 out.number(time.millis().cast_unsigned());
             }
-            out.number(u64::from(packed.ttl_s));
             out.number(u64::from(packed.withdrawn));
         });
         out.list(self.free.iter(), |out, place| out.0.extend_from_slice(&place.to_be_bytes()));
@@ -128,10 +126,9 @@ impl Settled {
             let (digest, lease) = (from.chunk()?, from.chunk()?);
             let time =
                 |from: &mut In<'_>| Some(Timestamp::from_millis(from.number()?.cast_signed()));
-            let (issued_at, expires_at, last_at) = (time(from)?, time(from)?, time(from)?);
-            let ttl_s = u32::try_from(from.number()?).ok()?;
+            let (expires_at, until, last_at) = (time(from)?, time(from)?, time(from)?);
             let withdrawn = from.number()? == 1;
-            Some(Packed { digest, lease, issued_at, expires_at, last_at, ttl_s, withdrawn })
+            Some(Packed { digest, lease, expires_at, until, last_at, withdrawn })
         })?;
         let free = from.list(place)?;
         let leases = from.list(In::chunk)?;
@@ -178,14 +175,13 @@ fn short(digest: Digest) -> Mark {
 
 impl Packed {
     fn of(granted: &Granted) -> Self {
-        let Granted { digest, ttl_s, last_at, lease } = granted;
+        let Granted { digest, until, last_at, lease } = granted;
         Self {
             digest: short(*digest),
             lease: mark(lease.id.as_str()),
-            issued_at: lease.issued_at,
             expires_at: lease.expires_at,
+            until: *until,
             last_at: *last_at,
-            ttl_s: *ttl_s,
             withdrawn: lease.state == LeaseState::Withdrawn,
         }
     }
@@ -204,13 +200,14 @@ impl Packed {
         }
         let lease = Lease {
             id: lease.clone(),
-            issued_at: self.issued_at,
+            // No later leaf is judged by its beginning, its revocability or its facts.
+            issued_at: self.last_at,
             expires_at: self.expires_at,
             revocable: false,
             state: if self.withdrawn { LeaseState::Withdrawn } else { LeaseState::Live },
             effect: String::new(),
             facts: std::collections::BTreeMap::new(),
         };
-        Some(Granted { digest, ttl_s: self.ttl_s, last_at: self.last_at, lease })
+        Some(Granted { digest, until: self.until, last_at: self.last_at, lease })
     }
 }

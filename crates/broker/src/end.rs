@@ -25,7 +25,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::core::{Broker, lease_of};
 use crate::ended;
 use crate::error::{of_store, refuse};
-use crate::issue::{approve, deliver};
+use crate::issue::{approve, deliver, sticky};
 use crate::wake::Tidings;
 
 const SWEEP: Duration = Duration::from_millis(500);
@@ -385,7 +385,7 @@ pub async fn restore_denies(broker: &Broker) -> Result<(), Refusal> {
                 .find(|v| v.decision == grantwright_domain::Decision::Deny);
             if let Some(vote) = last {
                 let terms = loaded.state.original.iter().chain([&loaded.state.terms]);
-                terms.for_each(|t| crate::people::remember_deny(broker, t, vote.at));
+                terms.for_each(|t| sticky::remember(broker, t, &loaded.texts, vote.at));
             }
         }
     }

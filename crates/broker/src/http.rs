@@ -77,6 +77,8 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("GET", "/agents", Demand::Session),
     ("GET", "/agents/{name}", Demand::Session),
     ("GET", "/attention", Demand::Session),
+    ("GET", "/delegations", Demand::Session),
+    ("POST", "/delegations/{id}/end", Demand::Session),
     ("GET", "/leases", Demand::Session),
     ("POST", "/leases/{id}/revoke", Demand::Session),
     ("GET", "/live", Demand::Session),
@@ -120,6 +122,7 @@ pub const ROUTES: &[(&str, &str, Demand)] = &[
     ("POST", "/api/v1/requests/{id}/erase", Demand::Operator),
     ("GET", "/api/v1/search", Demand::Person),
     ("GET", "/api/v1/delegations", Demand::Person),
+    ("GET", "/api/v1/delegations/{id}", Demand::Person),
     ("POST", "/api/v1/delegations/{id}/end", Demand::Person),
     ("GET", "/api/v1/leases", Demand::Person),
     ("POST", "/api/v1/leases/{id}/revoke", Demand::Person),
@@ -190,6 +193,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/api/v1/requests/{id}/erase", post(search::erase))
         .route("/api/v1/search", get(search::search))
         .route("/api/v1/delegations", get(delegations::list))
+        .route("/api/v1/delegations/{id}", get(delegations::show))
         .route("/api/v1/delegations/{id}/end", post(delegations::end))
         .route("/api/v1/leases", get(leases::list))
         .route("/api/v1/leases/{id}/revoke", post(leases::revoke))

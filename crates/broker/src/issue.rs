@@ -21,6 +21,8 @@ pub mod decide;
 pub mod deliver;
 pub mod mint;
 pub mod record;
+pub(crate) mod sticky;
+pub(crate) mod under;
 
 #[cfg(test)]
 mod races;

@@ -1,7 +1,6 @@
 //! What people do to requests. One function owns each change; every door calls these.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::{
@@ -12,17 +11,16 @@ use grantwright_domain::{
     Authority, Decision, Digest, Event, GroupName, HumanId, ParamValue, Params, RequestId,
     RequestState, Rights, Strength, Terms, Timestamp, VerdictKind, param,
 };
-use grantwright_policy::Approval;
 use grantwright_proof::passkey::verify_vote;
 use grantwright_store::{Loaded, StoreError, Text, Transition};
 use grantwright_wire::Refusal;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::core::{Broker, Caller};
 use crate::error::{no_such_request, of_store, of_violation, refuse};
 use crate::guards::{limits, two_step};
 use crate::http::ceremony::{self, Party};
-use crate::issue::{approve, decide};
+use crate::issue::{approve, decide, sticky, under};
 
 /// Longest text of a question, an answer or a reason, in characters.
 pub const MAX_TEXT: usize = 2000;
@@ -124,18 +122,13 @@ pub async fn because(
         if approves(what) {
             limits::approve(broker, &actor.human, now).map_err(|r| r.request_id(id.as_str()))?;
         }
-        let none = Map::new();
-        let attributes = loaded.leaves.iter().rev().find_map(|(_, e)| match e {
-            Event::Decided(d) => Some(&d.attributes),
-            _ => None,
-        });
         let step = Step {
             broker,
             authority: broker.authority(),
             actor,
             now,
             digest,
-            attributes: attributes.unwrap_or(&none),
+            decided: decide::last(loaded.leaves.iter().map(|(_, event)| event)),
             why,
         };
         let (events, texts) =
@@ -157,7 +150,7 @@ pub async fn because(
             Ok(_) => {
                 if denied {
                     broker.counts.denied.fetch_add(1, Ordering::Relaxed);
-                    terms.iter().for_each(|t| remember_deny(broker, t, now));
+                    terms.iter().for_each(|t| sticky::remember(broker, t, &loaded.texts, now));
                 }
                 broker.wake.changed(id);
                 return broker.store.load(id).await.map_err(of_store)?.ok_or_else(no_such_request);
@@ -199,20 +192,12 @@ pub async fn preview(
         actor,
         now: broker.now().max(loaded.state.last_at),
         digest,
-        attributes: &Map::new(),
+        decided: None,
         why: None,
     };
     let narrower = step.narrower(&loaded.state, ttl_s, params);
     loaded.state = narrower.map_err(|r| r.request_id(id.as_str()))?.1;
     Ok(loaded)
-}
-
-/// A person's deny sticks to the identical ask for a while.
-pub(crate) fn remember_deny(broker: &Broker, terms: &Terms, at: Timestamp) {
-    if let Ok(key) = terms.deny_key() {
-        let until = at.plus_millis(broker.config.deny_sticky_ms());
-        broker.denies.lock().unwrap_or_else(PoisonError::into_inner).insert(key, until);
-    }
 }
 
 /// A second identical vote changes nothing.
@@ -234,8 +219,8 @@ struct Step<'a> {
     actor: &'a Actor,
     now: Timestamp,
     digest: Digest,
-    /// The agent's attributes as the verdict in force recorded them.
-    attributes: &'a Map<String, Value>,
+    /// The decision in force.
+    decided: Option<&'a Decided>,
     /// Why the person narrows.
     why: Option<&'a str>,
 }
@@ -248,8 +233,8 @@ struct Permitted {
 }
 
 type Staged = (Vec<Event>, Vec<Text>);
-/// The events of narrowing, the request after them, and the agent's attributes.
-type Narrower = (Vec<Event>, RequestState, Map<String, Value>);
+/// The events of narrowing, and the request after them.
+type Narrower = (Vec<Event>, RequestState);
 
 impl Step<'_> {
     fn events(&self, state: &RequestState, what: &Intention) -> Result<Staged, Refusal> {
@@ -364,7 +349,7 @@ impl Step<'_> {
             seen,
             code,
             reason,
-            self.attributes,
+            self.decided,
         )?;
         if decision == Decision::Approve {
             vote.confirmed = self.confirmed(&state.terms, confirm)?;
@@ -378,7 +363,7 @@ impl Step<'_> {
         &self,
         state: &RequestState,
         terms: &Terms,
-        attributes: &Map<String, Value>,
+        decided: Option<&Decided>,
     ) -> Result<Permitted, Refusal> {
         let policy = decide::in_force(self.broker, &self.authority)?;
         let groups = self.authority.groups_of(&self.actor.human, self.now);
@@ -407,21 +392,17 @@ impl Step<'_> {
             )),
             _ => Ok(()),
         })?;
-        let policies = policy
-            .may_approve(&Approval {
-                human: &self.actor.human,
-                groups: &groups,
-                scope,
-                agent: &terms.agent,
-                params: &terms.params,
-                attributes,
-                ttl_s: terms.ttl_s,
-                channel: self.actor.channel,
-                at: self.now,
-            })
-            .map_err(|e| {
-                refuse(403, e.code(), e.to_string(), "another eligible person can decide")
-            })?;
+        let ballot = decide::Ballot {
+            human: &self.actor.human,
+            channel: self.actor.channel,
+            terms,
+            scope,
+            decided,
+            at: self.now,
+        };
+        let policies = decide::may_approve(&policy, &self.authority, &ballot).map_err(|e| {
+            refuse(403, e.code(), e.to_string(), "another eligible person can decide")
+        })?;
         Ok(Permitted { groups, policies, policy_set: policy.digest() })
     }
 
@@ -435,10 +416,12 @@ impl Step<'_> {
         seen: Option<u64>,
         code: &str,
         reason: Option<Digest>,
-        attributes: &Map<String, Value>,
+        decided: Option<&Decided>,
     ) -> Result<Voted, Refusal> {
-        let Permitted { groups, policies, policy_set } =
-            self.permitted(state, terms, attributes)?;
+        let Permitted { groups, policies, policy_set } = self.permitted(state, terms, decided)?;
+        if decision == Decision::Approve && state.phase.is_open() {
+            self.in_time(terms)?;
+        }
         Ok(Voted {
             at: self.now,
             digest,
@@ -454,6 +437,14 @@ impl Step<'_> {
             reason,
             confirmed: None,
             proof: None,
+        })
+    }
+
+    /// What its delegation covers no longer could not be minted: nobody is let approve it in vain.
+    fn in_time(&self, terms: &Terms) -> Result<(), Refusal> {
+        let Some(scope) = self.authority.catalog.get(&terms.template) else { return Ok(()) };
+        under::fits(self.broker, &self.authority, terms, scope, self.now).map_err(|r| {
+            r.next("narrow it to a shorter lifetime, or deny it: it is asked under a delegation")
         })
     }
 
@@ -477,7 +468,7 @@ impl Step<'_> {
 
     fn question(&self, state: &RequestState, text: &str) -> Result<Staged, Refusal> {
         if state.phase.is_open() && state.verdict.is_some() {
-            self.permitted(state, &state.terms, self.attributes)?;
+            self.permitted(state, &state.terms, self.decided)?;
         }
         let mut texts = Vec::new();
         let text = self.commit(&mut texts, format!("question:{}", state.version), text)?;
@@ -501,7 +492,8 @@ impl Step<'_> {
         params: Option<&Value>,
         confirm: Option<&str>,
     ) -> Result<Staged, Refusal> {
-        let (mut events, next, attributes) = self.narrower(state, ttl_s, params)?;
+        let (mut events, next) = self.narrower(state, ttl_s, params)?;
+        let decided = decide::last(events.iter()).cloned();
         let mut texts = Vec::new();
         if let Some(why) = self.why.filter(|w| !w.trim().is_empty()) {
             let reason = self.commit(&mut texts, format!("narrowed:{}", state.version), why)?;
@@ -517,17 +509,25 @@ impl Step<'_> {
         // For a passkey scope the narrowing is a proposal, to be signed.
         if asks && !signed && next.phase.is_open() {
             let seen = next.last_seen;
-            let mut vote =
-                self.voted(&next, terms, digest, Decision::Approve, seen, "", None, &attributes)?;
+            let mut vote = self.voted(
+                &next,
+                terms,
+                digest,
+                Decision::Approve,
+                seen,
+                "",
+                None,
+                decided.as_ref(),
+            )?;
             vote.confirmed = self.confirmed(terms, confirm)?;
             events.push(Event::Voted(vote));
         } else {
-            self.permitted(&next, terms, &attributes)?;
+            self.permitted(&next, terms, decided.as_ref())?;
         }
         Ok((events, texts))
     }
 
-    /// The narrower terms and their verdict, the request as it then is, and the agent's attributes.
+    /// The narrower terms and their verdict, and the request as it then is.
     fn narrower(
         &self,
         state: &RequestState,
@@ -571,7 +571,7 @@ impl Step<'_> {
             digest,
             request_id: old.request_id.clone(),
             verdict,
-            attributes: attributes.clone(),
+            attributes,
             context,
             chain: decide::chain(&self.authority, &next.terms, self.now),
             again: false,
@@ -581,7 +581,7 @@ impl Step<'_> {
         });
         next.apply(u64::MAX, &decided, Rights::Now(&self.authority))
             .map_err(|v| of_violation(&v))?;
-        Ok((vec![narrowed, decided], next, attributes))
+        Ok((vec![narrowed, decided], next))
     }
 
     fn commit(&self, texts: &mut Vec<Text>, name: String, text: &str) -> Result<Digest, Refusal> {

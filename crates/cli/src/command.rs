@@ -44,6 +44,9 @@ pub enum Command {
     /// Decide what agents ask for.
     #[command(subcommand)]
     Approval(crate::approval::Command),
+    /// Rights that agents handed on.
+    #[command(subcommand)]
+    Delegation(crate::delegation::Command),
     /// Credentials that are alive.
     #[command(subcommand)]
     Lease(crate::lease::Command),
@@ -139,6 +142,7 @@ impl Command {
             Self::Helper(command) => wait(crate::helper::run(out, settings, command)),
             Self::Login(args) => wait(crate::login::run(out, settings, &args)),
             Self::Approval(command) => wait(crate::approval::run(out, settings, command)),
+            Self::Delegation(command) => wait(crate::delegation::run(out, settings, command)),
             Self::Lease(command) => wait(crate::lease::run(out, settings, command)),
             Self::Revoke(args) => wait(crate::revoke::run(out, settings, &args)),
             Self::Agent(command) => wait(crate::agent::run(out, settings, command)),

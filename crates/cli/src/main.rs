@@ -12,6 +12,7 @@ mod aws;
 mod broker;
 mod command;
 mod config;
+mod delegation;
 mod demo;
 mod door;
 mod exec;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::authority::{Authority, FORGET_MS};
 use crate::digest::Digest;
 use crate::event::{Delegated, DelegationEnded};
-use crate::id::{AgentId, DelegationId, InstanceId, ScopeName};
+use crate::id::{AgentId, DelegationId, HumanId, InstanceId, ScopeName};
 use crate::param::{ParamValue, Params};
 use crate::request::Terms;
 use crate::scope::Scope;
@@ -151,6 +151,43 @@ impl Authority {
         self.within(&terms.scope, bounds, &terms.params)
     }
 
+    /// When the delegation that these terms name ends by itself; none where they name none. One that is
+    /// remembered no longer is over since long.
+    #[must_use]
+    pub fn lasts(&self, terms: &Terms) -> Option<Timestamp> {
+        let known = self.delegations.get(terms.delegation_id.as_ref()?);
+        Some(known.map_or(Timestamp::from_millis(0), |d| d.expires_at))
+    }
+
+    /// Since when the right that these terms name was handed on, by the first who did; none where they name
+    /// none, or one that is remembered no longer.
+    #[must_use]
+    pub fn handed_since(&self, terms: &Terms) -> Option<Timestamp> {
+        let mut known = self.delegations.get(terms.delegation_id.as_ref()?)?;
+        for _ in 0..MAX_DEPTH {
+            match known.parent.as_ref().and_then(|parent| self.delegations.get(parent)) {
+                Some(parent) => known = parent,
+                None => break,
+            }
+        }
+        Some(known.made_at)
+    }
+
+    /// As [`Authority::lasts`], of a credential that is valid until `end`: no credential outlives the
+    /// delegation under which it was asked for, however long its backend took.
+    ///
+    /// # Errors
+    /// The rule `delegation`.
+    pub fn outlasts(&self, terms: &Terms, end: Timestamp) -> Result<Option<Timestamp>, Violation> {
+        match self.lasts(terms) {
+            Some(last) if end > last => Err(refuse(
+                "delegation_outlived",
+                format!("the credential lasts until {end}, its delegation until {last}"),
+            )),
+            last => Ok(last),
+        }
+    }
+
     /// Whether every parameter that is bounded is there, and is as narrow.
     fn within(&self, name: &ScopeName, bounds: &Bounds, params: &Params) -> Result<(), Violation> {
         let scope = self.declared(name, &bounds.template)?;
@@ -286,22 +323,24 @@ impl Authority {
         self.within(name, had, &bounds.params)
     }
 
+    /// Whether this person may end a delegation: an operator, or the owner of one of its agents.
+    #[must_use]
+    pub fn may_end(&self, delegation: &Delegation, human: &HumanId) -> bool {
+        let mut agents = delegation.agents().filter_map(|a| self.agents.get(a));
+        self.is_operator(human)
+            || (self.humans.get(human).is_some_and(|h| h.active)
+                && agents.any(|a| a.owner() == Some(human)))
+    }
+
     /// Folds the end of a delegation in.
     pub(crate) fn end_delegation(&mut self, e: &DelegationEnded) -> Result<(), Violation> {
         let known = self.delegations.get(&e.delegation_id).filter(|d| d.is_live(e.at));
         let known = known.ok_or_else(|| {
             refuse("delegation_unknown", "there is no such delegation, or it has ended")
         })?;
-        let owns = |human| {
-            let mut agents = known.agents().filter_map(|a| self.agents.get(a));
-            agents.any(|a| a.owner() == Some(human))
-        };
         let may = match (&e.agent, &e.human) {
             (Some(agent), None) => known.agents().any(|a| a == agent),
-            (None, Some(human)) => {
-                self.is_operator(human)
-                    || (self.humans.get(human).is_some_and(|h| h.active) && owns(human))
-            }
+            (None, Some(human)) => self.may_end(known, human),
             _ => false,
         };
         if !may {

@@ -19,7 +19,7 @@ pub enum Ineligible {
     /// The task runs on this person's behalf.
     #[error("the task runs on their behalf")]
     OnBehalfOf,
-    /// Owns an agent in the delegation chain.
+    /// Owns an agent in the delegation chain, or owned it at some time since the right was handed on.
     #[error("owns an agent that passed the right on")]
     Delegate,
     /// The agent's owner made the link by which a passkey of this person was enrolled.
@@ -111,9 +111,13 @@ pub fn check(
     if authority.stand_ins(human, now).any(owns) {
         return Err(Ineligible::OwnersToken);
     }
+    // Handing the right on was their agent's act: who owned it then is not absolved by giving it away.
+    let since = authority
+        .handed_since(&request.terms)
+        .map_or(request.requested_at, |made| made.min(request.requested_at));
     let delegated = |by: &HumanId| {
         let mut delegates = request.terms.delegation.iter().map(|d| authority.agents.get(d));
-        delegates.any(|a| a.is_none_or(|a| a.owned_since(by, request.requested_at)))
+        delegates.any(|a| a.is_none_or(|a| a.owned_since(by, since)))
     };
     if delegated(human) {
         return Err(Ineligible::Delegate);

@@ -273,7 +273,8 @@ pub struct Lease {
 
 impl Lease {
     /// Folds a leaf about this very lease in: its end, its extension, its revocation.
-    fn step(&mut self, event: &Event, ttl_s: u32) -> Result<(), Violation> {
+    /// It lasts until `until` at most, however often it is extended.
+    fn step(&mut self, event: &Event, until: Timestamp) -> Result<(), Violation> {
         let refuse = |rule, detail: String| Err(Violation::rule(rule, detail));
         let named = match event {
             Event::Expired(e) => e.lease_id.as_ref(),
@@ -295,8 +296,8 @@ impl Lease {
                 if self.state != LeaseState::Live {
                     return refuse("lease", "a withdrawn lease is not extended".into());
                 }
-                if e.expires_at > self.issued_at.plus_seconds(i64::from(ttl_s)) {
-                    return refuse("lifetime", "renewed beyond the approved lifetime".into());
+                if e.expires_at > until {
+                    return refuse("lifetime", format!("renewed beyond its last end, {until}"));
                 }
                 if e.at >= self.expires_at || e.expires_at <= e.at {
                     return refuse(
@@ -348,8 +349,9 @@ impl LeaseState {
 pub struct Granted {
     /// D that was minted.
     pub digest: Digest,
-    /// The lifetime that was approved, in seconds.
-    pub ttl_s: u32,
+    /// How far its lease can be extended: for the lifetime that was approved, and no further than the
+    /// delegation under which it was issued.
+    pub until: Timestamp,
     /// Time of the request's last leaf.
     pub last_at: Timestamp,
     /// The lease.
@@ -375,7 +377,7 @@ impl Granted {
         };
         in_order(index, self.last_at, event, rights)?;
         bound(*digest, self.digest)?;
-        self.lease.step(event, self.ttl_s)?;
+        self.lease.step(event, self.until)?;
         self.last_at = event.at();
         Ok(())
     }
@@ -459,6 +461,9 @@ pub struct RequestState {
     pub end_code: String,
     /// The lease, once issued.
     pub lease: Option<Lease>,
+    /// The end of the delegation under which it was issued, as known when that leaf was folded with
+    /// [`Rights::Now`].
+    pub lasts: Option<Timestamp>,
 }
 
 impl RequestState {
@@ -529,6 +534,7 @@ impl RequestState {
             approved_at: None,
             end_code: String::new(),
             lease: None,
+            lasts: None,
             terms: e.terms,
         })
     }
@@ -618,8 +624,14 @@ impl RequestState {
     #[must_use]
     pub fn granted(&self) -> Option<Granted> {
         let lease = self.lease.as_ref().filter(|lease| lease.state.is_valid())?;
-        let (digest, ttl_s, last_at) = (self.digest, self.terms.ttl_s, self.last_at);
-        Some(Granted { digest, ttl_s, last_at, lease: lease.clone() })
+        let (digest, until, last_at) = (self.digest, self.until(lease), self.last_at);
+        Some(Granted { digest, until, last_at, lease: lease.clone() })
+    }
+
+    /// How far a lease can be extended.
+    fn until(&self, lease: &Lease) -> Timestamp {
+        let approved = lease.issued_at.plus_seconds(i64::from(self.terms.ttl_s));
+        self.lasts.map_or(approved, |end| end.min(approved))
     }
 
     /// The state after a request's proven leaves, in order.
@@ -965,6 +977,9 @@ impl RequestState {
                 self.require(e.expires_at > e.at && e.expires_at <= ends, "lifetime", || {
                     format!("the credential ends at {}, its approval at {ends}", e.expires_at)
                 })?;
+                if let Rights::Now(authority) = rights {
+                    self.lasts = authority.outlasts(&self.terms, e.expires_at)?;
+                }
                 self.phase = Phase::Granted;
                 self.lease = Some(Lease {
                     id: e.lease_id.clone(),
@@ -1015,10 +1030,13 @@ impl RequestState {
             | Event::Renewed(Renewed { digest, .. })
             | Event::Revoked(Revoked { digest, .. }) => {
                 bound(*digest, self.digest)?;
-                let ttl_s = self.terms.ttl_s;
-                match &mut self.lease {
-                    Some(lease) => lease.step(event, ttl_s)?,
-                    None => return Err(no_live_lease()),
+                let until = self.lease.as_ref().map(|lease| self.until(lease));
+                match (&mut self.lease, until) {
+                    (Some(lease), Some(until)) => lease.step(event, until)?,
+                    _ => return Err(no_live_lease()),
+                }
+                if let (Event::Renewed(e), Rights::Now(authority)) = (event, rights) {
+                    authority.outlasts(&self.terms, e.expires_at)?;
                 }
             }
             _ => {

@@ -1,9 +1,11 @@
-//! Cedar's own answer to `approve`, asked beside `domain`'s eligibility at the vote and at the mint.
+//! Cedar's own answer to `approve`, asked beside `domain`'s eligibility at the vote and at the mint. What is
+//! asked under a delegation is asked about every agent that passed the right on too, as if that agent asked:
+//! nobody approves through another what they may not approve for itself.
 
 use std::collections::BTreeSet;
 
 use cedar_policy::Request;
-use grantwright_domain::{AgentId, GroupName, HumanId, Params, Scope, Timestamp};
+use grantwright_domain::{AgentId, GroupName, HumanId, Scope, Terms, Timestamp, text};
 use serde_json::{Map, Value};
 
 use crate::decide::{Answer, Failure, forbidden, ids, reason};
@@ -21,14 +23,12 @@ pub struct Approval<'a> {
     pub groups: &'a BTreeSet<GroupName>,
     /// The declaration that the terms pin.
     pub scope: &'a Scope,
-    /// The open parameters.
-    pub params: &'a Params,
-    /// Whose request it is.
-    pub agent: &'a AgentId,
+    /// The terms in force: whose request it is, and through whom.
+    pub terms: &'a Terms,
     /// The agent's attributes as the `decided` leaf in force records them.
     pub attributes: &'a Map<String, Value>,
-    /// Lifetime in seconds.
-    pub ttl_s: u32,
+    /// By the same leaf those of the agents that passed the right on, in their order.
+    pub chain: &'a [Map<String, Value>],
     /// Through what the vote came.
     pub channel: &'a str,
     /// When.
@@ -67,6 +67,13 @@ impl Refusal {
             Self::PolicyError { .. } => "policy_error",
         }
     }
+
+    /// The same, with the agent that passed the right on and is the reason.
+    fn through(mut self, agent: &AgentId) -> Self {
+        let (Self::Forbidden { reason, .. } | Self::PolicyError { reason, .. }) = &mut self;
+        *reason = format!("through `{}`: {reason}", text::visible(agent.as_str()));
+        self
+    }
 }
 
 impl From<Failure> for Refusal {
@@ -76,12 +83,31 @@ impl From<Failure> for Refusal {
 }
 
 impl PolicySet {
-    /// Whether policy lets this person approve; the determining policies, for the vote's leaf.
+    /// Whether policy lets this person approve, for the agent that asks and for each that passed the right
+    /// on; of the agent that asks the determining policies, for the vote's leaf.
     ///
     /// # Errors
     /// Nothing permits it, something forbids it, or something could not be evaluated.
     pub fn may_approve(&self, vote: &Approval<'_>) -> Result<BTreeSet<String>, Refusal> {
-        match self.approve_answer(vote)? {
+        let own = self.approves_for(vote, &vote.terms.agent, vote.attributes)?;
+        let chain = &vote.terms.delegation;
+        if chain.len() != vote.chain.len() {
+            let reason = "the attributes are not those of the agents that passed the right on";
+            return Err(Failure::from(Mismatch(reason.into())).into());
+        }
+        for (agent, attributes) in chain.iter().zip(vote.chain) {
+            self.approves_for(vote, agent, attributes).map_err(|r| r.through(agent))?;
+        }
+        Ok(own)
+    }
+
+    fn approves_for(
+        &self,
+        vote: &Approval<'_>,
+        agent: &AgentId,
+        attributes: &Map<String, Value>,
+    ) -> Result<BTreeSet<String>, Refusal> {
+        match self.approve_answer(vote, agent, attributes)? {
             Answer::Permitted(rules) => Ok(ids(&rules)),
             Answer::Forbidden(rules) => Err(Refusal::Forbidden {
                 reason: reason(&rules, || forbidden(&rules)),
@@ -94,7 +120,12 @@ impl PolicySet {
         }
     }
 
-    fn approve_answer(&self, vote: &Approval<'_>) -> Result<Answer<'_>, Failure> {
+    fn approve_answer(
+        &self,
+        vote: &Approval<'_>,
+        agent: &AgentId,
+        attributes: &Map<String, Value>,
+    ) -> Result<Answer<'_>, Failure> {
         let name = vote.scope.name.as_str();
         let scope =
             self.known.get(&vote.scope.name).filter(|k| k.is(vote.scope)).ok_or_else(|| {
@@ -102,11 +133,11 @@ impl PolicySet {
             })?;
         let time = Time::at(&self.zone, vote.at)
             .ok_or_else(|| Mismatch("the time lies beyond the calendar".into()))?;
-        let attributes = Attributes::read(vote.attributes)?;
-        let agent = self.kinds.agent_uid(vote.agent);
-        let params = facts::params(vote.scope, vote.params)?;
+        let attributes = Attributes::read(attributes)?;
+        let agent = self.kinds.agent_uid(agent);
+        let params = facts::params(vote.scope, &vote.terms.params)?;
         let context =
-            facts::approve_context(agent.clone(), params, vote.ttl_s, &time, vote.channel);
+            facts::approve_context(agent.clone(), params, vote.terms.ttl_s, &time, vote.channel);
         let mut entities = vec![
             self.kinds.agent(agent, &attributes),
             self.kinds.human(vote.human, vote.groups),

@@ -183,14 +183,14 @@ impl PolicySet {
     }
 
     /// Asks again whether the voter of an approving `voted` leaf might approve, upon the terms in force then
-    /// and the attributes of the `decided` leaf in force then.
+    /// and the `decided` leaf in force then.
     ///
     /// # Errors
     /// Says what differs.
     pub fn replay_vote(
         &self,
         voted: &Voted,
-        attributes: &Map<String, Value>,
+        decided: &Decided,
         terms: &Terms,
         scope: &Scope,
     ) -> Result<(), String> {
@@ -205,10 +205,9 @@ impl PolicySet {
                 human: &voted.human,
                 groups: &voted.groups,
                 scope,
-                params: &terms.params,
-                agent: &terms.agent,
-                attributes,
-                ttl_s: terms.ttl_s,
+                terms,
+                attributes: &decided.attributes,
+                chain: &decided.chain,
                 channel: &voted.channel,
                 at: voted.at,
             })

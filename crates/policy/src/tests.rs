@@ -6,8 +6,8 @@ use grantwright_domain::event::{
     AgentSet, Attributes, Event, GroupSet, HumanSet, ModelSet, Opened,
 };
 use grantwright_domain::{
-    AgentId, Authority, GroupName, HumanId, ParamValue, Params, Scope, ScopeName, Timestamp,
-    Verdict,
+    AgentId, Authority, Digest, GroupName, HumanId, InstanceId, ParamValue, Params, RequestId,
+    Scope, ScopeName, Terms, Timestamp, Verdict,
 };
 use serde_json::{Map, Value};
 
@@ -147,6 +147,30 @@ pub(crate) fn facts(set: &PolicySet, now: Timestamp) -> (Map<String, Value>, Map
 
 pub(crate) fn scope<'a>(set: &'a PolicySet, name: &str) -> &'a Scope {
     &set.scopes()[&ScopeName::parse(name).unwrap()]
+}
+
+/// What `demo-agent` asks for by its own right.
+pub(crate) fn terms(scope: &Scope, params: Params, ttl_s: u32) -> Terms {
+    Terms {
+        version: 1,
+        origin: "log".into(),
+        request_id: RequestId::parse("r-1").unwrap(),
+        agent: agent(),
+        instance: InstanceId::parse("i-1").unwrap(),
+        workload: "w".into(),
+        process: None,
+        delegation: Vec::new(),
+        delegation_id: None,
+        on_behalf_of: None,
+        scope: scope.name.clone(),
+        template: scope.digest().unwrap(),
+        params,
+        sealed_params: Default::default(),
+        ttl_s,
+        task: None,
+        reason: Digest::of("commitment", b""),
+        decide_by: NOW.plus_seconds(60),
+    }
 }
 
 pub(crate) fn dataset(value: &str) -> Params {

@@ -220,7 +220,8 @@ impl Sidecar {
     pub(crate) async fn prove(&self) -> Result<(), Box<Refusal>> {
         let sent = self.remember.kept();
         let note = sent.as_ref().map(|kept| kept.note.clone()).unwrap_or_default();
-        let reply = match self.upstream.consistency(note).await {
+        let wants_key = self.remember.wants_recovery_key();
+        let reply = match self.upstream.consistency(note, wants_key).await {
             Ok(reply) => reply,
             Err(refusal) => {
                 if refusal.code == "log_inconsistent" {

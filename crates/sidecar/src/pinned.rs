@@ -1,5 +1,5 @@
-//! The log that this sidecar trusts: its key, the offline recovery key that was pinned when it enrolled,
-//! and the keys of the epochs before. Only a leaf signed by the recovery key moves it to another log.
+//! The log that this sidecar trusts: its key, the offline recovery key that was pinned when it enrolled
+//! (or learned from the log's first leaf, by one that enrolled before), and the keys of the epochs before. Only a leaf signed by the recovery key moves it to another log.
 
 use std::path::{Path, PathBuf};
 
@@ -60,6 +60,12 @@ impl PinnedLog {
             older: stored.older.iter().map(key).collect::<Result<_, _>>()?,
             file: new.file.clone(),
         })
+    }
+
+    /// The same, with the key that its log was found to name; not on disk yet.
+    #[must_use]
+    pub fn with_recovery(&self, recovery: Vkey) -> Self {
+        Self { recovery: Some(recovery), ..self.clone() }
     }
 
     /// Writes it, durably.

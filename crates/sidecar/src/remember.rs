@@ -73,6 +73,8 @@ pub struct Remember {
     /// Checkpoints of epochs before this one, as evidence.
     older: Mutex<Vec<String>>,
     inconsistent: AtomicBool,
+    /// The log's first leaf was looked at, and names no recovery key.
+    no_recovery: AtomicBool,
     /// Told when `kept` has changed and is not on disk yet.
     unsaved: Notify,
     /// Told when a proof of the newest state is wanted.
@@ -123,6 +125,7 @@ impl Remember {
             past: Mutex::new(past),
             older: Mutex::new(older),
             inconsistent: AtomicBool::new(false),
+            no_recovery: AtomicBool::new(false),
             unsaved: Notify::new(),
             recheck: Notify::new(),
         })
@@ -237,6 +240,7 @@ impl Remember {
         if !begun {
             self.extend(sent, &head, &hashes(&reply.proof)?)?;
         }
+        self.learn_recovery_key(&head, reply);
         if self.inconsistent.swap(false, Ordering::Relaxed) {
             tracing::info!(
                 size = head.size,
@@ -295,6 +299,46 @@ impl Remember {
         drop(older);
         self.unsaved.notify_one();
         Ok(true)
+    }
+
+    /// Whether the log's first leaf is worth asking for: this sidecar enrolled before it pinned recovery
+    /// keys.
+    pub fn wants_recovery_key(&self) -> bool {
+        let pinned = self.pinned.read().unwrap_or_else(PoisonError::into_inner);
+        pinned.recovery.is_none() && !self.no_recovery.load(Ordering::Relaxed)
+    }
+
+    /// Pins the recovery key that the log's first leaf names, once that leaf is proven to be the first of
+    /// the log that this sidecar trusts and has seen grow: nobody can name another key for it later. One
+    /// that is pinned is never replaced. What does not hold is said, and changes nothing.
+    fn learn_recovery_key(&self, head: &Kept, reply: &ConsistencyReply) {
+        if reply.first_leaf.is_empty() || !self.wants_recovery_key() {
+            return;
+        }
+        let proven = hashes(&reply.first_leaf_inclusion).and_then(|proof| {
+            verify_inclusion(leaf_hash(&reply.first_leaf), 0, head.size, &proof, head.root)
+        });
+        if let Err(why) = proven {
+            tracing::warn!(%why, "the broker showed a first leaf that is not the log's");
+            return;
+        }
+        let mut pinned = self.pinned.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(recovery) = recovery_key(&reply.first_leaf, &pinned.vkey) else {
+            self.no_recovery.store(true, Ordering::Relaxed);
+            tracing::warn!(
+                "the log names no recovery key: this sidecar follows it into no new epoch"
+            );
+            return;
+        };
+        let key = recovery.to_string();
+        let next = pinned.with_recovery(recovery);
+        match next.save() {
+            Ok(()) => {
+                tracing::warn!(key, "pinned the recovery key that the log's first leaf names");
+                *pinned = next;
+            }
+            Err(why) => tracing::warn!(%why, "the recovery key is not kept"),
+        }
     }
 
     /// Refuses an epoch that goes on from another history of the old log than this sidecar saw: whoever
@@ -435,6 +479,17 @@ fn issued_at(leaf: &[u8], request_id: &str, lease_id: &str) -> Option<Timestamp>
         return None;
     }
     Timestamp::parse(leaf.get("at")?.as_str()?).ok()
+}
+
+/// The recovery key that the first leaf of the log signed by `vkey` names.
+fn recovery_key(leaf: &[u8], vkey: &Vkey) -> Option<Vkey> {
+    let leaf = canonical::parse(leaf).ok()?;
+    let text = |name: &str| leaf.get(name).and_then(Value::as_str);
+    let begins = matches!(text("kind"), Some("opened" | "epoch_started"));
+    if !begins || text("vkey")? != vkey.to_string() {
+        return None;
+    }
+    Vkey::parse(text("recovery_key")?).ok()
 }
 
 #[cfg(test)]

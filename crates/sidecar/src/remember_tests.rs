@@ -312,3 +312,74 @@ fn a_sidecar_that_pinned_no_recovery_key_accepts_no_epoch() {
     let (log, leaf) = next(&old, &recovery);
     it.check_consistency(it.kept().as_ref(), &shown(&log, &leaf)).unwrap_err();
 }
+
+/// A log whose first leaf is this.
+fn log_of(first: &[u8]) -> Log {
+    let mut edge = Edge::from_frontier(&Frontier::new());
+    edge.append(leaf_hash(first));
+    edge.append(leaf_hash(b"another"));
+    Log { edge, signer: NoteSigner::from_seed("test.example/log", &[1; 32]).unwrap() }
+}
+
+fn first_leaf(vkey: &Vkey, recovery: Option<&Vkey>) -> Vec<u8> {
+    let mut leaf =
+        json!({"at": "2026-11-21T01:44:50Z", "kind": "opened", "vkey": vkey.to_string()});
+    if let (Value::Object(map), Some(key)) = (&mut leaf, recovery) {
+        map.insert("recovery_key".into(), key.to_string().into());
+    }
+    canonical::to_bytes(&leaf).unwrap()
+}
+
+fn with_first(log: &Log, leaf: &[u8]) -> ConsistencyReply {
+    let inclusion = log.edge.inclusion_proof(0, log.edge.size(), &Nothing).unwrap();
+    ConsistencyReply {
+        first_leaf: leaf.to_vec(),
+        first_leaf_inclusion: inclusion.into_iter().map(|hash| hash.0.to_vec()).collect(),
+        ..log.consistency(0)
+    }
+}
+
+#[test]
+fn one_that_pinned_no_recovery_key_learns_it_from_the_first_leaf_of_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = |seed| NoteSigner::from_seed("test.example/recovery", &[seed; 32]).unwrap();
+    let (recovery, other) = (key(9), key(8));
+    let vkey = old_vkey();
+    let leaf = first_leaf(vkey, Some(recovery.vkey()));
+    let log = log_of(&leaf);
+    let reopened = || PinnedLog::open(dir.path(), vkey).unwrap().recovery;
+    let it = remember(&log, dir.path());
+    it.check_consistency(None, &log.consistency(0)).unwrap();
+    assert!(it.wants_recovery_key(), "none was shown");
+    // A leaf that is not the log's first: another key, the same at another place, no proof.
+    let forged = first_leaf(vkey, Some(other.vkey()));
+    let unproven = ConsistencyReply { first_leaf_inclusion: vec![], ..with_first(&log, &leaf) };
+    for reply in [with_first(&log, &forged), with_first(&log, b"another"), unproven] {
+        it.check_consistency(it.kept().as_ref(), &reply).unwrap();
+        assert!(it.wants_recovery_key() && reopened().is_none());
+        assert!(!it.is_inconsistent(), "what it knew holds all the same");
+    }
+    it.check_consistency(it.kept().as_ref(), &with_first(&log, &leaf)).unwrap();
+    assert!(!it.wants_recovery_key());
+    assert_eq!(reopened().map(|k| k.to_string()), Some(recovery.vkey().to_string()));
+    // Of two logs with one key, the other's first leaf replaces nothing that is pinned.
+    let pinned = PinnedLog::open(dir.path(), vkey).unwrap();
+    let path = dir.path().join("fresh");
+    let it = Remember::open(pinned, path).unwrap();
+    it.check_consistency(None, &with_first(&log_of(&forged), &forged)).unwrap();
+    assert_eq!(reopened().map(|k| k.to_string()), Some(recovery.vkey().to_string()));
+}
+
+#[test]
+fn a_log_that_names_no_recovery_key_is_asked_for_it_once() {
+    let recovery = NoteSigner::from_seed("test.example/recovery", &[9; 32]).unwrap();
+    let stranger = NoteSigner::from_seed("test.example/log", &[7; 32]).unwrap();
+    for leaf in [first_leaf(old_vkey(), None), first_leaf(stranger.vkey(), Some(recovery.vkey()))] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log_of(&leaf);
+        let it = remember(&log, dir.path());
+        it.check_consistency(None, &with_first(&log, &leaf)).unwrap();
+        assert!(!it.wants_recovery_key());
+        assert!(PinnedLog::open(dir.path(), old_vkey()).unwrap().recovery.is_none());
+    }
+}

@@ -151,8 +151,9 @@ impl Upstream {
 
     /// # Errors
     /// See [`Upstream::ask`].
-    pub async fn consistency(&self, kept: String) -> Called<ConsistencyReply> {
-        self.tried(CALL_TIME, self.client().consistency(ConsistencyRequest { kept })).await
+    pub async fn consistency(&self, kept: String, first_leaf: bool) -> Called<ConsistencyReply> {
+        let request = ConsistencyRequest { kept, first_leaf };
+        self.tried(CALL_TIME, self.client().consistency(request)).await
     }
 
     /// # Errors

@@ -45,7 +45,7 @@ pub struct Sidecar {
 #[must_use]
 pub fn agents(rows: &[Agent], more: usize, now: Timestamp) -> Markup {
     html! {
-        div.head { h1 { "Agents" } p { (several(rows.len() + more, "agent", "agents")) } }
+        div.head { h1 { "Agents" } p { (several(rows.len() + more, "agent", "agents")) ". " a href="/delegations" { "Delegations" } } }
         @if rows.is_empty() { p.empty { "No agent is registered. An operator registers one with " code { "grantwright agent set" } "." } }
         @else { div.scroll {
             table.cards {

@@ -29,8 +29,14 @@ pub(crate) struct Judge {
     second: Option<(i64, Moment)>,
     /// The shapes of asks that are not decided yet, whose parameters are of their types.
     asked: HashMap<RequestId, u64>,
-    /// Of each request that waits for people, the attributes that its last verdict rested on.
-    last: HashMap<RequestId, Map<String, Value>>,
+    /// Of each request that waits for people, what its last verdict rested on.
+    last: HashMap<RequestId, Basis>,
+}
+
+/// The attributes of an agent, and of those that passed the right on to it.
+struct Basis {
+    attributes: Map<String, Value>,
+    chain: Vec<Map<String, Value>>,
 }
 
 /// Most pairs of shapes that are remembered.
@@ -96,7 +102,7 @@ impl Judge {
         {
             findings.add(leaf, "verdict", text::shorten(&text::visible(&why), 500));
         }
-        self.rests_on(&e.request_id, &e.attributes, request);
+        self.rests_on(&e.request_id, &e.attributes, &e.chain, request);
     }
 
     /// Remembers what a verdict rested on for as long as people may be asked about it.
@@ -104,11 +110,13 @@ impl Judge {
         &mut self,
         id: &RequestId,
         attributes: &Map<String, Value>,
+        chain: &[Map<String, Value>],
         request: &RequestState,
     ) {
         let asks = request.verdict.as_ref().is_some_and(|v| v.kind == VerdictKind::Ask);
         if request.phase.is_open() && asks {
-            self.last.insert(id.clone(), attributes.clone());
+            let basis = Basis { attributes: attributes.clone(), chain: chain.to_vec() };
+            self.last.insert(id.clone(), basis);
         } else if !self.last.is_empty() {
             self.last.remove(id);
         }
@@ -143,7 +151,7 @@ impl Judge {
             && self.again.get(pair) == Some(&date)
             && attributes_are(&e.attributes, authority, &request.terms.agent, request.last_at)
         {
-            self.rests_on(id, &e.attributes, request);
+            self.rests_on(id, &e.attributes, &e.chain, request);
             return;
         }
         let before = findings.count();
@@ -248,17 +256,16 @@ impl Judge {
         request: &RequestState,
         authority: &Authority,
     ) -> Option<Result<std::collections::BTreeSet<String>, String>> {
-        let (set, scope, attributes) =
+        let (set, scope, basis) =
             (self.set.as_ref()?, scope(request, authority)?, self.last.get(id)?);
         let groups = authority.groups_of(human, at);
         let answer = set.may_approve(&Approval {
             human,
             groups: &groups,
             scope,
-            params: &request.terms.params,
-            agent: &request.terms.agent,
-            attributes,
-            ttl_s: request.terms.ttl_s,
+            terms: &request.terms,
+            attributes: &basis.attributes,
+            chain: &basis.chain,
             channel,
             at,
         });

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use grantwright_audit::Text;
+use grantwright_domain::delegation::Bounds;
 use grantwright_domain::event::*;
 use grantwright_domain::{
-    AgentId, Digest, Event, GroupName, HumanId, InstanceId, LeaseId, Params, RequestId,
-    RequestState, ScopeName, State, Terms, Timestamp,
+    AgentId, DelegationId, Digest, Event, GroupName, HumanId, InstanceId, LeaseId, Params,
+    RequestId, RequestState, ScopeName, State, Terms, Timestamp,
 };
 use grantwright_policy::{Approval, Asked, PolicySet, Sources, attributes};
 use serde_json::json;
@@ -83,6 +84,9 @@ forbid (
     action == Action::"approve",
     resource == Scope::"demo.export"
 );
+@id("planners") @reason("only carol approves for the planner")
+forbid (principal, action == Action::"approve", resource == Scope::"demo.escalate")
+    when { context.agent == Agent::"planner" } unless { principal == Human::"carol" };
 "#;
 
 pub fn human(id: &str) -> HumanId {
@@ -113,6 +117,8 @@ pub fn policy(zone: &str) -> PolicySet {
 
 pub static SET: LazyLock<PolicySet> = LazyLock::new(|| policy("UTC"));
 
+type Facts = serde_json::Map<String, serde_json::Value>;
+
 /// A log that is being written.
 pub struct Writer {
     pub state: State,
@@ -120,7 +126,7 @@ pub struct Writer {
     pub events: Vec<Event>,
     pub beside: Memory,
     texts: u8,
-    basis: BTreeMap<RequestId, serde_json::Map<String, serde_json::Value>>,
+    basis: BTreeMap<RequestId, (Facts, Vec<Facts>)>,
 }
 
 impl Writer {
@@ -248,6 +254,58 @@ impl Writer {
         self.events.push(event);
     }
 
+    /// Another agent, with a sidecar of its own.
+    pub fn enrol(&mut self, name: &str, owner: &str, instance: &str) {
+        let (at, by, agent) = (self.now, human("op"), AgentId::parse(name).unwrap());
+        let attributes = Attributes { team: "data".into(), model: "m".into(), ..<_>::default() };
+        let owner = human(owner);
+        self.push(Event::AgentSet(AgentSet {
+            at,
+            by: by.clone(),
+            agent: agent.clone(),
+            owner,
+            attributes,
+        }));
+        self.push(Event::JoinCreated(JoinCreated {
+            at,
+            by,
+            join_id: format!("j-{name}"),
+            agent: agent.clone(),
+            token_hash: Digest::of("test", name.as_bytes()),
+            expires_at: at.plus_seconds(3600),
+        }));
+        self.push(Event::InstanceEnrolled(InstanceEnrolled {
+            at,
+            join_id: format!("j-{name}"),
+            agent,
+            instance: InstanceId::parse(instance).unwrap(),
+            serial: format!("0{instance}"),
+            key: Digest::of("test", instance.as_bytes()),
+            seal_key: "00".into(),
+            not_after: at.plus_seconds(3600),
+        }));
+    }
+
+    /// Hands whole scopes on, for so many seconds.
+    pub fn hand(&mut self, id: &str, by: (&str, &str), to: &str, scopes: &[&str], seconds: i64) {
+        let bounds = |scope: &&str| {
+            let name = ScopeName::parse(scope).unwrap();
+            let template = self.state.authority.scopes[&name];
+            (name, Bounds { template, params: Params::new(), ttl_s: 900 })
+        };
+        self.push(Event::Delegated(Delegated {
+            at: self.now,
+            delegation_id: DelegationId::parse(id).unwrap(),
+            from: AgentId::parse(by.0).unwrap(),
+            instance: InstanceId::parse(by.1).unwrap(),
+            to: AgentId::parse(to).unwrap(),
+            parent: None,
+            scopes: scopes.iter().map(bounds).collect(),
+            passes: 0,
+            expires_at: self.now.plus_seconds(seconds),
+        }));
+    }
+
     pub fn wait(&mut self, seconds: i64) {
         self.now = self.now.plus_seconds(seconds);
     }
@@ -270,6 +328,21 @@ impl Writer {
     }
 
     pub fn ask(&mut self, id: &str, scope: &str, params: serde_json::Value) {
+        self.ask_under(id, scope, params, None, 900);
+    }
+
+    /// Asks under a delegation.
+    pub fn ask_under(
+        &mut self,
+        id: &str,
+        scope: &str,
+        params: serde_json::Value,
+        delegation: Option<&str>,
+        ttl_s: u32,
+    ) {
+        let delegation_id = delegation.map(|d| DelegationId::parse(d).unwrap());
+        let known = delegation_id.as_ref().map(|d| &self.state.authority.delegations[d]);
+        let delegation = known.map(|d| d.chain.clone()).unwrap_or_default();
         let name = ScopeName::parse(scope).unwrap();
         let params: Params = serde_json::from_value(params).unwrap();
         let reason = self.text(id, "reason", &format!("because {id}"));
@@ -286,14 +359,14 @@ impl Writer {
             instance: InstanceId::parse("i-1").unwrap(),
             workload: "uid 1000".into(),
             process: None,
-            delegation: Vec::new(),
-            delegation_id: None,
+            delegation,
+            delegation_id,
             on_behalf_of: None,
             template: self.state.authority.scopes[&name],
             scope: name,
             params,
             sealed_params,
-            ttl_s: 900,
+            ttl_s,
             task,
             reason,
             decide_by: self.now.plus_seconds(3600),
@@ -310,17 +383,20 @@ impl Writer {
     pub fn decide(&mut self, id: &str) {
         let state = self.of(id);
         let (terms, again) = (state.terms.clone(), state.verdict.is_some());
+        let of = |agent| attributes(&self.state.authority, agent, self.now);
+        let chain: Vec<Facts> = terms.delegation.iter().map(of).collect();
         let attributes = attributes(&self.state.authority, &terms.agent, self.now);
-        let context = SET.context(self.now, "spiffe://test/agent/demo-agent", &[], false);
-        let verdict = SET.decide(&Asked {
+        let context = SET.context_of(self.now, "spiffe://test/agent/demo-agent", &terms);
+        let asked = Asked {
             agent: &terms.agent,
             attributes: &attributes,
             context: &context,
             scope: &self.state.authority.catalog[&terms.template],
             params: &terms.params,
             ttl_s: terms.ttl_s,
-        });
-        self.basis.insert(request(id), attributes.clone());
+        };
+        let verdict = SET.decide_along(&asked, &terms.delegation, &chain);
+        self.basis.insert(request(id), (attributes.clone(), chain.clone()));
         self.push(Event::Decided(Decided {
             at: self.now,
             digest: terms.digest().unwrap(),
@@ -329,7 +405,7 @@ impl Writer {
             attributes,
             context,
             again,
-            chain: Vec::new(),
+            chain,
             excluded: Default::default(),
             unusual: Vec::new(),
             past: None,
@@ -345,10 +421,9 @@ impl Writer {
             human: &human(who),
             groups: &groups,
             scope: &self.state.authority.catalog[&terms.template],
-            params: &terms.params,
-            agent: &terms.agent,
-            attributes: &self.basis[&request(id)],
-            ttl_s: terms.ttl_s,
+            terms,
+            attributes: &self.basis[&request(id)].0,
+            chain: &self.basis[&request(id)].1,
             channel,
             at: self.now,
         });

@@ -12,6 +12,7 @@ mod epoch;
 mod export;
 mod fixture;
 mod forbidden;
+mod handed;
 mod passkey;
 mod reconcile;
 mod reports;

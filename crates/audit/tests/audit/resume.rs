@@ -136,7 +136,7 @@ fn a_file_that_is_not_whole_or_not_of_this_log_is_refused() {
         assert!(Known::read(&flipped).is_err(), "flipped at {place}");
     }
     assert!(Known::read(&[&bytes[..], b"\0"].concat()).is_err());
-    let other = String::from_utf8_lossy(&bytes[..40]).replace("verified/1", "verified/0");
+    let other = String::from_utf8_lossy(&bytes[..40]).replace("verified/2", "verified/0");
     let why = Known::read(&[other.as_bytes(), &bytes[40..]].concat()).err().unwrap();
     assert!(why.contains("another version"), "{why}");
     let known = Known::read(&bytes).unwrap();

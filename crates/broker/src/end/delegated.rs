@@ -13,6 +13,7 @@ use grantwright_wire::Refusal;
 use super::{RETRIES, each, end_lease};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
+use crate::issue::under;
 
 /// Delegations that are over and whose requests and leases this process has ended.
 #[derive(Default)]
@@ -102,7 +103,7 @@ async fn cancel_one(broker: &Broker, id: &RequestId, ids: &Over) -> Result<(), R
             at: broker.now().max(state.last_at),
             digest: state.digest,
             request_id: id.clone(),
-            by: "delegation".into(),
+            by: under::BY.into(),
         });
         match broker.commit(Transition::at(state, vec![event])).await {
             Err(StoreError::Conflict) => {}

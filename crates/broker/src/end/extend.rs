@@ -27,11 +27,14 @@ const CLOSE_MS: i64 = 2000;
 pub fn latest(broker: &Broker, state: &RequestState) -> Option<Timestamp> {
     let lease = state.lease.as_ref()?;
     in_steps(broker, state)?;
-    Some(approved_end(state, lease)).filter(|end| *end > lease.expires_at)
+    Some(approved_end(broker, state, lease)).filter(|end| *end > lease.expires_at)
 }
 
-fn approved_end(state: &RequestState, lease: &Lease) -> Timestamp {
-    lease.issued_at.plus_seconds(i64::from(state.terms.ttl_s)).whole_second()
+/// No later than its delegation, if it rests on one.
+fn approved_end(broker: &Broker, state: &RequestState, lease: &Lease) -> Timestamp {
+    let end = lease.issued_at.plus_seconds(i64::from(state.terms.ttl_s));
+    let lasts = broker.authority().lasts(&state.terms);
+    lasts.map_or(end, |lasts| lasts.min(end)).whole_second()
 }
 
 fn in_steps<'b>(broker: &'b Broker, state: &RequestState) -> Option<(u32, &'b Arc<dyn Minter>)> {
@@ -94,7 +97,7 @@ async fn step(
             "ask anew before it ends",
         ));
     };
-    let (step_s, end) = (i64::from(step_s), approved_end(&state, &lease));
+    let (step_s, end) = (i64::from(step_s), approved_end(broker, &state, &lease));
     let until = now.plus_seconds(step_s).min(end).whole_second();
     // However often it is asked for: a leaf for each third of a step, and one for the end.
     let worth = lease.expires_at.plus_millis(step_s * 1000 / 3).min(end);

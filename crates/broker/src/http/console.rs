@@ -6,6 +6,7 @@ pub mod agents;
 pub mod assets;
 pub mod attention;
 pub mod decide;
+pub mod delegations;
 pub mod desk;
 pub mod inbox;
 pub mod leases;
@@ -32,6 +33,8 @@ pub fn routes() -> Router<Arc<Broker>> {
         .route("/agents", get(agents::page))
         .route("/agents/{name}", get(agents::one))
         .route("/attention", get(attention::page))
+        .route("/delegations", get(delegations::page))
+        .route("/delegations/{id}/end", post(delegations::end))
         .route("/leases", get(leases::page))
         .route("/leases/{id}/revoke", post(leases::revoke))
         .route("/live", get(live::stream))

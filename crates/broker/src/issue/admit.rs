@@ -1,18 +1,19 @@
 //! Stage 1: who asks, is it well formed, may it be asked now, was it asked before?
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use grantwright_domain::id::IdempotencyKey;
 use grantwright_domain::{
-    AgentId, Authority, DelegationId, Digest, HumanId, LeaseId, LocalProcess, ParamValue, Params,
-    RequestId, Scope, ScopeName, Terms, Timestamp, canonical, param, text,
+    Authority, Digest, HumanId, LeaseId, LocalProcess, ParamValue, Params, RequestId, Scope,
+    ScopeName, Timestamp, canonical, param, text,
 };
 use grantwright_store::KeyClaim;
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::{self as wire, AskRequest};
 
+use super::under;
 use crate::core::{Broker, Caller};
-use crate::error::{of_store, of_violation, refuse};
+use crate::error::{of_store, refuse};
 use crate::oidc::OidcError;
 
 /// Longest reason, in characters.
@@ -45,7 +46,7 @@ pub(super) struct Checked {
     pub(super) ttl_s: u32,
     pub(super) on_behalf_of: Option<HumanId>,
     /// The delegation that it is asked under, and the agents that passed it on.
-    pub(super) delegation: Option<Under>,
+    pub(super) delegation: Option<under::Under>,
     pub(super) reason: String,
     pub(super) task: String,
     pub(super) workload: String,
@@ -110,7 +111,7 @@ pub async fn admit(
     let params = param::check_all(&scope.params, &given).map_err(|e| {
         refuse(400, "bad_params", e.to_string(), "correct the parameter and ask again")
     })?;
-    let (delegation, longest) = under(&authority, caller, &ask.delegation, &name, at)?;
+    let (delegation, longest) = under::named(&authority, caller, &ask.delegation, &name, at)?;
     let default_s = scope.ttl.default_s.min(longest);
     let ttl_s = if ask.ttl_s == 0 { default_s } else { ask.ttl_s };
     let ttl_s = lifetime(broker, &scope, ttl_s)?;
@@ -156,30 +157,6 @@ pub async fn admit(
             known_size: ask.known_size,
         }),
     }))
-}
-
-/// A delegation and its chain.
-type Under = (DelegationId, Vec<AgentId>);
-
-/// The delegation that an ask names, and the longest lifetime, in seconds, that an ask gets which names
-/// none: half of what is left of the delegation, so that people who must decide first have the other half.
-fn under(
-    authority: &Authority,
-    caller: &Caller,
-    id: &str,
-    scope: &ScopeName,
-    now: Timestamp,
-) -> Result<(Option<Under>, u32), Refusal> {
-    if id.is_empty() {
-        return Ok((None, u32::MAX));
-    }
-    let id = DelegationId::parse(id).map_err(|e| {
-        refuse(400, "malformed", e.to_string(), "send the delegation's id, or none")
-    })?;
-    let known = authority.delegation(&id, &caller.agent, now).map_err(|v| of_violation(&v))?;
-    let left = u32::try_from(known.expires_at.since(now) / 2000).unwrap_or(u32::MAX);
-    let longest = known.scopes.get(scope).map_or(u32::MAX, |bounds| bounds.ttl_s.min(left));
-    Ok((Some((id, known.chain.clone())), longest))
 }
 
 /// What the sidecar says of the process that asks: its statement, of the right form.
@@ -292,29 +269,6 @@ pub(super) fn same(
         .request_id(known.request.as_str()));
     }
     Ok(known.request.clone())
-}
-
-/// Refuses an ask that a person denied a short while ago.
-pub(super) fn not_denied_lately(
-    broker: &Broker,
-    terms: &Terms,
-    now: Timestamp,
-) -> Result<(), Refusal> {
-    let mut denies = broker.denies.lock().unwrap_or_else(PoisonError::into_inner);
-    denies.retain(|_, until| *until > now);
-    if denies.is_empty() {
-        return Ok(());
-    }
-    let Ok(key) = terms.deny_key() else { return Ok(()) };
-    match denies.get(&key) {
-        Some(until) => Err(refuse(
-            403,
-            "denied",
-            "a person denied this very ask a short while ago",
-            format!("ask for something else, or again after {until}"),
-        )),
-        None => Ok(()),
-    }
 }
 
 fn unknown_scope(name: &str) -> Refusal {

@@ -19,6 +19,7 @@ use super::decide::{Asking, denial};
 use super::deliver;
 use super::mint::commit_staged;
 use super::record::Staged;
+use super::under;
 use crate::core::{Broker, Caller};
 use crate::error::{no_such_request, of_store, refuse};
 use crate::guards::{limits, route, unusual};
@@ -66,6 +67,8 @@ pub enum Met {
 /// 429 when the agent has its bound of open requests.
 pub async fn park(broker: &Broker, asking: Asking) -> Result<Standing, Refusal> {
     let mut staged = asking.into_staged();
+    let (authority, terms) = (staged.authority(), &staged.state().terms);
+    under::leaves_time(broker, authority, terms, &staged.scope, staged.at)?;
     let agent = staged.caller.agent.clone();
     let lock = broker.parking(&agent);
     let _one_at_a_time = lock.lock().await;
@@ -236,6 +239,10 @@ pub async fn meet(
             // Approved, or approved before policy changed: it is decided again. When it is only a right
             // that went away, it waits for another person.
             Phase::Approved if is_collectable(broker, state, now) => {
+                if let Err(refusal) = in_time(broker, state, now) {
+                    under::give_up(broker, loaded.state, now).await?;
+                    return Err(refusal.request_id(id.as_str()));
+                }
                 return Ok(Met::Approved(approved(broker, caller, loaded, now, known_size)?));
             }
             Phase::Approved | Phase::Pending | Phase::Recorded => {
@@ -266,6 +273,15 @@ pub async fn meet(
             () = change => {}
             () = tokio::time::sleep_until(until.min(ends)) => {}
         }
+    }
+}
+
+/// Whether its delegation, if it names one, still covers what was approved.
+fn in_time(broker: &Broker, state: &RequestState, now: Timestamp) -> Result<(), Refusal> {
+    let authority = broker.authority();
+    match authority.catalog.get(&state.terms.template) {
+        Some(scope) => under::fits(broker, &authority, &state.terms, scope, now),
+        None => Ok(()),
     }
 }
 
@@ -451,7 +467,13 @@ pub(crate) fn end_reason(loaded: &Loaded) -> String {
             "approved, but not collected in time".into()
         }
         Phase::Expired => "nobody decided in time".into(),
-        Phase::Cancelled => "cancelled".into(),
+        Phase::Cancelled => match loaded.leaves.last() {
+            Some((_, Event::Cancelled(e))) if e.by == under::BY => {
+                "cancelled: the delegation under which it was asked ended, or lasted too short"
+                    .into()
+            }
+            _ => "cancelled".into(),
+        },
         Phase::Failed => "the backend refused".into(),
         Phase::Unknown => "the backend's answer was lost".into(),
         other => other.word().into(),

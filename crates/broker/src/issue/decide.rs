@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::Decided;
-use grantwright_domain::{Decision, Event, HumanId, Phase, RequestState, Terms, Verdict};
+use grantwright_domain::{
+    Authority, Decision, Event, HumanId, Phase, RequestState, Scope, Terms, Timestamp, Verdict,
+};
 use grantwright_policy::{Approval, Asked, PolicySet};
 use grantwright_wire::Refusal;
 use serde_json::{Map, Value};
@@ -95,7 +97,7 @@ fn decide_staged(
 /// The policy set that the authority names, loaded.
 pub(crate) fn in_force(
     broker: &Broker,
-    authority: &grantwright_domain::Authority,
+    authority: &Authority,
 ) -> Result<std::sync::Arc<PolicySet>, Refusal> {
     let policy = broker.policy()?;
     if Some(policy.digest()) != authority.policy_set {
@@ -119,44 +121,80 @@ fn decided(policy: &PolicySet, staged: &Staged, again: bool) -> Result<Decided, 
         &staged.caller.peer.to_string(),
         staged.at,
     );
-    Ok(Decided {
+    let mut decided = Decided {
         at: staged.at,
         digest: state.digest,
         request_id: state.terms.request_id.clone(),
         verdict,
         context,
-        excluded: excluded(policy, staged, &attributes),
+        excluded: BTreeSet::new(),
         attributes,
         chain: chain(staged.authority(), &state.terms, staged.at),
         again,
         unusual: Vec::new(),
         past: None,
+    };
+    decided.excluded = excluded(policy, staged, &decided);
+    Ok(decided)
+}
+
+/// Who votes on what, and the decision that this rests on.
+pub(crate) struct Ballot<'a> {
+    pub(crate) human: &'a HumanId,
+    pub(crate) channel: &'a str,
+    pub(crate) terms: &'a Terms,
+    pub(crate) scope: &'a Scope,
+    /// The last one; none: policy knows nothing of the agents, so that the answer is no.
+    pub(crate) decided: Option<&'a Decided>,
+    pub(crate) at: Timestamp,
+}
+
+/// The last decision among a request's events.
+pub(crate) fn last<'e>(events: impl DoubleEndedIterator<Item = &'e Event>) -> Option<&'e Decided> {
+    events.rev().find_map(|event| match event {
+        Event::Decided(decided) => Some(decided),
+        _ => None,
+    })
+}
+
+/// Whether policy lets this person approve, for every agent along the chain: asked at the vote, at the
+/// collection, and for showing who may decide. The policies that the vote's leaf names.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_approve(
+    policy: &PolicySet,
+    authority: &Authority,
+    ballot: &Ballot<'_>,
+) -> Result<BTreeSet<String>, grantwright_policy::Refusal> {
+    let none = Map::new();
+    policy.may_approve(&Approval {
+        human: ballot.human,
+        groups: &authority.groups_of(ballot.human, ballot.at),
+        scope: ballot.scope,
+        terms: ballot.terms,
+        attributes: ballot.decided.map_or(&none, |d| &d.attributes),
+        chain: ballot.decided.map_or(&[], |d| d.chain.as_slice()),
+        channel: ballot.channel,
+        at: ballot.at,
     })
 }
 
 /// Voters whom policy lets approve no longer: asked again, through the channel of their vote.
-fn excluded(
-    policy: &PolicySet,
-    staged: &Staged,
-    attributes: &Map<String, Value>,
-) -> BTreeSet<HumanId> {
+fn excluded(policy: &PolicySet, staged: &Staged, decided: &Decided) -> BTreeSet<HumanId> {
     let state = staged.state();
-    let terms = &state.terms;
     let votes = state.votes.iter().filter(|v| v.live && v.decision == Decision::Approve);
     votes
         .filter(|v| {
-            let vote = Approval {
+            let ballot = Ballot {
                 human: &v.human,
-                groups: &staged.authority().groups_of(&v.human, staged.at),
-                scope: &staged.scope,
-                params: &terms.params,
-                agent: &terms.agent,
-                attributes,
-                ttl_s: terms.ttl_s,
                 channel: &v.channel,
+                terms: &state.terms,
+                scope: &staged.scope,
+                decided: Some(decided),
                 at: staged.at,
             };
-            policy.may_approve(&vote).is_err()
+            may_approve(policy, staged.authority(), &ballot).is_err()
         })
         .map(|v| v.human.clone())
         .collect()
@@ -165,11 +203,11 @@ fn excluded(
 /// Evaluates policy for a request's present terms, and returns exactly what is recorded of it.
 pub(crate) fn evaluate(
     policy: &PolicySet,
-    authority: &grantwright_domain::Authority,
+    authority: &Authority,
     state: &RequestState,
-    scope: &grantwright_domain::Scope,
+    scope: &Scope,
     peer: &str,
-    at: grantwright_domain::Timestamp,
+    at: Timestamp,
 ) -> (Verdict, Map<String, Value>, Map<String, Value>) {
     let terms = &state.terms;
     let attributes = grantwright_policy::attributes(authority, &terms.agent, at);
@@ -188,9 +226,9 @@ pub(crate) fn evaluate(
 
 /// The registered attributes of the agents that passed the right on, as a verdict records them.
 pub(crate) fn chain(
-    authority: &grantwright_domain::Authority,
+    authority: &Authority,
     terms: &Terms,
-    at: grantwright_domain::Timestamp,
+    at: Timestamp,
 ) -> Vec<Map<String, Value>> {
     let each = terms.delegation.iter();
     each.map(|agent| grantwright_policy::attributes(authority, agent, at)).collect()

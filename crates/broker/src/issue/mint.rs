@@ -14,6 +14,7 @@ use grantwright_wire::Refusal;
 
 use super::decide::Allowed;
 use super::record::Staged;
+use super::under;
 use crate::core::{Broker, lease_of};
 use crate::error::{of_store, of_violation, refuse};
 
@@ -58,6 +59,7 @@ pub async fn intend(broker: &Broker, allowed: Allowed) -> Result<Intended, Refus
         refuse(503, "backend_unconfigured", e.to_string(), "an operator configures the backend")
     })?;
     let terms = &staged.state().terms;
+    under::fits(broker, staged.authority(), terms, &staged.scope, staged.at)?;
     let event = IntendedEvent {
         at: staged.at,
         digest: staged.state().digest,

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use grantwright_domain::{
-    Authority, Digest, Draft, Event, Params, RequestState, Scope, Terms, Timestamp,
+    AgentId, Authority, Digest, Draft, Event, Params, RequestState, Scope, Terms, Timestamp,
 };
 use grantwright_store::{KeyClaim, Text};
 use grantwright_wire::Refusal;
 
-use super::admit::{self, Admitted};
+use super::admit::Admitted;
+use super::{sticky, under};
 use crate::core::{Broker, Caller};
 use crate::error::{of_violation, refuse};
 
@@ -52,9 +53,10 @@ impl Staged {
     }
 }
 
-fn param_salt(
+/// The salt by which `agent`'s asks commit to a sensitive parameter: `name` begins with `param:`.
+pub(super) fn param_salt(
     broker: &Broker,
-    caller: &Caller,
+    agent: &AgentId,
     template: &Digest,
     name: &str,
     text: &str,
@@ -62,7 +64,7 @@ fn param_salt(
     let mut bytes = Vec::with_capacity(160 + text.len());
     bytes.extend_from_slice(&broker.salt_key);
     bytes.extend_from_slice(&template.0);
-    for part in [caller.agent.as_str(), name, text] {
+    for part in [agent.as_str(), name, text] {
         bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
         bytes.extend_from_slice(part.as_bytes());
     }
@@ -81,7 +83,8 @@ fn decide_by(broker: &Broker, scope: &Scope, at: Timestamp) -> Timestamp {
 /// Records an admitted ask.
 ///
 /// # Errors
-/// 403 when a person denied the identical ask lately; 503 when no id could be made.
+/// 403 when a person denied the identical ask lately, or its delegation does not cover it; 503 when no id
+/// could be made.
 pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> {
     let ask = admitted.into_checked();
     let request_id = broker
@@ -92,7 +95,7 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         let salt = match name.strip_prefix("param:") {
             // Equal values of one agent commit alike, so that identical asks are known as such; the key
             // keeps everybody else from guessing.
-            Some(_) => param_salt(broker, &ask.caller, &ask.template, &name, text),
+            Some(_) => param_salt(broker, &ask.caller.agent, &ask.template, &name, text),
             None => broker.random.bytes::<16>(),
         };
         let digest = Digest::commitment(&salt, text);
@@ -107,7 +110,7 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         sealed_params.insert(name.clone(), commit(format!("param:{name}"), &text));
     }
     let (delegation_id, delegation) = ask.delegation.unzip();
-    let terms = Terms {
+    let mut terms = Terms {
         version: 1,
         origin: ask.authority.origin.clone(),
         request_id: request_id.clone(),
@@ -127,7 +130,13 @@ pub fn record(broker: &Broker, admitted: Admitted) -> Result<Recorded, Refusal> 
         reason,
         decide_by: decide_by(broker, &ask.scope, ask.at),
     };
-    admit::not_denied_lately(broker, &terms, ask.at)?;
+    if terms.delegation_id.is_some() {
+        under::fits(broker, &ask.authority, &terms, &ask.scope, ask.at)?;
+        let latest = under::latest(broker, &ask.authority, &terms, &ask.scope);
+        terms.decide_by = under::decide_by(latest, ask.at, terms.decide_by);
+    }
+    let value = |name: &str| ask.sensitive.get(name).and_then(|v| serde_json::to_string(v).ok());
+    sticky::not_denied_lately(broker, &terms, value, ask.at)?;
     let draft =
         Draft::begin(ask.authority, ask.at, ask.renews, terms).map_err(|v| of_violation(&v))?;
     Ok(Recorded {

@@ -88,6 +88,9 @@ pub struct Backend {
     pub begun: Notify,
     /// It may go on.
     pub go_on: Notify,
+    /// How long it takes to mint, in milliseconds of the rig's clock.
+    pub takes: AtomicI64,
+    clock: Option<Arc<TestClock>>,
 }
 
 /// The backend as the broker holds it.
@@ -114,6 +117,9 @@ impl Minter for Door {
                 self.0.go_on.notified().await;
             }
             let answer = self.0.answers.lock().unwrap().pop().unwrap_or(Answer::Good);
+            let takes = self.0.takes.load(Ordering::SeqCst);
+            self.0.clock.iter().for_each(|clock| clock.advance(takes));
+            let now = now.plus_millis(takes);
             if answer == Answer::Refuse {
                 return Err(MintError::refused("backend_denied", "the backend said no", "no"));
             }
@@ -252,6 +258,13 @@ template = { audience = "test", status = true }
 params.dataset = { type = "string", pattern = "[a-z]{1,16}" }
 
 [[scope]]
+name = "lookup"
+title = "Look a customer up"
+minter = "jwt"
+template = { audience = "test" }
+params.customer = { type = "string", pattern = "[a-z]{1,16}", sensitive = true }
+
+[[scope]]
 name = "never"
 title = "Drop {dataset}"
 minter = "jwt"
@@ -274,6 +287,7 @@ forbid (principal, action == Action::"issue", resource == Scope::"never");
     );
     for (scope, quorum, strength) in [
         ("export", 1, "chat"),
+        ("lookup", 1, "chat"),
         ("escalate", 2, "chat"),
         ("root-account", 1, "chat"),
         ("risky", 1, "chat"),
@@ -303,7 +317,8 @@ impl Rig {
     pub async fn at(ms: i64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(ms), AtomicI64::new(0)));
-        let (faults, backend) = (Faults::default(), Arc::new(Backend::default()));
+        let backend = Backend { clock: Some(Arc::clone(&clock)), ..Backend::default() };
+        let (faults, backend) = (Faults::default(), Arc::new(backend));
         std::fs::create_dir(dir.path().join("keys")).unwrap();
         let keys = KeyDir::new(dir.path().join("keys"));
         Ca::create(&keys, "test.example", clock.now()).unwrap();

@@ -137,7 +137,12 @@ impl Service for BrokerService {
         request: Request<ConsistencyRequest>,
     ) -> Result<Response<ConsistencyReply>, Status> {
         caller(&self.0, "grantwright.v1.Broker/Consistency", &request)?;
-        Ok(Response::new(consistency(&self.0, &request.into_inner().kept).await?))
+        let asked = request.into_inner();
+        let mut reply = consistency(&self.0, &asked.kept).await?;
+        if asked.first_leaf {
+            show_first_leaf(&self.0, &mut reply).await?;
+        }
+        Ok(Response::new(reply))
     }
 
     type AttendStream = Downstream;
@@ -304,7 +309,22 @@ async fn newest(
         proof: Vec::new(),
         epochs,
         first_leaf_inclusion: inclusion.into_iter().map(|h| h.0.to_vec()).collect(),
+        ..ConsistencyReply::default()
     })
+}
+
+/// Adds the log's first leaf and the proof that it is, by the reply's own checkpoint.
+async fn show_first_leaf(broker: &Broker, reply: &mut ConsistencyReply) -> Result<(), Refusal> {
+    let size = reply.checkpoint.lines().nth(1).and_then(|size| size.parse::<u64>().ok());
+    let first = broker.store.leaves(0, 1).await.map_err(of_store)?;
+    let (Some(size), Some((_, leaf))) = (size.filter(|size| *size > 0), first.into_iter().next())
+    else {
+        return Ok(());
+    };
+    let inclusion = broker.store.inclusion(0, size).await.map_err(of_store)?;
+    reply.first_leaf_inclusion = inclusion.into_iter().map(|h| h.0.to_vec()).collect();
+    reply.first_leaf = leaf.to_vec();
+    Ok(())
 }
 
 /// Whether a checkpoint is of an epoch before this log's. What it saw and the ceremony did not know is

@@ -197,6 +197,15 @@ pub(crate) fn unknown() -> Refusal {
     refuse(404, "delegation_unknown", "there is no such delegation", "list the delegations")
 }
 
+/// `live`, `ended` or `expired`.
+pub(crate) fn state_word(delegation: &Delegation, now: Timestamp) -> &'static str {
+    match delegation.ended_at {
+        Some(_) => "ended",
+        None if delegation.is_live(now) => "live",
+        None => "expired",
+    }
+}
+
 /// A delegation as its agents and people see it.
 pub(crate) fn shown(authority: &Authority, id: &DelegationId, now: Timestamp) -> Option<Value> {
     let d = authority.delegations.get(id)?;
@@ -205,13 +214,8 @@ pub(crate) fn shown(authority: &Authority, id: &DelegationId, now: Timestamp) ->
         .iter()
         .map(|(name, b)| (name.to_string(), json!({ "params": b.params, "ttl_s": b.ttl_s })))
         .collect();
-    let state = match d.ended_at {
-        Some(_) => "ended",
-        None if d.is_live(now) => "live",
-        None => "expired",
-    };
     let mut out = json!({
-        "delegation_id": id, "state": state, "from": d.chain.last(), "to": d.to, "chain": d.chain,
+        "delegation_id": id, "state": state_word(d, now), "from": d.chain.last(), "to": d.to, "chain": d.chain,
         "scopes": scopes, "passes": d.passes, "made_at": d.made_at, "expires_at": d.expires_at,
     });
     if let Value::Object(map) = &mut out {

@@ -170,7 +170,8 @@ fn state(config: &Config, found: &mut Findings) {
         Ok(_) => {
             let kept = std::fs::read_dir(folder).map(|it| it.count()).unwrap_or(0);
             if kept > 0 {
-                return found.good(CHECK, format!("kept in `{}`", folder.display()));
+                found.good(CHECK, format!("kept in `{}`", folder.display()));
+                return recovery_key(folder, found);
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -187,6 +188,23 @@ fn state(config: &Config, found: &mut Findings) {
             CHECK,
             "none yet, and no join token to get one with",
             "`grantwright agent join NAME --out FILE`, and name the file in `join_token_file`",
+        ),
+    }
+}
+
+/// Without it the sidecar follows the log into no new epoch. One that enrolled before keys were pinned
+/// learns it from the log, once it runs.
+fn recovery_key(folder: &Path, found: &mut Findings) {
+    const CHECK: &str = "recovery key";
+    let pinned = std::fs::read(folder.join("log.json")).ok();
+    let pinned = pinned.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    match pinned.as_ref().and_then(|p| p.get("recovery_key")).and_then(Value::as_str) {
+        Some(key) => found.good(CHECK, format!("pinned: {}", clean(key))),
+        None => found.odd(
+            CHECK,
+            "none is pinned: after a restore of the broker this sidecar refuses the new log",
+            "let the sidecar run: it learns the key from a log that names one. If this stays, the log \
+             names none: after a restore give the sidecar a new, empty `state_dir` and a join token",
         ),
     }
 }

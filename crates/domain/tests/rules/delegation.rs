@@ -1,10 +1,12 @@
 //! Who may hand what to whom, and what may be asked under it. Every hostile variation is refused.
 
 use grantwright_domain::event::{
-    AgentRevoked, Decided, Delegated, DelegationEnded, InstanceRevoked, Intended, Requested,
+    AgentRevoked, Decided, Delegated, DelegationEnded, InstanceRevoked, Intended, Issued, Renewed,
+    Requested,
 };
 use grantwright_domain::{
-    Digest, Event, ParamValue, Phase, State, Strength, Terms, Verdict, VerdictKind,
+    Digest, Event, LeaseId, ParamValue, Phase, RequestState, Rights, State, Strength, Terms,
+    Verdict, VerdictKind,
 };
 
 use crate::world::{
@@ -322,6 +324,64 @@ fn an_ask_lies_within_its_delegation() {
     hostile("delegation_unknown", 2, &|t| {
         (t.agent, t.instance) = (agent("router"), instance("i-3"));
     });
+}
+
+fn issued(terms: &Terms, ms: i64, ends: i64) -> Event {
+    Event::Issued(Issued {
+        at: at(ms),
+        digest: terms.digest().expect("a digest"),
+        request_id: request("r-1"),
+        lease_id: LeaseId::parse("l-1").expect("an id"),
+        expires_at: at(ends),
+        revocable: true,
+        facts: Default::default(),
+    })
+}
+
+#[test]
+fn invariant_26_no_credential_outlives_its_delegation() {
+    let mut state = world();
+    let end = 900_010;
+    let mut handed = Delegated { to: agent(AGENTS[0]), ..first(0) };
+    handed.expires_at = at(end);
+    taken(&mut state, &Event::Delegated(handed));
+    let terms = under("d-1", &["planner"], 3);
+    for event in [asks(&terms, 3), allowed(&terms, 4), intends(&terms, 5)] {
+        taken(&mut state, &event);
+    }
+    // Its backend took long: fifteen minutes from now end after the delegation.
+    let now = 60_000;
+    refused(&state, &issued(&terms, now, end + 1), "delegation_outlived");
+    let mut whole = state.clone();
+    taken(&mut whole, &issued(&terms, now, end));
+    // Nor is it extended beyond that, by the request's whole state and by what is left of it.
+    taken(&mut state, &issued(&terms, now, now + 60_000));
+    let renewed = |ends: i64| {
+        Event::Renewed(Renewed {
+            at: at(now + 1),
+            digest: terms.digest().expect("a digest"),
+            request_id: request("r-1"),
+            lease_id: LeaseId::parse("l-1").expect("an id"),
+            expires_at: at(ends),
+        })
+    };
+    refused(&state, &renewed(end + 1), "lifetime");
+    taken(&mut state.clone(), &renewed(end));
+    let left = state.requests[&request("r-1")].granted().expect("it lives");
+    let rights = Rights::Now(&state.authority);
+    left.clone().apply(state.size, &renewed(end + 1), rights).expect_err("beyond it");
+    left.clone().apply(state.size, &renewed(end), rights).expect("within it");
+    // Folded from leaves alone, its rights are asked of the authority.
+    let mut refolded = RequestState::refold([
+        (1, &asks(&terms, 3)),
+        (2, &allowed(&terms, 4)),
+        (3, &intends(&terms, 5)),
+        (4, &issued(&terms, now, now + 60_000)),
+    ])
+    .expect("its leaves");
+    let beyond = refolded.clone().apply(state.size, &renewed(end + 1), rights);
+    assert_eq!(beyond.expect_err("beyond it").code, "delegation_outlived");
+    refolded.apply(state.size, &renewed(end), rights).expect("within it");
 }
 
 #[test]

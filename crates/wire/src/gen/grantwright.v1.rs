@@ -332,6 +332,9 @@ pub struct ConsistencyRequest {
     /// The checkpoint the sidecar kept, a signed note; empty: none.
     #[prost(string, tag = "1")]
     pub kept: ::prost::alloc::string::String,
+    /// This sidecar pinned no recovery key: the log's first leaf is wanted, which names it.
+    #[prost(bool, tag = "2")]
+    pub first_leaf: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConsistencyReply {
@@ -343,8 +346,12 @@ pub struct ConsistencyReply {
     /// the first one, oldest first, and the proof that the last of them is the first leaf of `checkpoint`.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub epochs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Also the proof of `first_leaf`.
     #[prost(bytes = "vec", repeated, tag = "4")]
     pub first_leaf_inclusion: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Where it was wanted: the log's first leaf.
+    #[prost(bytes = "vec", tag = "5")]
+    pub first_leaf: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttendUp {

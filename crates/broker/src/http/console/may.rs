@@ -1,9 +1,7 @@
 //! Whether a person may decide a request, for showing it: what they do is judged anew when they do it.
 
-use grantwright_domain::{Decision, Event, HumanId, Phase, Scope};
-use grantwright_policy::Approval;
+use grantwright_domain::{Decision, HumanId, Phase, Scope};
 use grantwright_store::Loaded;
-use serde_json::Map;
 
 use super::matter::At;
 use crate::issue::decide;
@@ -20,24 +18,9 @@ pub fn decide(at: At<'_>, human: &HumanId, loaded: &Loaded, scope: &Scope) -> Re
     grantwright_domain::eligible::check(state, at.authority, human, CHANNEL, at.now)
         .map_err(|e| format!("You cannot decide this: {human} {e}."))?;
     let policy = decide::in_force(at.broker, at.authority).map_err(|r| r.detail)?;
-    let none = Map::new();
-    let attributes = loaded.leaves.iter().rev().find_map(|(_, e)| match e {
-        Event::Decided(d) => Some(&d.attributes),
-        _ => None,
-    });
-    let vote = Approval {
-        human,
-        groups: &at.authority.groups_of(human, at.now),
-        scope,
-        agent: &terms.agent,
-        params: &terms.params,
-        attributes: attributes.unwrap_or(&none),
-        ttl_s: terms.ttl_s,
-        channel: CHANNEL,
-        at: at.now,
-    };
-    policy
-        .may_approve(&vote)
+    let decided = decide::last(loaded.leaves.iter().map(|(_, event)| event));
+    let ballot = decide::Ballot { human, channel: CHANNEL, terms, scope, decided, at: at.now };
+    decide::may_approve(&policy, at.authority, &ballot)
         .map(drop)
         .map_err(|e| format!("You cannot decide this: policy does not let you: {e}."))
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use grantwright_domain::event::{AgentRevoked, InstanceRevoked};
+use grantwright_domain::event::{AgentRevoked, AgentSet, InstanceRevoked};
 use grantwright_domain::request::LeaseState;
 use grantwright_domain::{AgentId, Event, InstanceId, RequestId, RequestState, VerdictKind};
 use grantwright_store::Transition;
@@ -130,6 +130,33 @@ async fn invariant_10_the_owner_of_no_agent_along_the_chain_approves() {
     assert_eq!(rig.approve("erin", &request).await.expect_err("erin").code, "delegate_approval");
     rig.approve("carol", &request).await.expect("carol owns none of them");
     assert_eq!(word(&rig.collect(&request).await.expect("granted")), "granted");
+    rig.fold().await;
+}
+
+#[tokio::test]
+async fn invariant_10_whose_agent_handed_it_on_does_not_approve_after_giving_the_agent_away() {
+    let world = World::new().await;
+    let rig = &world.rig;
+    let delegation = world.handed(json!({"export": {}})).await;
+    rig.clock.advance(1000);
+    world
+        .commit(Event::AgentSet(AgentSet {
+            at: rig.broker.now(),
+            by: human("olivia"),
+            agent: world.planner.agent.clone(),
+            owner: human("erin"),
+            attributes: Default::default(),
+        }))
+        .await;
+    rig.clock.advance(1000);
+    let request = id_of(&world.ask(&delegation, "export", EXPORT).await.expect("pending"));
+    assert_eq!(rig.approve("bob", &request).await.expect_err("bob").code, "delegate_approval");
+    rig.approve("carol", &request).await.expect("carol never owned it");
+    // What is handed on from now on is none of bob's.
+    let delegation = world.handed(json!({"export": {}})).await;
+    const OTHER: &str = r#"{"dataset":"orders","rows":10}"#;
+    let request = id_of(&world.ask(&delegation, "export", OTHER).await.expect("pending"));
+    rig.approve("bob", &request).await.expect("it is erin's planner");
     rig.fold().await;
 }
 
@@ -375,4 +402,166 @@ async fn invariant_24_with_an_agent_or_its_sidecar_ends_what_it_handed_on() {
         assert_eq!(world.state(&lease).await.lease.unwrap().state, LeaseState::Revoked);
         world.rig.fold().await;
     }
+}
+
+/// The planner's owner approves nothing of the planner's, says policy; its seniors approve all of it.
+const PLANNERS: &str = r#"
+@id("seniors-only") @reason("only seniors approve for the planner")
+forbid (principal, action == Action::"approve", resource)
+when { context.agent == Agent::"planner" } unless { principal in Group::"seniors" };
+"#;
+
+#[tokio::test]
+async fn invariant_10_policy_lets_people_approve_for_every_agent_along_the_chain() {
+    let world = World::new().await;
+    let rig = &world.rig;
+    rig.load_policy(PLANNERS).await;
+    let seniors = |members: &[&str]| {
+        Event::GroupSet(grantwright_domain::event::GroupSet {
+            at: rig.broker.now(),
+            by: human("olivia"),
+            group: grantwright_domain::GroupName::parse("seniors").unwrap(),
+            members: members.iter().map(|m| human(m)).collect(),
+        })
+    };
+    world.commit(seniors(&[])).await;
+    let delegation = world.handed(json!({"export": {}})).await;
+    let own = id_of(&world.ask("", "export", EXPORT).await.expect("pending"));
+    let through = id_of(&world.ask(&delegation, "export", EXPORT).await.expect("pending"));
+    let refused = rig.approve("carol", &through).await.expect_err("not for the planner");
+    assert_eq!((refused.status, refused.code.as_str()), (403, "approve_forbidden"));
+    assert!(refused.detail.contains("through `planner`: only seniors approve"), "{refused:?}");
+    rig.approve("carol", &own).await.expect("for the etl alone she does");
+    world.commit(seniors(&["carol"])).await;
+    rig.approve("carol", &through).await.expect("she is a senior");
+    // Between her vote and the collection she is one no longer: it waits for another.
+    world.commit(seniors(&[])).await;
+    assert_eq!(word(&rig.collect(&through).await.expect("looked at")), "pending");
+    let excluded = world.state(&through).await.excluded;
+    assert_eq!(excluded, [human("carol")].into());
+    rig.fold().await;
+}
+
+#[tokio::test]
+async fn invariant_13_a_deny_sticks_along_the_chain_both_ways() {
+    let world = World::new().await;
+    let rig = &world.rig;
+    let deny = || crate::people::Intention::Deny { reason: None, reason_code: String::new() };
+    let delegation = world.handed(json!({"export": {}})).await;
+    let ask = |params: &str| world.under("", "export", params);
+    let asked = |params: &str| AskRequest { delegation: delegation.clone(), ..ask(params) };
+    // The planner is denied, and sends the etl.
+    let denied = issue::issue(&rig.broker, &world.planner, ask(EXPORT)).await.expect("pending");
+    rig.act("carol", &id_of(&denied), deny()).await.expect("denied");
+    assert_eq!(code(rig.issue(asked(EXPORT)).await), "denied", "asked through the etl");
+    assert_eq!(code(rig.issue(ask(EXPORT)).await), "pending", "the etl's own right is its own");
+    // The etl is denied what it asked for the planner, which asks for itself.
+    const OTHER: &str = r#"{"dataset":"orders","rows":10}"#;
+    let denied = rig.issue(asked(OTHER)).await.expect("pending");
+    rig.act("carol", &id_of(&denied), deny()).await.expect("denied");
+    let planners = issue::issue(&rig.broker, &world.planner, ask(OTHER)).await;
+    assert_eq!(code(planners), "denied", "asked by who had sent it");
+    assert_eq!(code(rig.issue(ask(OTHER)).await), "denied", "asked by who was sent");
+    // Or sends somebody else.
+    let other = world.hand(&world.planner, "router", json!({"export": {}})).await.expect("handed");
+    let through = AskRequest { delegation: id(&other), ..ask(OTHER) };
+    assert_eq!(code(issue::issue(&rig.broker, &world.router, through).await), "denied");
+    let own = issue::issue(&rig.broker, &world.router, ask(OTHER)).await;
+    assert_eq!(code(own), "pending", "who had no part in it");
+}
+
+#[tokio::test]
+async fn invariant_13_a_deny_of_sensitive_parameters_sticks_along_the_chain_and_over_a_restart() {
+    let mut world = World::new().await;
+    let deny = crate::people::Intention::Deny { reason: None, reason_code: String::new() };
+    const ANN: &str = r#"{"customer":"ann"}"#;
+    const BEN: &str = r#"{"customer":"ben"}"#;
+    let delegation = world.handed(json!({"lookup": {}})).await;
+    let denied = id_of(&world.ask(&delegation, "lookup", ANN).await.expect("pending"));
+    world.rig.act("carol", &denied, deny).await.expect("denied");
+    for restarted in [false, true] {
+        if restarted {
+            world.rig.crash().await;
+        }
+        let ask = |params: &str| world.under("", "lookup", params);
+        let planners = issue::issue(&world.rig.broker, &world.planner, ask(ANN)).await;
+        assert_eq!(code(planners), "denied", "{restarted}");
+        assert_eq!(code(world.rig.issue(ask(ANN)).await), "denied", "{restarted}");
+    }
+    let other = world.under("", "lookup", BEN);
+    let other = issue::issue(&world.rig.broker, &world.planner, other).await;
+    assert_eq!(code(other), "pending", "of somebody else");
+}
+
+#[tokio::test]
+async fn people_decide_in_time_for_the_delegation_or_not_at_all() {
+    let world = World::new().await;
+    let rig = &world.rig;
+    let made = world.hand_on(&world.planner, "etl", json!({"export": {}}), "", 600, 0).await;
+    let delegation = id(&made.expect("for ten minutes"));
+    let ask = |ttl_s: u32| AskRequest { ttl_s, ..world.under(&delegation, "export", EXPORT) };
+    // Five minutes of ten: people have the other five, whatever else they would have.
+    let request = id_of(&rig.issue(ask(300)).await.expect("pending"));
+    let state = world.state(&request).await;
+    assert_eq!(state.deadline.since(state.requested_at), 300_000);
+    // A question defers the deadline, not the delegation's end.
+    let asks = crate::people::Intention::Ask { text: "which table?".into() };
+    rig.act("carol", &request, asks).await.expect("asked");
+    rig.clock.advance(299_000);
+    crate::people::answer(
+        &rig.broker,
+        &rig.caller,
+        &RequestId::parse(&request).unwrap(),
+        "customers",
+    )
+    .await
+    .expect("answered");
+    rig.clock.advance(2_000);
+    let late = rig.approve("carol", &request).await.expect_err("it could not be minted");
+    assert_eq!((late.status, late.code.as_str()), (403, "delegation_wider"));
+    assert!(late.detail.contains("is longer than delegation"), "{late:?}");
+    assert!(late.next.contains("narrow"), "{late:?}");
+    // Narrower, it is.
+    let narrow = crate::people::Intention::Narrow { ttl_s: Some(60), params: None, confirm: None };
+    rig.act("carol", &request, narrow).await.expect("narrowed, and approved");
+    // Nobody collects it until it cannot be minted any more.
+    rig.clock.advance(240_000);
+    let late = rig.collect(&request).await.expect_err("too late");
+    assert_eq!((late.status, late.code.as_str()), (403, "delegation_wider"));
+    let ended = rig.collect(&request).await.expect("looked at");
+    assert_eq!(word(&ended), "cancelled");
+    let Some(outcome::State::Ended(ended)) = ended.state else { panic!("not ended") };
+    assert!(ended.reason.contains("the delegation under which it was asked"), "{}", ended.reason);
+    // People are not asked who have no time.
+    let refused = rig.issue(ask(50)).await.expect_err("nobody could decide");
+    assert_eq!((refused.status, refused.code.as_str()), (403, "delegation_wider"));
+    assert!(refused.detail.contains("no time"), "{refused:?}");
+    rig.fold().await;
+}
+
+#[tokio::test]
+async fn invariant_26_no_credential_outlives_its_delegation_however_long_its_backend_takes() {
+    let world = World::new().await;
+    let rig = &world.rig;
+    let scopes = json!({"read": {}, "account": {}});
+    let made = world.hand_on(&world.planner, "etl", scopes, "", 600, 0).await;
+    let delegation = id(&made.expect("for ten minutes"));
+    let ask = |scope: &str, ttl_s: u32| AskRequest {
+        ttl_s,
+        ..world.under(&delegation, scope, CUSTOMERS)
+    };
+    // What the broker signs itself takes no time; a backend is given some.
+    assert_eq!(code(rig.issue(ask("read", 600)).await), "granted");
+    let refused = rig.issue(ask("account", 571)).await.expect_err("no time for the backend");
+    assert_eq!((refused.status, refused.code.as_str()), (403, "delegation_wider"));
+    assert!(refused.detail.contains("the backend may take"), "{refused:?}");
+    // One that takes longer all the same: what it made is ended, and nobody gets it.
+    rig.backend.takes.store(31_000, Ordering::SeqCst);
+    let refused = rig.issue(ask("account", 570)).await.expect_err("it came too late");
+    assert_eq!(refused.code, "delegation_outlived");
+    assert_eq!(rig.backend.revoked.load(Ordering::SeqCst), 1);
+    rig.backend.takes.store(0, Ordering::SeqCst);
+    ends::sweep_once(&rig.broker).await.expect("its outcome is told");
+    assert_eq!(code(rig.issue(ask("account", 500)).await), "granted");
+    rig.fold().await;
 }

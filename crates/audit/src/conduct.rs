@@ -334,8 +334,8 @@ impl Conduct {
     }
 
     fn settle(&mut self, id: &RequestId) {
-        let requests = &mut self.state.requests;
-        if requests.get(id).is_some_and(|request| self.settled.take(id, request)) {
+        let State { authority, requests, .. } = &mut self.state;
+        if requests.get(id).is_some_and(|request| self.settled.take(id, request, authority)) {
             requests.remove(id);
             self.judge.forget(id);
         }

@@ -69,14 +69,19 @@ impl Settled {
     }
 
     /// Takes a request over if it is past its intent; true if so.
-    pub(crate) fn take(&mut self, id: &RequestId, request: &RequestState) -> bool {
+    pub(crate) fn take(
+        &mut self,
+        id: &RequestId,
+        request: &RequestState,
+        authority: &Authority,
+    ) -> bool {
         if request.phase.is_open() || request.phase == Phase::Intended {
             return false;
         }
         if let Some(lease) = &request.lease {
             self.leases.insert(mark(lease.id.as_str()));
         }
-        let place = match request.granted() {
+        let place = match request.granted(authority) {
             Some(granted) => self.put(&granted),
             None => OVER,
         };

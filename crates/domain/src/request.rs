@@ -461,9 +461,6 @@ pub struct RequestState {
     pub end_code: String,
     /// The lease, once issued.
     pub lease: Option<Lease>,
-    /// The end of the delegation under which it was issued, as known when that leaf was folded with
-    /// [`Rights::Now`].
-    pub lasts: Option<Timestamp>,
 }
 
 impl RequestState {
@@ -534,7 +531,6 @@ impl RequestState {
             approved_at: None,
             end_code: String::new(),
             lease: None,
-            lasts: None,
             terms: e.terms,
         })
     }
@@ -622,16 +618,17 @@ impl RequestState {
 
     /// What is left once the credential was issued and while it may be valid; none before, and after.
     #[must_use]
-    pub fn granted(&self) -> Option<Granted> {
+    pub fn granted(&self, authority: &Authority) -> Option<Granted> {
         let lease = self.lease.as_ref().filter(|lease| lease.state.is_valid())?;
-        let (digest, until, last_at) = (self.digest, self.until(lease), self.last_at);
+        let approved = self.approved_until(lease);
+        let ends = authority.lasts(&self.terms).unwrap_or(approved);
+        let (digest, until, last_at) = (self.digest, approved.min(ends), self.last_at);
         Some(Granted { digest, until, last_at, lease: lease.clone() })
     }
 
-    /// How far a lease can be extended.
-    fn until(&self, lease: &Lease) -> Timestamp {
-        let approved = lease.issued_at.plus_seconds(i64::from(self.terms.ttl_s));
-        self.lasts.map_or(approved, |end| end.min(approved))
+    /// How far people or policy let a lease be extended.
+    fn approved_until(&self, lease: &Lease) -> Timestamp {
+        lease.issued_at.plus_seconds(i64::from(self.terms.ttl_s))
     }
 
     /// The state after a request's proven leaves, in order.
@@ -978,7 +975,7 @@ impl RequestState {
                     format!("the credential ends at {}, its approval at {ends}", e.expires_at)
                 })?;
                 if let Rights::Now(authority) = rights {
-                    self.lasts = authority.outlasts(&self.terms, e.expires_at)?;
+                    authority.outlasts(&self.terms, e.expires_at)?;
                 }
                 self.phase = Phase::Granted;
                 self.lease = Some(Lease {
@@ -1030,7 +1027,7 @@ impl RequestState {
             | Event::Renewed(Renewed { digest, .. })
             | Event::Revoked(Revoked { digest, .. }) => {
                 bound(*digest, self.digest)?;
-                let until = self.lease.as_ref().map(|lease| self.until(lease));
+                let until = self.lease.as_ref().map(|lease| self.approved_until(lease));
                 match (&mut self.lease, until) {
                     (Some(lease), Some(until)) => lease.step(event, until)?,
                     _ => return Err(no_live_lease()),

@@ -365,9 +365,9 @@ fn invariant_26_no_credential_outlives_its_delegation() {
             expires_at: at(ends),
         })
     };
-    refused(&state, &renewed(end + 1), "lifetime");
+    refused(&state, &renewed(end + 1), "delegation_outlived");
     taken(&mut state.clone(), &renewed(end));
-    let left = state.requests[&request("r-1")].granted().expect("it lives");
+    let left = state.requests[&request("r-1")].granted(&state.authority).expect("it lives");
     let rights = Rights::Now(&state.authority);
     left.clone().apply(state.size, &renewed(end + 1), rights).expect_err("beyond it");
     left.clone().apply(state.size, &renewed(end), rights).expect("within it");

@@ -120,6 +120,16 @@ class Delegations(Classes):
         events.insert(place, {"at": events[min(place, len(events) - 1)]["at"], **leaf})
         return self.log(events)
 
+    def outlived(self, seconds):
+        """The credential of the ask, minted so late that it ends that long after its delegation."""
+        events = copy.deepcopy(self.events)
+        intended, issued = (events[self.at(kind, request_id=ids["asked"])] for kind in ("intended", "issued"))
+        ttl = events[self.at("requested", request_id=ids["asked"])]["terms"]["ttl_s"]
+        events[self.at("delegated", delegation_id=ids["read"])]["expires_at"] = later(intended["at"], ttl + 1)
+        issued["at"] = later(intended["at"], 1 + seconds)
+        issued["expires_at"] = later(issued["at"], ttl)
+        return self.log(events)
+
     def child(self, of, **fields):
         """demo-agent passes on what it was handed."""
         made = self.events[self.at("delegated", delegation_id=ids[of])]
@@ -132,8 +142,8 @@ class Delegations(Classes):
     def test_30_what_both_verifiers_prove(self):
         """As it is, and with a right that is passed on as it may be: one of the classes below is no finding
         by itself."""
-        self.judged("delegations as they are", [self.log(self.events), self.child("export")],
-                    (0,), (0,))
+        self.judged("delegations as they are",
+                    [self.log(self.events), self.child("export"), self.outlived(0)], (0,), (0,))
 
     def test_31_rights_that_were_not_handed_on_so(self):
         made = self.events[self.at("delegated", delegation_id=ids["read"])]
@@ -189,6 +199,7 @@ class Delegations(Classes):
             "passed on where it may not be": self.child("read"),
             "passed on to its own chain": self.child("export", to="planner"),
             "passed on to nobody": self.child("export", to="nobody"),
+            "a credential that outlives it": self.outlived(1),
             "passed on wider": self.child("export", scopes=rows),
             "passed on from one that is none": self.child("read", parent="d-none"),
         }

@@ -70,11 +70,13 @@ class Request:
         return self.deadline + (self.pause if self.asked else 0)
     def ineligible(self, a, human, channel, at):
         """Why this person may not decide; None when they may."""
-        v, agents = self.verdict, (self.terms.agent, *self.terms.delegation)
+        v, terms, agents = self.verdict, self.terms, (self.terms.agent, *self.terms.delegation)
+        handed = min(self.since, a.handed_since(terms.delegation_id, self.since))
         if not a.active(human) or self.terms.agent not in a.agents:
             return "is not an active person"
         for who in (human, *a.stand_ins(human, at)):
-            if any(a.owned_since(agent, who, self.since) for agent in agents):
+            if a.owned_since(terms.agent, who, self.since) or any(
+                    a.owned_since(agent, who, handed) for agent in terms.delegation):
                 return f"or `{who}`, who could act as them, owned an agent that asks"
             if who == self.terms.on_behalf_of:
                 return f"or `{who}`, who could act as them, is whom the task is for"
@@ -198,9 +200,10 @@ class Request:
         need(self.scope and self.scope.minter == e.minter, "minter", "not the scope's minter")
         need(a.lives(self.terms.agent, self.terms.instance), "agent-live", "it is revoked")
         a.covers(self.terms, at)
-    def issued(self, e, _, at):
+    def issued(self, e, a, at):
         latest = at + self.terms.ttl_s * 1000
         need(at < e.expires_ms <= latest, "lifetime")
+        a.outlasts(self.terms.delegation_id, e)
         self.lease = Row(id=e.lease_id, latest=latest, until=e.expires_ms, state="live")
     def expired(self, _, __, at):
         need(at >= self.ends(), "deadline", "it ends later")
@@ -211,8 +214,9 @@ class Request:
         self.alive(e, "live", "withdrawn")
         need(at >= self.lease.until, "deadline", "it ends later")
         self.lease.state = "expired"
-    def renewed(self, e, _, at):
+    def renewed(self, e, a, at):
         self.alive(e, "live")
+        a.outlasts(self.terms.delegation_id, e)
         need(at < self.lease.until and at < e.expires_ms <= self.lease.latest, "lifetime")
         self.lease.until = e.expires_ms
     def revoked(self, e, *_):

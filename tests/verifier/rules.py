@@ -224,6 +224,15 @@ class Authority:
             need(known.chain == terms.delegation and at + terms.ttl_s * 1000 <= known.expires_ms,
                  "delegation", "it is of another chain, or ends before")
             self.within(known, terms.scope, terms.template, terms.ttl_s, terms.params)
+    def handed_since(self, id_, at):
+        """When the first who handed on the right of this delegation did; `at` where there is none."""
+        while known := self.delegations.get(id_):
+            id_, at = known.parent, known.ms
+        return at
+    def outlasts(self, id_, e):
+        known = self.delegations.get(id_)
+        need(not id_ or known and e.expires_ms <= known.expires_ms, "delegation",
+             "the credential ends after its delegation")
     def delegated(self, e):
         had = self.delegation(e.parent, e["from"], e.ms) if e.parent else None
         chain, passes = [*(had.chain if had else ()), e["from"]], e.passes or 0

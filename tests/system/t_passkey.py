@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from forge import Forger
-from harness import Demo, call, cli, copy_store, scratch
+from harness import Demo, call, cli, copy_store, scratch, until
 from passkey import Browser, Passkey, b64, unb64
 
 demo = doors = None
@@ -69,6 +69,13 @@ class Sign(unittest.TestCase):
         self.assertEqual(operator("POST", end, {}).status, 404)
 
 
+def witnessed():
+    """The size of the newest checkpoint that the witness cosigned."""
+    with sqlite3.connect(f"file:{demo.store}?mode=ro", uri=True) as db:
+        rows = db.execute("SELECT value FROM side WHERE kind = 'witnessed'").fetchall()
+    return max((int(bytes(row[0]).decode().split("\n")[1]) for row in rows), default=0)
+
+
 class Quorum(unittest.TestCase):
     """A scope that wants two passkeys: what two people signed is proven from a copy of the database by
     whoever has the log's key; what somebody wrote there in their name is found."""
@@ -89,6 +96,8 @@ class Quorum(unittest.TestCase):
         size = len(demo.leaves())
         cls.second, _ = cls.decide("second")
         demo.keeps(size)
+        # What the witness cosigned is in the copy, whoever was faster.
+        until("the witness vouches for both", 30, lambda: witnessed() > size, 0.05)
         cls.copy = copy_store(demo.store, scratch("copy"))
 
     @classmethod

@@ -20,6 +20,8 @@ from harness import ROOT, Demo, Process, call, clean_env, scratch, until
 from peers import apt
 
 RELEASE = harness.BIN
+# The second verifier takes minutes over the logs that rows leave behind; tests have it judge theirs.
+Demo.judged = False
 GRANTS = RELEASE / "examples" / "bench-grants"
 BYTES = RELEASE / "examples" / "bench-bytes"
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))

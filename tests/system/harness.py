@@ -282,12 +282,13 @@ class Doors:
 class Demo:
     """`grantwright demo --keep --dir D`."""
 
+    # False where the test itself spoils the store.
+    judged = True
+
     def __init__(self, folder=None, start=True, wait=60, **env):
         self.dir = Path(folder or scratch("demo"))
         self.settings = {"GRANTWRIGHT_DEMO_ASKS_PER_SECOND": "100000", **env}
         self.doors = Doors(self)
-        # False where the test itself spoils the store.
-        self.judged = True
         self.env = {}
         for name in ("alice", "bob", "carol", "dave"):
             setattr(self, name, Person(self, name))

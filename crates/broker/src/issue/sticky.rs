@@ -26,7 +26,8 @@ fn keys(
             ..terms.clone()
         })
     });
-    std::iter::once(terms.clone()).chain(through).filter_map(|terms| terms.deny_key().ok())
+    let through = through.map(|terms| terms.deny_key());
+    std::iter::once_with(|| terms.deny_key()).chain(through).flatten()
 }
 
 /// The sealed parameters as `agent`'s own ask would commit to them.

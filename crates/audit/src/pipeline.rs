@@ -1,23 +1,23 @@
-//! Reads pages of leaves, parses and hashes them on worker threads, and hands them on in order.
+//! Reads pages of leaves ahead, parses and hashes them on worker threads, and hands them on in order.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 
-use grantwright_domain::{Digest, Event, Scope};
+use grantwright_domain::{Digest, Event, RequestId, Scope};
 use grantwright_proof::{Hash, leaf_hash};
 
 use crate::shape::{Like, Read, Shapes, Slot};
-use crate::source::Page;
+use crate::source::{Page, Text};
 use crate::{CannotVerify, Source, conduct};
 
 /// Leaves to a page.
 pub(crate) const PAGE: usize = 1024;
 /// Pages a worker may have waiting.
 const AHEAD: usize = 2;
-/// More threads than this find nothing to do: the fold is one thread.
+/// More threads than this find nothing to do: one thread reads, and one folds.
 const MOST_WORKERS: usize = 8;
 
 /// What a leaf says.
@@ -78,9 +78,13 @@ struct Sheet {
 /// Declarations of scopes by digest, which threads may use as they become known.
 pub(crate) type Catalog = RwLock<HashMap<Digest, Arc<Scope>>>;
 
-struct Worker {
-    give: SyncSender<Sheet>,
-    take: Receiver<Sheet>,
+/// A source that the thread which reads ahead and the one that folds take in turns.
+struct Turns<'m, 's>(&'m Mutex<&'s mut dyn Source>);
+
+impl Turns<'_, '_> {
+    fn take<R>(&self, read: impl FnOnce(&mut dyn Source) -> R) -> R {
+        read(&mut **self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Walks the leaves from index `from` on; `each` gets every leaf in order, and the source to read what
@@ -93,8 +97,10 @@ pub(crate) fn walk(
     each: &mut dyn FnMut(&Leaf<'_>, &mut dyn Source) -> Result<bool, CannotVerify>,
 ) -> Result<(), CannotVerify> {
     let count = thread::available_parallelism().map_or(2, usize::from).clamp(1, MOST_WORKERS);
+    let source = Mutex::new(source);
+    let source = &source;
     thread::scope(|scope| {
-        let workers: Vec<Worker> = (0..count as u64)
+        let (give, take): (Vec<_>, Vec<_>) = (0..count as u64)
             .map(|number| {
                 let (give, sheets) = sync_channel::<Sheet>(AHEAD);
                 let (done, take) = sync_channel(AHEAD);
@@ -107,55 +113,102 @@ pub(crate) fn walk(
                         }
                     }
                 });
-                Worker { give, take }
+                (give, take)
             })
-            .collect();
-        feed(source, from, &workers, each)
+            .unzip();
+        let (spare, spares) = channel();
+        let reader = scope.spawn(move || deal(Turns(source), from, &give, &spares));
+        let folded = collect(&mut Turns(source), &take, &spare, each);
+        // A reader that is still at it finds nobody to read for.
+        drop((take, spare));
+        let lost = || CannotVerify::Unreadable("a thread of the verification ended early".into());
+        let dealt = reader.join().map_err(|_| lost())?;
+        match folded? {
+            Some(pages) if pages != dealt? => Err(lost()),
+            _ => Ok(()),
+        }
     })
 }
 
-/// Deals pages round and collects them in the same order.
-fn feed(
-    source: &mut dyn Source,
+/// Reads pages and deals them round, until the log ends or nobody takes them. How many it dealt.
+fn deal(
+    source: Turns<'_, '_>,
     from: u64,
-    workers: &[Worker],
+    workers: &[SyncSender<Sheet>],
+    spares: &Receiver<Sheet>,
+) -> Result<u64, CannotVerify> {
+    let mut next = Some(from);
+    let mut dealt = 0;
+    for worker in workers.iter().cycle() {
+        let Some(from) = next else { break };
+        let mut sheet = spares.try_recv().unwrap_or_default();
+        source.take(|source| source.page(from, PAGE, &mut sheet.page))?;
+        let Some(last) = sheet.page.last() else { break };
+        // An index that does not move on would be read for ever.
+        next = last.checked_add(1).filter(|after| *after > from);
+        if worker.send(sheet).is_err() {
+            break;
+        }
+        dealt += 1;
+    }
+    Ok(dealt)
+}
+
+/// Takes the pages in the order in which they were dealt. How many there were; none if `each` wanted no
+/// more of them.
+fn collect(
+    source: &mut Turns<'_, '_>,
+    workers: &[Receiver<Sheet>],
+    spare: &Sender<Sheet>,
     each: &mut dyn FnMut(&Leaf<'_>, &mut dyn Source) -> Result<bool, CannotVerify>,
-) -> Result<(), CannotVerify> {
-    let lost = || CannotVerify::Unreadable("a worker thread ended early".into());
-    let mut givers = workers.iter().cycle();
-    let mut takers = workers.iter().cycle();
-    let mut spare: Vec<Sheet> = Vec::new();
-    let (mut next, mut flying, mut ended) = (from, 0usize, false);
-    loop {
-        while !ended && flying < workers.len() * AHEAD {
-            let mut sheet = spare.pop().unwrap_or_default();
-            source.page(next, PAGE, &mut sheet.page)?;
-            match sheet.page.last() {
-                None => ended = true,
-                Some(last) => {
-                    match last.checked_add(1) {
-                        Some(after) if after > next => next = after,
-                        // An index that does not move on would be read for ever.
-                        _ => ended = true,
-                    }
-                    let worker = givers.next().ok_or_else(lost)?;
-                    worker.give.send(sheet).map_err(|_| lost())?;
-                    flying += 1;
-                }
-            }
-        }
-        if flying == 0 {
-            return Ok(());
-        }
-        let mut sheet = takers.next().ok_or_else(lost)?.take.recv().map_err(|_| lost())?;
-        flying -= 1;
+) -> Result<Option<u64>, CannotVerify> {
+    let mut pages = 0;
+    for worker in workers.iter().cycle() {
+        let Ok(mut sheet) = worker.recv() else { break };
+        pages += 1;
         for leaf in &sheet.leaves {
             if !each(&sheet.leaf(leaf), source)? {
-                return Ok(());
+                return Ok(None);
             }
         }
         sheet.clear();
-        spare.push(sheet);
+        // A reader that is done needs no more.
+        let _ = spare.send(sheet);
+    }
+    Ok(Some(pages))
+}
+
+impl Source for Turns<'_, '_> {
+    fn leaves(&mut self, from: u64, most: usize) -> Result<Vec<(u64, Vec<u8>)>, CannotVerify> {
+        self.take(|source| source.leaves(from, most))
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<(u64, String)>, CannotVerify> {
+        self.take(|source| source.checkpoints())
+    }
+
+    fn leaf_hashes(&mut self, from: u64, most: usize) -> Result<Vec<Hash>, CannotVerify> {
+        self.take(|source| source.leaf_hashes(from, most))
+    }
+
+    fn has_tiles(&self) -> bool {
+        self.take(|source| source.has_tiles())
+    }
+
+    fn hash_tile(&mut self, level: u8, index: u64) -> Result<Option<Vec<u8>>, CannotVerify> {
+        self.take(|source| source.hash_tile(level, index))
+    }
+
+    fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, CannotVerify> {
+        self.take(|source| source.blob(digest))
+    }
+
+    fn texts(
+        &mut self,
+        request: Option<&RequestId>,
+        each: &mut dyn FnMut(Text),
+    ) -> Result<(), CannotVerify> {
+        self.take(|source| source.texts(request, each))
     }
 }
 

@@ -11,8 +11,8 @@ use crate::CannotVerify;
 ///
 /// All calls must see the same moment: on a live store, hold one read transaction. Nothing that is
 /// returned is trusted, so an implementation checks and repairs nothing; what it cannot read is
-/// [`CannotVerify::Unreadable`]. Nothing is written, ever.
-pub trait Source {
+/// [`CannotVerify::Unreadable`]. Nothing is written, ever. Threads use it in turns.
+pub trait Source: Send {
     /// The leaves whose index is at least `from`, in order of their index, at most `most` of them
     /// (never 0). Empty: there are no more.
     ///

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher as _;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use grantwright_domain::event::{Narrowed, Voted};
 use grantwright_domain::{Digest, Event, RequestId};
@@ -12,6 +14,12 @@ use crate::report::{Findings, MOST_FINDINGS};
 use crate::settled::{Mark, mark};
 use crate::story::{self, Leaves};
 use crate::{CannotVerify, Source, Text};
+
+/// Texts to a page, and pages that a thread may have waiting.
+const PAGE: usize = 256;
+const AHEAD: usize = 4;
+/// More threads than this find nothing to do: one thread reads.
+const MOST_THREADS: usize = 8;
 
 /// What the leaves of one request commit to.
 #[derive(Default)]
@@ -73,6 +81,15 @@ pub(crate) struct Commitments {
     only: Option<HashSet<Mark>>,
 }
 
+/// What came of comparing texts.
+#[derive(Default)]
+struct Compared {
+    /// Texts that are what a leaf commits to.
+    present: u64,
+    /// Bounded: requests with a text that is not what a leaf commits to, or that are not there.
+    doubted: BTreeSet<RequestId>,
+}
+
 impl Commitments {
     /// Those of requests that begin from now on.
     pub(crate) fn from_now() -> Self {
@@ -108,24 +125,60 @@ impl Commitments {
         findings: &mut Findings,
     ) -> Result<u64, CannotVerify> {
         self.made.sort_unstable();
-        let mut present = 0u64;
-        // Bounded: requests with a text that is not what a leaf commits to, or that are not there.
-        let mut doubted: Vec<RequestId> = Vec::new();
-        source.texts(None, &mut |text| {
-            if !self.is_asked(&text.request) {
-            } else if self.holds(&text) {
-                present += 1;
-            } else if doubted.len() < MOST_FINDINGS && !doubted.contains(&text.request) {
-                doubted.push(text.request);
-            }
-        })?;
-        for request in &doubted {
+        let Compared { present, doubted } = self.compare(source)?;
+        for request in doubted.iter().take(MOST_FINDINGS) {
             let leaves = story::leaves_of(request, u64::MAX, source)?;
             if !leaves.is_empty() {
                 name_wrong(request, &Held::of(&leaves), source, findings)?;
             }
         }
         Ok((self.made.len() as u64).saturating_sub(present))
+    }
+
+    /// Compares all texts, on threads beside the one that reads them.
+    fn compare(&self, source: &mut dyn Source) -> Result<Compared, CannotVerify> {
+        let count = thread::available_parallelism().map_or(2, usize::from).clamp(1, MOST_THREADS);
+        thread::scope(|scope| {
+            let (give, threads): (Vec<_>, Vec<_>) = (0..count)
+                .map(|_| {
+                    let (give, pages) = sync_channel::<Vec<Text>>(AHEAD);
+                    (give, scope.spawn(move || self.compared(pages.iter().flatten())))
+                })
+                .unzip();
+            let (mut page, mut turn) = (Vec::new(), give.iter().cycle());
+            let mut pass_on = |page: Vec<Text>| turn.next().map(|thread| thread.send(page));
+            source.texts(None, &mut |text| {
+                page.push(text);
+                if page.len() == PAGE {
+                    // Who takes nothing any more has panicked, which is told below.
+                    let _ = pass_on(std::mem::take(&mut page));
+                }
+            })?;
+            let _ = pass_on(page);
+            drop(give);
+            let mut all = Compared::default();
+            for thread in threads {
+                let lost =
+                    |_| CannotVerify::Unreadable("a thread of the verification ended early".into());
+                let Compared { present, doubted } = thread.join().map_err(lost)?;
+                all.present += present;
+                all.doubted.extend(doubted);
+            }
+            Ok(all)
+        })
+    }
+
+    fn compared(&self, texts: impl Iterator<Item = Text>) -> Compared {
+        let mut out = Compared::default();
+        for text in texts {
+            if !self.is_asked(&text.request) {
+            } else if self.holds(&text) {
+                out.present += 1;
+            } else if out.doubted.len() < MOST_FINDINGS {
+                out.doubted.insert(text.request);
+            }
+        }
+        out
     }
 
     fn holds(&self, text: &Text) -> bool {

@@ -32,7 +32,7 @@ const MOST_ABSENT: u64 = 64;
 const AT_ONCE: u64 = 16;
 
 /// Where the files are. Nothing that is returned is trusted.
-pub trait Files {
+pub trait Files: Send {
     /// The bytes of each file, in order; none for one that is not there. A file longer than
     /// [`MAX_FILE`] counts as one that is not there.
     ///

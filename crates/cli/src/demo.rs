@@ -92,7 +92,11 @@ async fn story(
             let cast = stage.cast(ports)?;
             teller.aside(&format!("Ready after {} ms. The story:\n", begin.elapsed().as_millis()));
             steps::tell(&mut teller, &cast).await;
-            teller.tell("verify", Instant::now(), steps::verify(stage.check(&mark.vkey)?).await);
+            teller.tell(
+                "verify",
+                Instant::now(),
+                steps::verify(stage.check(&mark.vkey).await?).await,
+            );
             (mark, ports)
         }
         Kind::Resumed => {
@@ -110,7 +114,7 @@ async fn story(
                 };
                 teller.tell("resume", begin, told);
                 let begin = Instant::now();
-                teller.tell("verify", begin, steps::verify(stage.check(&mark.vkey)?).await);
+                teller.tell("verify", begin, steps::verify(stage.check(&mark.vkey).await?).await);
             }
             let mark = if args.keep { stage.refresh(mark, ports).await } else { mark };
             (mark, ports)

@@ -1,6 +1,6 @@
 //! The staging: a fresh folder is set up like any installation, a resumed one is started again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use grantwright_broker::{InitOptions, Recovery};
 use grantwright_domain::{HumanId, Timestamp};
@@ -209,9 +209,14 @@ impl Stage<'_> {
         })
     }
 
-    /// What the proof looks at: the store, the key, and the sidecar's checkpoint.
-    pub fn check(&self, vkey: &str) -> Result<crate::audit::Check, Failure> {
+    /// What the proof looks at: the store, the key, and the sidecar's checkpoint, which is written beside
+    /// its answers and may come a moment after them.
+    pub async fn check(&self, vkey: &str) -> Result<crate::audit::Check, Failure> {
         let checkpoint = self.dir.file("sidecar/checkpoint");
+        let begin = Instant::now();
+        while !checkpoint.is_file() && begin.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Ok(crate::audit::Check {
             store: material::store_url(self.dir)?,
             vkey: Some(vkey.to_owned()),

@@ -3,6 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use rusqlite::types::{Value as Sql, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
@@ -14,8 +16,13 @@ use crate::StoreError;
 use crate::head::HeadRow;
 use grantwright_domain::Digest;
 
-/// Pages of 4 KiB in the WAL before a commit moves them into the database.
-const WAL_PAGES: i64 = 4000;
+/// Pages of 4 KiB in the WAL before a commit moves those into the database that [`Mover`] did not yet: the
+/// writer stands still for it.
+const WAL_PAGES: i64 = 8000;
+/// Pages that are written, about, before the mover is woken.
+const MOVED_PAGES: usize = 2000;
+/// What a batch writes beside its leaves, in pages, about.
+const BATCH_PAGES: usize = 12;
 /// Memory for pages, in KiB, negative as SQLite wants it.
 const CACHE_KIB: i64 = -65_536;
 /// How long a statement waits for another process's short lock, in milliseconds.
@@ -23,8 +30,57 @@ const BUSY_MS: u64 = 5000;
 
 /// A connection; a writer's holds the broker's lock as long as it lives.
 pub(crate) struct Sqlite {
+    /// Ends first: the last connection that closes leaves no WAL behind.
+    mover: Option<Mover>,
     connection: Connection,
     _lock: Option<File>,
+}
+
+/// Moves pages from the WAL into the database on a thread and a connection of its own, while the writer
+/// goes on: moved by a commit, some thousand pages hold up every caller.
+struct Mover {
+    wake: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+    /// Pages written since it was woken, about.
+    written: usize,
+}
+
+impl Mover {
+    fn start(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = connect(path, flags)?;
+        durable(&connection)?;
+        let (wake, woken) = sync_channel(1);
+        let work = move || {
+            while woken.recv().is_ok() {
+                // Passive: it waits for nobody, and what it leaves in the WAL stays readable there.
+                let moved = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+                if let Err(e) = moved {
+                    tracing::warn!(error = %e, "pages of the WAL were not moved; a commit does it");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("wal".into()).spawn(work);
+        let thread = thread.map_err(|e| StoreError::Unavailable(format!("no thread: {e}")))?;
+        Ok(Self { wake: Some(wake), thread: Some(thread), written: 0 })
+    }
+
+    fn wrote(&mut self, rows: &Rows) {
+        self.written += BATCH_PAGES + rows.leaves.len();
+        if self.written >= MOVED_PAGES {
+            self.written = 0;
+            // One that is at it already goes on once it is done.
+            let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
+        }
+    }
+}
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        self.wake = None;
+        // One that panicked moved nothing; a commit does.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 impl Sqlite {
@@ -40,9 +96,8 @@ impl Sqlite {
         drop(file);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = connect(path, flags)?;
-        for (pragma, value) in [("synchronous", "FULL"), ("foreign_keys", "OFF")] {
-            connection.pragma_update(None, pragma, value).map_err(fault)?;
-        }
+        durable(&connection)?;
+        connection.pragma_update(None, "foreign_keys", "OFF").map_err(fault)?;
         let mode: String = connection
             .pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))
             .map_err(fault)?;
@@ -51,16 +106,14 @@ impl Sqlite {
         }
         connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(fault)?;
         connection.pragma_update(None, "cache_size", CACHE_KIB).map_err(fault)?;
-        // A checkpoint of the WAL syncs as strictly as a commit.
-        connection.pragma_update(None, "checkpoint_fullfsync", true).map_err(fault)?;
         migrate(&connection)?;
-        Ok(Self { connection, _lock: Some(lock) })
+        Ok(Self { mover: Some(Mover::start(path)?), connection, _lock: Some(lock) })
     }
 
     /// Opens a connection that cannot write. The writer's must have made the file.
     pub(crate) fn open_reader(path: &Path) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Ok(Self { connection: connect(path, flags)?, _lock: None })
+        Ok(Self { mover: None, connection: connect(path, flags)?, _lock: None })
     }
 
     /// Opens a file that nobody writes to, without making anything beside it. Whoever asks looks
@@ -83,7 +136,7 @@ impl Sqlite {
         });
         let uri = format!("file:{escaped}?immutable=1");
         // Not mapped into memory: who cuts the file off would end this process.
-        Ok(Self { connection: connect(Path::new(&uri), flags)?, _lock: None })
+        Ok(Self { mover: None, connection: connect(Path::new(&uri), flags)?, _lock: None })
     }
 
     /// Writes what this connection sees at this moment into an empty file.
@@ -341,6 +394,9 @@ impl Db for Sqlite {
         if !self.change(&rows.changed).map_err(fault)? {
             return Err(DbError::Malformed("request row: it is not as it was written"));
         }
+        if let Some(mover) = &mut self.mover {
+            mover.wrote(rows);
+        }
         self.insert(rows).map_err(fault)
     }
 
@@ -381,6 +437,13 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     connection.busy_timeout(std::time::Duration::from_millis(BUSY_MS)).map_err(fault)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// What is committed is on the disk, and a checkpoint of the WAL syncs as strictly as a commit.
+fn durable(connection: &Connection) -> Result<(), StoreError> {
+    connection.pragma_update(None, "synchronous", "FULL").map_err(fault)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", true).map_err(fault)?;
+    Ok(())
 }
 
 /// Path of the file whose lock says that a broker uses the store.
@@ -436,5 +499,42 @@ fn fault(e: rusqlite::Error) -> DbError {
         ) => DbError::Broken(detail),
         None => DbError::Malformed("stored value"),
         Some(_) => DbError::Unavailable(detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use grantwright_proof::leaf_hash;
+
+    use super::super::LeafRow;
+    use super::*;
+
+    /// While pages are moved beside it, the writer goes on; and when it ends, all is in the one file.
+    #[test]
+    fn pages_move_beside_the_writer_and_no_wal_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let mut db = Sqlite::open_writer(&path).unwrap();
+        let (batches, each) = (120u64, 100u64);
+        for batch in 0..batches {
+            let leaf = |n| {
+                let body = vec![u8::try_from(n % 251).unwrap(); 500];
+                let hash = leaf_hash(&body);
+                LeafRow { index: batch * each + n, request: None, kind: "x", body, hash }
+            };
+            db.begin(Mode::Write).unwrap();
+            db.write(&Rows { leaves: (0..each).map(leaf).collect(), ..Rows::default() }).unwrap();
+            db.commit().unwrap();
+        }
+        assert!(batches * (each + BATCH_PAGES as u64) > 3 * MOVED_PAGES as u64, "it was woken");
+        drop(db);
+        assert!(!folder.path().join("store.db-wal").exists());
+        let mut db = Sqlite::open_still(&path).unwrap();
+        let mut rows = db.query("SELECT count(*), sum(length(body)) FROM leaves", &[]).unwrap();
+        let row = rows.first_mut().unwrap();
+        assert_eq!(
+            (row.int(0).unwrap(), row.int(1).unwrap()),
+            (batches * each, batches * each * 500)
+        );
     }
 }

@@ -320,6 +320,7 @@ class Epochs(Classes):
             {"old_checkpoint": self.old_note(e["restored"], root)},
             {"old_checkpoint": self.old_note(e["restored"] + 1, root, stray)},
             {"old_checkpoint": "no note"}, {"restored": 10_000_000}, {"carried": 0}, {"version": 2},
+            {"carried_root": "no root"}, {"restored_root": "no root"},
             {"trust_domain": "other.example"}, {"recovery_key": "no key"}]
         cases = [self.written({**e, **change}, **mine) for change in fields]
         # After it: an ask in the old log's name, a leaf of before, and a second beginning.

@@ -3,6 +3,7 @@ and witnesses."""
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,70 @@ class Places(unittest.TestCase):
         code, report = demo.cli_json("audit", "verify", "--dir", folder, env={"GRANTWRIGHT_CHECKPOINT": ""})
         self.assertEqual(code, 1, report)
         self.assertIn([last - 1, "time"], [[f["leaf"], f["rule"]] for f in report["findings"]])
+
+
+class Specified(unittest.TestCase):
+    """docs/log-format.md and the vectors are enough for a second verifier."""
+
+    def setUp(self):
+        if not evidence.second():
+            self.skipTest("the second verifier needs `cryptography`")
+        import leaf
+        self.leaf = leaf
+
+    def vectors(self, name):
+        return json.loads((ROOT / f"crates/domain/tests/vectors/{name}.json").read_text())
+
+    def taken(self, body):
+        """Whether these are the bytes of a value in canonical form."""
+        try:
+            value = json.loads(body.decode(), object_hook=self.leaf.Row)
+            return self.leaf.canonical(value, 1).encode() == body
+        except (self.leaf.Wrong, ValueError, RecursionError):
+            return False
+
+    def test_the_page_names_every_kind_and_field_that_the_second_verifier_takes(self):
+        page, shapes = (ROOT / "docs/log-format.md").read_text(), self.leaf.SHAPES
+        named = set(re.findall("[a-z_0-9]+", " ".join(re.findall("`([^`\n]+)`", page))))
+        fields = {field.partition(":")[0].rstrip("?") for shape in shapes.values() for field in shape.split()}
+        kinds = {kind for kind in shapes if kind.islower()}
+        self.assertEqual((kinds | fields) - named - {"OF"}, set())
+        for kind in kinds:
+            self.assertRegex(page, rf"(?m)^\| [^|]*`{kind}`", "a row of a table")
+        self.assertEqual({vector["kind"] for vector in self.vectors("leaves")}, kinds)
+
+    def test_the_vectors_of_leaves_and_digests_hold_for_the_second_verifier(self):
+        leaf = self.leaf
+        for vector in self.vectors("leaves"):
+            body = vector["leaf"].encode()
+            self.assertEqual(leaf.digest("vector", body), vector["digest"], vector["name"])
+            # As a leaf, a proof is any object; what a passkey signs is a rule.
+            if "proof" not in json.loads(body):
+                self.assertEqual(leaf.read_leaf(body).kind, vector["kind"])
+            for other in (body + b"\n", b" " + body, body[:-1], body * 2, body.replace(b"{", b"{ ", 1),
+                          body.replace(b"kind", b"k\\u0069nd", 1), body[:-1] + b',"zz":1}',
+                          body.replace(b'Z"', b'.000Z"', 1), body.replace(b'"kind":"', b'"kind":"x', 1)):
+                with self.assertRaises(leaf.Wrong, msg=other):
+                    leaf.read_leaf(other)
+        for vector in self.vectors("commitments"):
+            said = bytes.fromhex(vector["salt"]) + vector["text"].encode()
+            self.assertEqual(leaf.digest("commitment", said), vector["digest"], vector["name"])
+        for vector in self.vectors("requests"):
+            self.assertEqual(leaf.digest_of("request", json.loads(vector["canonical"])), vector["digest"])
+
+    def test_the_vectors_of_canonical_form_hold_for_the_second_verifier(self):
+        for vector in self.vectors("canonical"):
+            value = json.loads(bytes.fromhex(vector["input_hex"]))
+            self.assertEqual(self.leaf.canonical(value), vector["canonical"], vector["name"])
+            self.assertTrue(self.taken(vector["canonical"].encode()), vector["name"])
+        for vector in self.vectors("refused"):
+            self.assertFalse(self.taken(bytes.fromhex(vector["input_hex"])), vector["name"])
+
+    def test_the_vectors_of_parameters_hold_for_the_second_verifier(self):
+        for vector in self.vectors("params"):
+            value = vector.get("taken", vector["value"])
+            fits = self.leaf.fits(self.leaf.Row(vector["spec"]), value)
+            self.assertEqual(bool(fits), "taken" in vector, vector["name"])
 
 
 class Receipts(unittest.TestCase):

@@ -199,6 +199,11 @@ class WentBack(unittest.TestCase):
                 self.assertEqual((reply.status, reply.code), (503, "log_inconsistent"), reply)
                 time.sleep(0.5)
             self.assertNotIn("issued", [e["kind"] for e in demo.leaves()[size:]])
+
+            def alarm():
+                body = call(doors.tcp, "GET", "/metrics").body
+                return b"\ngrantwright_sidecar_log_inconsistent 1\n" in body
+            until("the sidecar's alarm", 30, alarm, 0.2)
             code, report = demo.cli_json("audit", "verify")
             self.assertEqual((code, report["rollback"]), (1, "found"), report)
             demo.stop()
@@ -211,6 +216,7 @@ class WentBack(unittest.TestCase):
                 lambda r: r if r.status == 200 else None)(
                     doors.ask("demo.read", {"dataset": doors.fresh()})), 0.2)
             self.assertEqual(reply.json["state"], "granted")
+            until("the alarm is over", 30, lambda: not alarm(), 0.2)
             code, report = demo.cli_json("audit", "verify")
             self.assertEqual((code, report["ok"]), (0, True), report)
 

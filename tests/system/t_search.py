@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import threading
 import unittest
 
 from harness import Demo, scratch
@@ -107,6 +108,25 @@ class Backup(unittest.TestCase):
         self.assertEqual((code, report["leaves"]), (0, told["leaves"]), report)
         code, out, err = demo.cli("backup", "--to", file)
         self.assertEqual(code, 2, out + err)
+
+    def test_what_is_written_meanwhile_spoils_no_copy(self):
+        over, asked = threading.Event(), []
+
+        def write():
+            while not over.wait(0.01):
+                asked.append(doors.ask("demo.read", {"dataset": doors.fresh()}).status)
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(3):
+                before, file = len(demo.leaves()), scratch("backup")
+                code, told = demo.cli_json("backup", "--to", file)
+                self.assertEqual((code, told["ok"], told["findings"]), (0, True, []), told)
+                self.assertGreaterEqual(told["leaves"], before)
+        finally:
+            over.set()
+            writer.join()
+        self.assertEqual(set(asked), {200})
 
     def test_a_backup_holds_no_key(self):
         file = scratch("backup")

@@ -49,7 +49,7 @@ SHAPES = {
     "VERDICT": "verdict:code code? reason policies policy_set quorum strength channels approvers"
                " max_ttl_s",
     "REGISTERED": "team environment model model_version", "BOUNDS": "template params? ttl_s",
-    "ACCOUNT": "channel:subject tenant:subject account:subject",
+    "ACCOUNT": "channel:part tenant:part account:part",
     "PROOF": "kind credential_id authenticator_data client_data signature:client_data nonce"
              " expires_at",
     "PUBLIC_KEY": "algorithm key:code",
@@ -66,7 +66,7 @@ FIELDS = {name: form for names, form in (
     ("agent from to", AGENT), ("by human group owner scope on_behalf_of", NAME),
     ("digest old_digest text policy_set token_hash code_hash key template task nonce", HEX),
     ("exe_digest", HEX), ("expires_at until not_after decide_by", TIME),
-    ("issuer subject", "[!-~]{1,255}"), ("aaguid", "[0-9a-f]{32}"),
+    ("issuer subject", "[!-~]{1,255}"), ("part", "[!-~]{1,128}"), ("aaguid", "[0-9a-f]{32}"),
     ("credential_id authenticator_data client_data", BASE64URL),
     ("active operator again revocable still_valid backup_eligible", bool),
     ("version restored carried seen past passes ttl_s max_ttl_s quorum uid gid pid", int),
@@ -148,11 +148,17 @@ def read_leaf(body):
 
 TEXTS = {
     "s3-bucket": r"(?!xn--|sthree-|amzn-s3-demo-)(?!.*(?:\.\.|\.-|-\.|-s3alias$|--ol-s3$|\.mrap$"
-                 r"|--x-s3$|--table-s3$))[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+                 r"|--x-s3$|--table-s3$))(?!(?:0*(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.|$)){4}$)"
+                 r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
     "s3-prefix": r"(?=.{1,200}$)(?:(?!\.\.?/)[A-Za-z0-9._-]+/)+",
     "csr": "(?=.{100,1024}$)(?=(?:....)+$)[A-Za-z0-9+/]+={0,2}", "jkt": "[A-Za-z0-9_-]{43}",
     "ssh": "(?:ssh-ed25519 (?=.{68}$)|ecdsa-sha2-nistp256 (?=.{140}$))[A-Za-z0-9+/]+={0,2}",
 }
+# Characters that change how others are shown, or show as nothing.
+DECEPTIVE = re.compile(
+    "[\0-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]")
 
 
 def fits(spec, value):
@@ -163,9 +169,10 @@ def fits(spec, value):
         return type(value) is int and spec["min"] <= value <= spec["max"]
     if kind in ("boolean", "choice"):
         return value in spec["values"] if kind == "choice" else isinstance(value, bool)
-    return (isinstance(items, list) and 0 < len(items) == len(set(items)) <= spec.get("most", 1)
+    return (isinstance(items, list) and 0 < len(items) <= spec.get("most", 1)
             and all(isinstance(item, str) and len(item.encode()) <= MAX_TEXT
-                    and re.fullmatch(pattern, item, re.ASCII) for item in items))
+                    and re.fullmatch(pattern, item, re.ASCII) and not DECEPTIVE.search(item)
+                    for item in items) and items == sorted(set(items), key=str.encode))
 
 
 def narrower(spec, was, now):

@@ -8,12 +8,13 @@ import re
 import tarfile
 import urllib.request
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-WIDTH = 256
+WIDTH, MOST_NOTES, MOST_TEXTS = 256, 10_000, 64
 MAX_NOTE, MAX_FILE, MAX_BUNDLE = 65536, WIDTH * 65537, 4 << 30
 BUNDLED = ("format", "checkpoint", "checkpoints", "tile", "blob", "texts", "keys.txt", "README.txt")
 NOTE = re.compile("((?:[^\0-\x1f]*\n)+)\n((?:\u2014 [^ \0-\x1f]+ [A-Za-z0-9+/]+={0,2}\n)+)")
@@ -119,16 +120,30 @@ def numbered(folder, number):
     return f"{folder}/{text}"
 
 
+def pages(read, folder, most):
+    """Its files, up to the first that is not there."""
+    for number in range(most + 1):
+        page = read(numbered(folder, number))
+        if page is None:
+            return
+        yield page
+    raise CannotVerify(f"`{folder}` holds more files than a log has")
+
+
 class Tiles:
     """A log as files; `read(path)` gives the bytes of one, or None."""
     def __init__(self, read):
-        self.read, notes = read, [read("checkpoint")]
-        if notes[0] is None:
-            raise CannotVerify("there is no checkpoint")
-        while (more := read(numbered("checkpoints", len(notes) - 1))) is not None:
-            notes.append(more)
-        notes += [note for note in [read("witnessed")] if note is not None]
-        self.notes = [note.decode(errors="replace") for note in notes]
+        def note(path):
+            found = read(path)
+            if len(found or b"") > MAX_NOTE:
+                raise CannotVerify(f"`{path}` is too large for a checkpoint")
+            return found
+        self.read, newest = read, note("checkpoint")
+        # A site that has a page for every path would be read for ever.
+        if "\n\n\u2014 ".encode() not in (newest or b""):
+            raise CannotVerify("there is no checkpoint, or it is no signed note")
+        notes = [newest, *pages(note, "checkpoints", MOST_NOTES), note("witnessed")]
+        self.notes = [note.decode(errors="replace") for note in notes if note is not None]
         size = (self.notes[0].split("\n") + [""])[1]
         self.size = int(size) if re.fullmatch("[0-9]{1,18}", size) else 0
     def tile(self, kind, number, items):
@@ -158,10 +173,8 @@ class Tiles:
     def blob(self, digest):
         return self.read(f"blob/{digest}")
     def texts(self):
-        number = 0
-        while (page := self.read(numbered("texts", number))) is not None:
-            yield from map(json.loads, page.decode().splitlines())
-            number += 1
+        for page in pages(self.read, "texts", self.size * MOST_TEXTS):
+            yield from map(json.loads, page.splitlines())
 
 
 def files_at(base):
@@ -170,7 +183,7 @@ def files_at(base):
         try:
             with urllib.request.urlopen(f"{base.rstrip('/')}/{name}", timeout=30) as answer:
                 return answer.read(MAX_FILE)
-        except OSError as e:
+        except (OSError, HTTPException) as e:
             if getattr(e, "code", 404) == 404 and (base.startswith("file:") or hasattr(e, "code")):
                 return None
             raise CannotVerify(f"{base}/{name}: {e}") from None

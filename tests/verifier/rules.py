@@ -279,7 +279,8 @@ def vouched(epoch, recovery):
     text = canonical(own) + "\n"
     try:
         new, old, _ = (Key(epoch[name]) for name in ("vkey", "old_vkey", "recovery_key"))
-        last, root = Checkpoint(epoch.old_checkpoint, old), unbase64(epoch.restored_root)
+        last = Checkpoint(epoch.old_checkpoint, old)
+        root, _ = unbase64(epoch.restored_root), unbase64(epoch.carried_root)
         signed = Key(recovery).signed(f"{text}\n{epoch.signature}") == text
     except (CannotVerify, ValueError) as fault:
         raise Wrong("epoch-signature", str(fault)) from None

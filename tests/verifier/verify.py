@@ -154,10 +154,13 @@ class Verifier:
             wrong = [i for i, hash_ in enumerate(mine) if served[32 * i:32 * i + 32] != hash_]
             if wrong:
                 self.find(first + wrong[0] * below, "tile", "a hash tile is not that of the leaves")
-        for text in self.source.texts():
-            said = digest("commitment", bytes.fromhex(text["salt"]) + text["text"].encode())
-            if said not in self.texts.get(text["request_id"], {said}):
-                self.find(size, "commitment", f"the text `{text['name']}` is not committed to")
+        try:
+            for text in self.source.texts():
+                said = digest("commitment", bytes.fromhex(text["salt"]) + text["text"].encode())
+                if said not in self.texts.get(text["request_id"], {said}):
+                    self.find(size, "commitment", f"the text `{text['name']}` is not committed to")
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
+            raise CannotVerify(f"the texts beside the log are not of their form: {e}") from None
     def older(self, notes):
         """Kept checkpoints of logs before this epoch: nothing that they show is undeclared."""
         epochs = list(enumerate(self.authority.epochs))
@@ -166,12 +169,12 @@ class Verifier:
                 try:
                     key = Key(epoch.old_vkey)
                     point, named = Checkpoint(note, key), Checkpoint(epoch.old_checkpoint, key)
+                    restored = (epoch.restored, unbase64(epoch.restored_root))
                     break
                 except ValueError:
                     continue
             else:
                 raise CannotVerify(f"a kept checkpoint cannot be used: {why}")
-            restored = (epoch.restored, unbase64(epoch.restored_root))
             told = [root for n, root in ((named.size, named.root), restored) if n == point.size]
             if point.size > named.size:
                 self.find(leaf, "rollback", f"a kept checkpoint covers {point.size} leaves")

@@ -309,5 +309,32 @@ class Identity(unittest.TestCase):
         self.assertIn("live longer", reply.json["detail"])
 
 
+class Used(unittest.TestCase):
+    def test_vaults_own_audit_log_tells_what_was_done_with_a_token(self):
+        """Accessors are hashed in it, unless its device says otherwise: then the metadata tells whose it was."""
+        folder, devices = scratch("audited"), {"hashed": {}, "plain": {"hmac_accessor": "false"}}
+        folder.mkdir()
+        made = []
+        for name, more in devices.items():
+            options = {"file_path": str(folder / name), **more}
+            vault.call("PUT", f"sys/audit/{name}", {"type": "file", "options": options})
+        try:
+            for minter in ("plain", "wrapped"):
+                reply, got = stand.granted(f"t.{minter}", {"what": "sales"})
+                self.assertEqual((kv(got["token"])[0], kv(got["token"], "hr")[0]), (200, 403))
+                made.append(reply["request_id"])
+        finally:
+            for name in devices:
+                vault.call("DELETE", f"sys/audit/{name}")
+        for name in devices:
+            code, told = stand.demo.cli_json("reconcile", "vault", folder / name)
+            self.assertEqual((code, told["findings"], told["malformed"]), (0, [], 0), told)
+            views = {view["request_id"]: view for view in told["leases"]}
+            for request in made:
+                used = views[request]["used"]
+                self.assertEqual((views[request]["state"], used["minted"], used["calls"], used["refused"]),
+                                 ("used", True, 1, 1), f"{name}: {used}")
+
+
 if __name__ == "__main__":
     sys.exit("run tests/system/run engines")

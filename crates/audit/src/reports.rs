@@ -21,7 +21,7 @@ use grantwright_proof::Vkey;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{CannotVerify, Source, verify};
+use crate::{CannotVerify, Options, Source, verify_with};
 
 pub use charts::{Chart, Series};
 
@@ -56,6 +56,8 @@ pub struct Wanted {
     pub seed: String,
     /// Lines in each sample.
     pub sample: usize,
+    /// The time now, if leaves that claim a later one are findings.
+    pub now: Option<Timestamp>,
 }
 
 /// A report.
@@ -157,7 +159,7 @@ pub struct Table {
 /// Makes a report. It verifies the whole log first, and says what it found.
 ///
 /// # Errors
-/// Those of [`crate::verify`]; [`CannotVerify::NothingToVerify`] for a window that is empty or turned round.
+/// Those of [`verify_with`]; [`CannotVerify::NothingToVerify`] for a window that is empty or turned round.
 pub fn report(
     source: &mut dyn Source,
     vkey: Option<&Vkey>,
@@ -167,14 +169,16 @@ pub fn report(
     if wanted.from >= wanted.until {
         return Err(CannotVerify::NothingToVerify);
     }
-    let verified = verify(source, vkey, kept, &mut |_| {})?;
+    let options = Options { vkey, kept, now: wanted.now, ..Options::default() };
+    let verified = verify_with(source, &options, &mut |_| {})?;
     let data = gather::gather(source, vkey, wanted)?;
-    let mut sections = match wanted.kind {
-        Kind::Soc2 => controls::sections(controls::SOC2, &data, wanted),
-        Kind::FedRamp => controls::sections(controls::FEDRAMP, &data, wanted),
-        Kind::AccessReview => controls::sections(controls::ACCESS, &data, wanted),
-        Kind::Agent(_) | Kind::Reviewer(_) => controls::sections(controls::ONE, &data, wanted),
+    let controls = match wanted.kind {
+        Kind::Soc2 => controls::SOC2,
+        Kind::FedRamp => controls::FEDRAMP,
+        Kind::AccessReview => controls::ACCESS,
+        Kind::Agent(_) | Kind::Reviewer(_) => controls::ONE,
     };
+    let mut sections = controls::sections(controls, &data, wanted, verified.findings.len());
     prove::attach(&mut sections, source, &data)?;
     Ok(Evidence {
         title: title(&wanted.kind),

@@ -354,11 +354,38 @@ async fn contradicted(broker: &Broker, witness: &Witness) {
 
 #[cfg(test)]
 mod tests {
+    use grantwright_proof::{Cosigner, Hash, NoteSigner};
+
     use super::*;
 
     #[test]
+    fn only_the_witnesss_own_line_over_this_very_checkpoint_counts() {
+        let witness = Cosigner::from_seed("w.example/one", &[1; 32]).unwrap();
+        let other = Cosigner::from_seed("w.example/two", &[2; 32]).unwrap();
+        let log = NoteSigner::from_seed("log.example", &[3; 32]).unwrap();
+        let note = |root| Checkpoint::new("log.example", 9, Hash([root; 32])).unwrap().sign(&log);
+        let cosigned = |by: &Cosigner, note: &str| {
+            by.cosign(&format!("{}\n", note.split_once("\n\n").unwrap().0), 7)
+        };
+        let (this, another) = (note(4), note(5));
+        let (own, others) = (cosigned(&witness, &this), cosigned(&other, &this));
+        let taken = |lines: &str| line_of(&this, lines, witness.key());
+        for lines in [own.clone(), format!("{others}{own}")] {
+            assert_eq!(taken(&lines).unwrap(), Some(own.clone()));
+        }
+        for lines in ["", &others] {
+            assert_eq!(taken(lines).unwrap(), None, "{lines}");
+        }
+        let cut = own.trim_end_matches(['=', '\n']);
+        let (cut, moved) = (&cut[..cut.len() - 8], cosigned(&witness, &another));
+        for lines in [cut, &moved, "cosigned", "— w.example/one AA==", "— w.example/one "] {
+            assert!(taken(lines).is_err(), "{lines}");
+        }
+    }
+
+    #[test]
     fn only_safe_addresses_and_sound_quorums_are_taken() {
-        let key = grantwright_proof::Cosigner::from_seed("w", &[1; 32]).unwrap().key().to_string();
+        let key = Cosigner::from_seed("w", &[1; 32]).unwrap().key().to_string();
         let at = |url: &str| WitnessSection { vkey: key.clone(), url: url.into() };
         let fine = PolicySection::default();
         for url in ["https://w.example/x", "http://127.0.0.1:1/", "http://localhost:9"] {

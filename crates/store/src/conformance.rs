@@ -109,6 +109,9 @@ pub async fn a_new_epoch_carries_rights_and_living_credentials(url: String) -> O
     let intended = state(&done(old.commit(world.allowed(5)).await)?)?;
     done(old.commit(world.intend(&intended)).await)?;
 
+    // By a clock that is behind, everything would be dated ahead of whatever follows.
+    let ahead = old.heritage(world.at(-3_600_000)).await;
+    ensure(matches!(ahead, Err(StoreError::Violation(_))), || format!("{ahead:?}"))?;
     // While credentials live: all of them, one ended early, and the mint without an outcome.
     let now = world.at(60_000);
     let heritage = done(old.heritage(now).await)?;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use grantwright_domain::event::EpochStarted;
 use grantwright_domain::request::Lease;
+use grantwright_domain::time::CLOCK_BOUND_MS;
 use grantwright_domain::{
-    AgentId, Digest, Event, IdempotencyKey, InstanceId, RequestId, Timestamp,
+    AgentId, Digest, Event, IdempotencyKey, InstanceId, RequestId, Timestamp, Violation,
 };
 use grantwright_proof::{Frontier, Hash, leaf_hash};
 use tempfile::TempDir;
@@ -106,7 +107,8 @@ impl Store {
     /// without a request were when the store was opened.
     ///
     /// # Errors
-    /// [`StoreError::Tampered`], or when the store cannot be read.
+    /// [`StoreError::Tampered`], or when the store cannot be read; [`StoreError::Violation`] where a leaf
+    /// is dated after now: nothing could follow it in the next epoch.
     pub async fn heritage(&self, now: Timestamp) -> Result<Heritage, StoreError> {
         let head = self.head();
         let mut leaves: BTreeMap<u64, Event> =
@@ -122,7 +124,15 @@ impl Store {
             texts.insert(id.clone(), loaded.texts);
         }
         let mut tree = Frontier::new();
-        for event in leaves.values() {
+        for (index, event) in &leaves {
+            if event.at().since(now) > CLOCK_BOUND_MS {
+                let at = event.at();
+                let detail = format!(
+                    "leaf {index} is dated {at}, and now is {now}: nothing could follow it; set this \
+                     machine's clock right, or take another backup"
+                );
+                return Err(Violation::rule("time", detail).into());
+            }
             let body = event.to_leaf().map_err(|e| StoreError::Invalid(e.to_string()))?;
             tree.append(leaf_hash(&body));
         }

@@ -60,14 +60,42 @@ struct Parameters<'a> {
     key: Option<Cow<'a, str>>,
     #[serde(borrow)]
     prefix: Option<Cow<'a, str>>,
+}
+
+/// What names a session that is made.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Session<'a> {
     #[serde(borrow)]
     role_arn: Option<Cow<'a, str>>,
     #[serde(borrow)]
     role_session_name: Option<Cow<'a, str>>,
     #[serde(borrow)]
     source_identity: Option<Cow<'a, str>>,
+    /// Where they came in the token of a web identity or in a SAML assertion.
     #[serde(borrow)]
     principal_tags: Option<Tags<'a>>,
+    /// Where they came in the call.
+    #[serde(borrow)]
+    tags: Option<Vec<Tag<'a>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Tag<'a> {
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    value: Option<Cow<'a, str>>,
+}
+
+impl Session<'_> {
+    /// The request that its tags name.
+    fn request(&self) -> Option<&str> {
+        let own = self.tags.iter().flatten().find(|tag| tag.key.as_deref() == Some("request"));
+        let own = own.and_then(|tag| tag.value.as_deref());
+        own.or_else(|| self.principal_tags.as_ref()?.request.as_deref())
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -135,8 +163,11 @@ fn one(json: &str, leases: &Leases, known: &mut Known) {
 
 /// A mint, as STS saw it.
 fn assumed(r: &Record<'_>, at: Timestamp, leases: &Leases, known: &mut Known) {
-    let asked: Parameters<'_> = raw(r.request_parameters);
-    let got: Elements<'_> = raw(r.response_elements);
+    let Some(asked) = parsed::<Session<'_>>(r.request_parameters) else {
+        known.malformed += 1;
+        return;
+    };
+    let got: Elements<'_> = parsed(r.response_elements).unwrap_or_default();
     let key = got.credentials.unwrap_or_default().access_key_id;
     let by_key = key.as_deref().and_then(|key| leases.by_key(key));
     if let Some(lease) = by_key {
@@ -155,8 +186,7 @@ fn assumed(r: &Record<'_>, at: Timestamp, leases: &Leases, known: &mut Known) {
     }
     // A session under a name that only we give, with a key that we do not know.
     let name = asked.role_session_name.as_deref().unwrap_or_default();
-    let tag = asked.principal_tags.unwrap_or_default().request;
-    let ours = leases.by_session(name).or_else(|| leases.by_session(tag.as_deref()?));
+    let ours = leases.by_session(name).or_else(|| leases.by_session(asked.request()?));
     let identity = asked.source_identity.as_deref().unwrap_or_default();
     let role = asked.role_arn.as_deref().and_then(role_name);
     let pretends = leases.agents.contains(identity)
@@ -238,7 +268,9 @@ fn outside(r: &Record<'_>, service: &str, lease: &Lease) -> Option<String> {
     if service != "s3" {
         return None;
     }
-    let p: Parameters<'_> = raw(r.request_parameters);
+    let Some(p) = parsed::<Parameters<'_>>(r.request_parameters) else {
+        return Some("what it names cannot be read".into());
+    };
     if let (Some(approved), Some(used)) = (lease.params.get("bucket"), p.bucket_name.as_deref())
         && approved != used
     {
@@ -275,8 +307,9 @@ fn role_name(arn: &str) -> Option<String> {
     Some(format!("{account}/{role}"))
 }
 
-fn raw<'a, T: Deserialize<'a> + Default>(json: Option<&'a RawValue>) -> T {
-    json.and_then(|json| serde_json::from_str(json.get()).ok()).unwrap_or_default()
+/// What is compared of an object; none where it has another form.
+fn parsed<'a, T: Deserialize<'a> + Default>(json: Option<&'a RawValue>) -> Option<T> {
+    json.map_or_else(|| Some(T::default()), |json| serde_json::from_str(json.get()).ok())
 }
 
 fn shown(text: &str) -> String {

@@ -49,6 +49,8 @@ pub struct Leases {
     by_key: HashMap<String, usize>,
     by_session: HashMap<String, usize>,
     by_vault: HashMap<String, usize>,
+    /// By their own id: leases whose token at Vault names it.
+    by_token: HashMap<String, usize>,
     /// Agents' names: what the broker sets as source identity.
     pub(super) agents: Names,
     /// Roles that were assumed, `account/role`.
@@ -174,13 +176,15 @@ impl Leases {
         if let Some(role) = fact("assumed_role_arn").as_deref().and_then(role_of) {
             self.roles.insert(role);
         }
-        for name in ["vault_lease_id", "accessor"] {
-            if let Some(id) = fact(name) {
-                if let Some((path, _)) = id.rsplit_once('/') {
-                    self.paths.insert(format!("{path}/"));
-                }
-                self.by_vault.insert(id, place);
+        if let Some(accessor) = fact("vault_accessor") {
+            self.by_vault.insert(accessor, place);
+            self.by_token.insert(lease.id.to_string(), place);
+        }
+        if let Some(id) = fact("vault_lease_id") {
+            if let Some((path, _)) = id.rsplit_once('/') {
+                self.paths.insert(format!("{path}/"));
             }
+            self.by_vault.insert(id, place);
         }
         self.leases.push(lease);
     }
@@ -207,6 +211,10 @@ impl Leases {
     pub(super) fn by_vault(&self, id: &str) -> Option<&Lease> {
         self.leases.get(*self.by_vault.get(id)?)
     }
+
+    pub(super) fn by_token(&self, lease: &str) -> Option<&Lease> {
+        self.leases.get(*self.by_token.get(lease)?)
+    }
 }
 
 /// `account/role` of `arn:aws:sts::account:assumed-role/role/session`.
@@ -220,7 +228,7 @@ pub(super) fn role_of(arn: &str) -> Option<String> {
 fn backend(facts: &BTreeMap<String, String>) -> Backend {
     if facts.contains_key("access_key_id") {
         Backend::CloudTrail
-    } else if facts.contains_key("vault_lease_id") || facts.contains_key("accessor") {
+    } else if facts.contains_key("vault_lease_id") || facts.contains_key("vault_accessor") {
         Backend::Vault
     } else {
         Backend::Other

@@ -1,7 +1,10 @@
-//! Vault's (or OpenBao's) audit log: one entry a line, matched by the lease that a response names.
+//! Vault's (or OpenBao's) audit log: one entry a line, matched by the lease that a response names, or by the
+//! token that a call was made with, or made: by its accessor, else by its metadata, where the broker names the
+//! lease.
 //!
-//! Vault writes most values as an HMAC under a key of its own; lease ids and paths it writes as they are.
-//! What an account in a database then did, its database tells, not Vault.
+//! Vault writes most values as an HMAC under a key of its own, accessors too unless the audit device has
+//! `hmac_accessor = false`; lease ids, metadata and paths it writes as they are. What an account in a database
+//! then did, its database tells, not Vault.
 
 use std::borrow::Cow;
 
@@ -9,7 +12,10 @@ use grantwright_domain::Timestamp;
 use grantwright_domain::text::{shorten, visible};
 use serde::Deserialize;
 
-use super::{CLOCK_MS, Known, Leases, Mismatch};
+use super::{CLOCK_MS, Known, Lease, Leases, Mismatch};
+
+/// What an accessor begins with where Vault writes its HMAC.
+const HASHED: &str = "hmac-";
 
 #[derive(Debug, Deserialize)]
 struct Entry<'a> {
@@ -17,6 +23,9 @@ struct Entry<'a> {
     time: Cow<'a, str>,
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
+    /// Of the token that the call was made with.
+    #[serde(borrow, default)]
+    auth: Option<Auth<'a>>,
     #[serde(borrow, default)]
     request: Option<Request<'a>>,
     #[serde(borrow, default)]
@@ -41,6 +50,7 @@ struct Request<'a> {
 struct Response<'a> {
     #[serde(borrow)]
     secret: Option<Secret<'a>>,
+    /// Of the token that the call made.
     #[serde(borrow)]
     auth: Option<Auth<'a>>,
 }
@@ -57,6 +67,31 @@ struct Secret<'a> {
 struct Auth<'a> {
     #[serde(borrow)]
     accessor: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    metadata: Option<Metadata<'a>>,
+}
+
+/// What the broker writes into the tokens that it makes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    lease: Option<Cow<'a, str>>,
+}
+
+impl Auth<'_> {
+    /// The lease whose token it is.
+    fn lease<'l>(&self, leases: &'l Leases) -> Option<&'l Lease> {
+        match self.accessor.as_deref().filter(|a| !a.is_empty() && !a.starts_with(HASHED)) {
+            Some(accessor) => leases.by_vault(accessor),
+            None => self.names(leases),
+        }
+    }
+
+    /// The lease that its metadata names: anybody who may make tokens can write that.
+    fn names<'l>(&self, leases: &'l Leases) -> Option<&'l Lease> {
+        leases.by_token(self.metadata.as_ref()?.lease.as_deref()?)
+    }
 }
 
 /// Reads one line. What is not an entry is counted and passed over.
@@ -71,48 +106,56 @@ pub fn read(line: &str, leases: &Leases, known: &mut Known) {
         return;
     };
     known.seen(at);
+    if entry.kind != "response" {
+        known.unrelated += 1;
+        return;
+    }
     let request = entry.request.unwrap_or_default();
     let path = request.path.as_deref().unwrap_or_default();
+    let call = visible(&format!("{} {path}", request.operation.as_deref().unwrap_or_default()));
+    let allowed = entry.error.as_deref().is_none_or(str::is_empty);
     let response = entry.response.unwrap_or_default();
+    let (with, made) = (entry.auth.unwrap_or_default(), response.auth.unwrap_or_default());
     let named = response.secret.unwrap_or_default().lease_id.filter(|id| !id.is_empty());
-    let accessor = response.auth.unwrap_or_default().accessor.filter(|a| !a.is_empty());
-    let Some(id) = named.or(accessor).filter(|_| entry.kind == "response") else {
+    let named = named.as_deref().unwrap_or_default();
+    let ours = leases.by_vault(named);
+    let strange = named.rsplit_once('/').map(|(path, _)| format!("{path}/"));
+    let strange = strange.is_some_and(|path| leases.paths.contains(&path));
+    let mut found = |rule: &str, lease: Option<&Lease>, detail: String| {
+        known.found(Mismatch {
+            rule: rule.into(),
+            at,
+            lease: lease.map(|l| l.id.clone()),
+            request: lease.map(|l| l.request.clone()),
+            event: visible(request.id.as_deref().unwrap_or(path)),
+            detail,
+        });
+    };
+    let lease = if let Some(lease) = ours {
+        lease
+    } else if strange {
+        let shown = shorten(&visible(named), 200);
+        let words = format!("Vault made the lease `{shown}`, which this log does not know");
+        return found("never-minted", None, words);
+    } else if let Some(lease) = made.lease(leases) {
+        known.matched += 1;
+        known.used.entry(lease.id.clone()).or_default().minted = true;
+        return;
+    } else if let Some(lease) = with.lease(leases) {
+        lease
+    } else if let Some(lease) = made.names(leases).or_else(|| with.names(leases)) {
+        let words = format!("a token that names the lease `{}` is not the one of it", lease.id);
+        return found("never-minted", Some(lease), words);
+    } else {
         known.unrelated += 1;
         return;
     };
-    let event = visible(request.id.as_deref().unwrap_or(path));
-    if let Some(lease) = leases.by_vault(&id) {
-        let allowed = entry.error.as_deref().is_none_or(str::is_empty);
-        let operation = request.operation.as_deref().unwrap_or_default();
-        known.call(lease, at, &visible(&format!("{operation} {path}")), allowed);
+    if allowed && at.since(lease.until) > CLOCK_MS {
+        let words = format!("{call} at {at}, and the lease lived until {}", lease.until);
+        found("after-end", Some(lease), words);
+    }
+    known.call(lease, at, &call, allowed);
+    if ours.is_some() {
         known.used.entry(lease.id.clone()).or_default().minted = true;
-        if (lease.from.since(at).abs() > CLOCK_MS) && at.since(lease.until) > CLOCK_MS {
-            known.found(Mismatch {
-                rule: "after-end".into(),
-                at,
-                lease: Some(lease.id.clone()),
-                request: Some(lease.request.clone()),
-                event,
-                detail: format!("{operation} at {at}, and the lease lived until {}", lease.until),
-            });
-        }
-        return;
     }
-    let ours =
-        id.rsplit_once('/').is_some_and(|(path, _)| leases.paths.contains(&format!("{path}/")));
-    if !ours {
-        known.unrelated += 1;
-        return;
-    }
-    known.found(Mismatch {
-        rule: "never-minted".into(),
-        at,
-        lease: None,
-        request: None,
-        event,
-        detail: format!(
-            "Vault made the lease `{}`, which this log does not know",
-            shorten(&visible(&id), 200)
-        ),
-    });
 }

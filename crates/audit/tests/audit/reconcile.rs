@@ -11,7 +11,7 @@ use crate::source::Memory;
 const KEY: &str = "ASIAEXAMPLEKEY000001";
 const ROLE: &str = "arn:aws:sts::123456789012:assumed-role/agents/r-sts";
 
-/// A log with one STS lease and one of Vault's.
+/// A log with one STS lease and two of Vault's: an account, and a token.
 fn leases() -> Leases {
     let mut w = Writer::new();
     for (id, facts) in [
@@ -21,6 +21,7 @@ fn leases() -> Leases {
                 .as_slice(),
         ),
         ("r-vault", &[("vault_lease_id", "database/creds/db-read/abc"), ("username", "v-1")]),
+        ("r-token", &[("vault_accessor", "acc-1"), ("vault_policies", "read-sales")]),
     ] {
         w.ask(id, "demo.read", json!({"dataset": "orders"}));
         w.decide(id);
@@ -120,6 +121,72 @@ fn a_session_of_our_role_with_another_key_was_not_ours() {
     assert!(minted.used.values().next().unwrap().minted);
     assert_eq!(rules(&[record(0, assume("ASIAOTHER", "r-sts"))]), ["never-minted"]);
     assert_eq!(rules(&[record(0, assume("ASIAOTHER", "by-hand"))]), ["never-minted"]);
+}
+
+#[test]
+fn a_session_whose_tags_name_a_request_is_told_as_that_requests() {
+    let assume = |tags: Value| {
+        let mut asked = json!({"roleArn": "arn:aws:iam::123456789012:role/other",
+            "roleSessionName": "by-hand"});
+        asked.as_object_mut().unwrap().extend(tags.as_object().unwrap().clone());
+        let more = json!({"eventSource": "sts.amazonaws.com", "eventName": "AssumeRole",
+            "requestParameters": asked,
+            "responseElements": {"credentials": {"accessKeyId": "ASIAOTHER"}}});
+        known(&[record(0, more)])
+    };
+    let tag = json!({"key": "request", "value": "r-sts"});
+    // AssumeRole's own are a list; those that came in a token are told as an object.
+    for tags in [json!({"tags": [tag]}), json!({"principalTags": {"request": "r-sts"}})] {
+        let found = &assume(tags).findings[0];
+        let request = found.request.as_ref().map(ToString::to_string);
+        assert_eq!((found.rule.as_str(), request.as_deref()), ("never-minted", Some("r-sts")));
+    }
+    let other = assume(json!({"tags": [{"key": "request", "value": "r-none"}]}));
+    assert_eq!((other.findings.len(), other.unrelated), (0, 1));
+    let odd = assume(json!({"tags": "none"}));
+    assert_eq!((odd.findings.len(), odd.unrelated, odd.malformed), (0, 0, 1));
+    // A call whose object cannot be read is not one within the approved prefix.
+    assert_eq!(rules(&[record(1, json!({"requestParameters": {"key": 5}}))]), ["outside"]);
+}
+
+#[test]
+fn vaults_tokens_are_matched_by_their_accessor_or_by_the_lease_in_their_metadata() {
+    let leases = leases();
+    let lease = leases.all().find(|l| l.id.as_str() == "l-r-token").unwrap();
+    let token = |accessor: &str| json!({"accessor": accessor, "metadata": {"lease": "l-r-token", "agent": "demo-agent"}});
+    let read = |known: &mut Known, second: i64, with: Value, made: Value, error: &str| {
+        let entry = json!({"time": lease.from.plus_seconds(second), "type": "response", "auth": with,
+            "request": {"id": "q", "operation": "read", "path": "kv/data/sales"},
+            "response": {"auth": made}, "error": error});
+        vault::read(&entry.to_string(), &leases, known);
+    };
+    let view = |known: &Known| {
+        let views = known.leases(&leases, Backend::Vault);
+        let view = views.into_iter().find(|v| v.lease_id == lease.id).unwrap();
+        (view.state, view.used.minted, view.used.calls, view.used.refused)
+    };
+    // As it is where the audit device says so, else hashed.
+    for accessor in ["acc-1", "hmac-sha256:00ff"] {
+        let mut known = Known::new("x");
+        read(&mut known, 0, json!({"accessor": "hmac-sha256:11"}), token(accessor), "");
+        assert_eq!(view(&known), ("never used", true, 0, 0), "{accessor}");
+        read(&mut known, 1, token(accessor), Value::Null, "");
+        read(&mut known, 2, token(accessor), Value::Null, "permission denied");
+        assert_eq!(view(&known), ("used", true, 1, 1), "{accessor}");
+        assert_eq!((known.matched, known.findings.len(), known.unrelated), (3, 0, 0));
+        read(&mut known, 3600, token(accessor), Value::Null, "");
+        assert_eq!(known.findings[0].rule, "after-end");
+    }
+    // Whoever makes a token may write what the broker does.
+    let mut known = Known::new("x");
+    read(&mut known, 0, json!({}), token("acc-2"), "");
+    read(&mut known, 1, token("acc-2"), Value::Null, "");
+    let rules: Vec<&str> = known.findings.iter().map(|f| f.rule.as_str()).collect();
+    assert_eq!((rules, known.matched), (vec!["never-minted", "never-minted"], 0));
+    // A lease that has no token has none that names it.
+    let strange = json!({"accessor": "hmac-sha256:22", "metadata": {"lease": "l-r-sts"}});
+    read(&mut known, 2, strange, Value::Null, "");
+    assert_eq!((known.unrelated, known.matched), (1, 0));
 }
 
 #[test]

@@ -8,6 +8,9 @@ use grantwright_proof::{Receipt, verify_receipt};
 use crate::fixture::{Writer, agent, human, log};
 use crate::source::{Memory, ORIGIN, SIGNER};
 
+/// The control whose population is every leaf.
+const EVENTS: &str = "AU-2, AU-3, AU-3(1), AU-12";
+
 fn wanted(kind: Kind) -> Wanted {
     Wanted {
         kind,
@@ -15,6 +18,7 @@ fn wanted(kind: Kind) -> Wanted {
         until: Timestamp::parse("2026-12-20T00:00:00Z").unwrap(),
         seed: "2026".into(),
         sample: 5,
+        now: None,
     }
 }
 
@@ -63,7 +67,7 @@ fn populations_are_whole_and_a_true_log_has_only_its_open_questions() {
     let alarms = control(&e, "CC7.2");
     assert_eq!(alarms.exceptions, count("unknown"));
     let fedramp = made(Kind::FedRamp);
-    assert_eq!(control(&fedramp, "AU-2, AU-3, AU-12").population, events.len() as u64);
+    assert_eq!(control(&fedramp, EVENTS).population, events.len() as u64);
 }
 
 #[test]
@@ -102,6 +106,12 @@ fn an_owner_who_approved_is_an_exception_and_the_log_is_not_proven() {
     assert_eq!(found.len(), 1);
     assert!(found[0].exception.as_ref().unwrap().contains("alice answers for the agent"));
     assert!(e.to_html().contains("Not proven"));
+    // What breaks the whole log is an exception of the control that protects it, and only then.
+    let kept = "AU-9, AU-9(3), AU-11";
+    let fedramp = report(&mut log, Some(SIGNER.vkey()), &[], &wanted(Kind::FedRamp)).unwrap();
+    assert_eq!(control(&fedramp, kept).exceptions, fedramp.verification.findings as u64);
+    assert!(control(&fedramp, kept).exceptions > 0);
+    assert_eq!(control(&made(Kind::FedRamp), kept).exceptions, 0);
 }
 
 #[test]
@@ -110,9 +120,8 @@ fn the_same_seed_gives_the_same_report_and_another_another_sample() {
     let (_, mut log) = log();
     let other = Wanted { seed: "2027".into(), ..wanted(Kind::FedRamp) };
     let other = report(&mut log, Some(SIGNER.vkey()), &[], &other).unwrap();
-    let lines = |e: &Evidence| -> Vec<u64> {
-        control(e, "AU-2, AU-3, AU-12").sample.iter().map(|l| l.leaf).collect()
-    };
+    let lines =
+        |e: &Evidence| -> Vec<u64> { control(e, EVENTS).sample.iter().map(|l| l.leaf).collect() };
     assert_eq!(lines(&other).len(), 5);
     assert_ne!(lines(&other), lines(&made(Kind::FedRamp)));
 }
@@ -137,4 +146,17 @@ fn nothing_that_was_said_is_in_a_report_and_nothing_becomes_markup() {
         assert!(!html.contains("because r-") && !html.contains("OPS-1"));
         assert!(!html.contains("<script"));
     }
+}
+
+#[test]
+fn leaves_that_are_dated_after_now_are_no_proof() {
+    let (events, mut log) = log();
+    let at = |seconds| Some(events[0].at().plus_seconds(seconds));
+    let mut at_time = |now| {
+        let wanted = Wanted { now, ..wanted(Kind::Soc2) };
+        report(&mut log, Some(SIGNER.vkey()), &[], &wanted).unwrap().verification
+    };
+    assert!(at_time(at(30 * 86_400)).ok);
+    let early = at_time(at(-86_400));
+    assert!(!early.ok && early.first.unwrap().contains("after now"), "{:?}", early.findings);
 }

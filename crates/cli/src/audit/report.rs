@@ -93,7 +93,8 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
     if from >= until {
         return Err(Failure::unable("--from is not before --to: there is nothing to report on"));
     }
-    let wanted = Wanted { kind, from, until, seed: args.seed.clone(), sample: args.sample };
+    let (seed, sample, now) = (args.seed.clone(), args.sample, Some(now()));
+    let wanted = Wanted { kind, from, until, seed, sample, now };
     let vkey = parse(args.key.vkey(settings).as_deref())?;
     let kept = export::kept(&args.key.checkpoints(settings))?;
     let mut log = args.what.open(settings, super::Reader::Exports)?;

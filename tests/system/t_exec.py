@@ -10,10 +10,12 @@ import ssl
 import stat
 import subprocess
 import threading
+import time
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from ends import Quiet, serve
 from harness import GRANTWRIGHT, Demo, Process, clean_env, scratch, until
 
 demo = doors = None
@@ -170,6 +172,70 @@ class Exec(unittest.TestCase):
         code, _, said = execute("true", scope="demo.nothing")
         self.assertEqual(code, 1)
         self.assertIn("unknown_scope", said)
+
+
+class Renewal(unittest.TestCase):
+    """A sidecar of the test's own hears what is asked for: people approve r1, and never decide on r2."""
+
+    def setUp(self):
+        calls, keys = self.calls, self.keys = [], []
+
+        class Sidecar(Quiet):
+            def said(self, status, **body):
+                try:
+                    self.answer(status, json.dumps(body).encode(), "application/json")
+                except OSError:
+                    self.close_connection = True  # Whoever asked has ended.
+
+            def pending(self, name):
+                self.said(202, state="pending", request_id=name, needs={"votes": 1, "have": 0})
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                calls.append(("POST", self.path))
+                if self.path != "/v1/credentials":
+                    return self.said(200, state="released")
+                keys.append(json.loads(body)["idempotency_key"])
+                self.pending(f"r{len(keys)}")
+
+            def do_GET(self):
+                name = self.path.partition("?")[0].rpartition("/")[2]
+                calls.append(("GET", name))
+                if name != "r1":
+                    time.sleep(0.2)
+                    return self.pending(name)
+                ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 6))
+                self.said(200, state="granted", request_id=name, expires_at=ends, credential={"token": "one"})
+
+            def do_DELETE(self):
+                calls.append(("DELETE", self.path))
+                self.said(200, state="cancelled", request_id=self.path.rpartition("/")[2])
+
+        self.server = serve(Sidecar)
+        self.addCleanup(self.server.server_close)
+        self.addCleanup(self.server.shutdown)
+        token = scratch("token")
+        token.write_text("x" * 64)
+        self.env = clean_env(GRANTWRIGHT_SIDECAR=f"http://127.0.0.1:{self.server.server_port}",
+                             GRANTWRIGHT_TOKEN_FILE=token)
+
+    def test_the_next_one_is_one_ask_of_its_own_and_nothing_stays_open_or_lies_about(self):
+        mark = scratch("mark")
+        script = f'echo "$CREDENTIAL_DIR" > {mark}.tmp; mv {mark}.tmp {mark}; exec sleep 120'
+        process = Process(command("sh", "-c", script, scope="demo.export", more=("--files",)), env=self.env)
+        try:
+            folder = Path(until("the command", 30, lambda: mark.exists() and mark.read_text().strip()))
+            until("a look at what was asked next", 30, lambda: ("GET", "r2") in self.calls)
+            # While people decide, what has expired does not stay.
+            until("the end of the first", 30, lambda: not (folder / "token").exists(), 0.1)
+        finally:
+            code = process.term()
+        self.assertEqual(code, 128 + 15, process.said())
+        self.assertEqual(self.calls.count(("GET", "r1")), 1, "the old one was asked for again")
+        self.assertEqual((len(self.keys), len(set(self.keys))), (2, 2), self.keys)
+        # The command has ended: nobody waits for the second, nor needs the first.
+        for ending in (("DELETE", "/v1/requests/r2"), ("POST", "/v1/requests/r1/release")):
+            self.assertIn(ending, self.calls)
 
 
 class Bearer(ThreadingHTTPServer):

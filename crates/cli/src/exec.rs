@@ -6,6 +6,7 @@ pub mod ask;
 pub mod child;
 pub mod hand;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::door::Door;
 use crate::exit::{Exit, Failure};
 use crate::output::{Out, clean};
 
-use ask::{Granted, Wanted};
+use ask::{Granted, Wanted, renew_again};
 use child::Child;
 use hand::{Files, Place};
 
@@ -47,9 +48,6 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
-/// How often a renewal that people decide on is looked at.
-const LOOK: Duration = Duration::from_secs(5);
-
 /// Runs it.
 ///
 /// # Errors
@@ -70,6 +68,8 @@ pub async fn run(out: &Out, settings: &Settings, args: Args) -> Result<Exit, Fai
             return Ok(Exit::Child(128 + signal?));
         }
     };
+    // A renewal is an ask of its own: under the old key it would be this very credential again.
+    asked.done();
     let files = match place {
         Place::Files => match Files::make(settings, &granted) {
             Ok(files) => Some(files),
@@ -95,8 +95,10 @@ pub async fn run(out: &Out, settings: &Settings, args: Args) -> Result<Exit, Fai
         }
         Err(failure) => Err(failure),
     };
-    // Before anything is said of the command: nobody uses the credential any more.
+    // Before anything is said of the command: nobody uses the credential any more, nor waits for
+    // another.
     drop(files);
+    asked.cancel().await;
     granted.release(&door).await;
     ended
 }
@@ -107,7 +109,7 @@ async fn keep(
     asked: &mut ask::Asked,
     granted: &mut Granted,
     files: Option<&Files>,
-) -> std::convert::Infallible {
+) -> Infallible {
     loop {
         tokio::time::sleep(granted.until_renewal()).await;
         let Some(files) = files else {
@@ -118,17 +120,21 @@ async fn keep(
         let fresh = loop {
             // The same ask until it is answered: what is open is one request.
             let renewed = match asked.fresh() {
-                Ok(()) => asked.granted(out, None).await,
+                // While people decide, the old one ends in its time.
+                Ok(()) => tokio::select! {
+                    renewed = asked.granted(out, None) => renewed,
+                    never = cleared(granted, files) => match never {},
+                },
                 Err(failure) => Err(failure),
             };
             match renewed {
                 Ok(fresh) => break fresh,
                 Err(failure) => {
                     out.note(format!("not renewed: {}", clean(&failure.to_string())));
-                    if granted.until_end().is_zero() {
-                        files.clear();
+                    tokio::select! {
+                        () = tokio::time::sleep(renew_again(&failure, granted.until_end())) => {}
+                        never = cleared(granted, files) => match never {},
                     }
-                    tokio::time::sleep(LOOK.max(granted.until_end() / 4)).await;
                 }
             }
         };
@@ -139,6 +145,13 @@ async fn keep(
         *granted = fresh;
         asked.done();
     }
+}
+
+/// Removes the files once what is in them has expired.
+async fn cleared(granted: &Granted, files: &Files) -> Infallible {
+    tokio::time::sleep(granted.until_end()).await;
+    files.clear();
+    std::future::pending().await
 }
 
 /// The text of a part of the credential.

@@ -16,6 +16,10 @@ use crate::output::{Out, clean};
 const WAIT: Duration = Duration::from_secs(30);
 /// Between two tries where nobody answered.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Between two tries to renew, at least.
+const RENEW_AGAIN: Duration = Duration::from_secs(5);
+/// The same, after a renewal came to its end without a credential.
+const RENEW_RARELY: Duration = Duration::from_secs(15 * 60);
 
 /// What is asked for.
 #[derive(Debug, Clone, clap::Args)]
@@ -285,6 +289,16 @@ pub fn waits_for(reply: &Reply) -> String {
     }
 }
 
+/// How long a renewal that failed waits until it is tried again, where so much is `left` of the old
+/// credential. What people did not grant, they are not asked for again while the old one lives, and
+/// seldom after it: nobody is to be worn out.
+pub fn renew_again(failure: &Failure, left: Duration) -> Duration {
+    match failure.code() {
+        Some("denied" | "expired" | "cancelled") => RENEW_RARELY.max(left),
+        _ => RENEW_AGAIN.max(left / 4),
+    }
+}
+
 fn is_away(failure: &Failure) -> bool {
     matches!(failure.code(), Some("sidecar_away" | "sidecar_slow" | "broker_away" | "busy"))
 }
@@ -303,4 +317,27 @@ fn refused(reply: Reply) -> Failure {
     let code = if state.is_empty() { first(["code", "state", "title"]) } else { state };
     let next = reply.text("next").to_owned();
     Failure::Refused(Box::new(Refusal { code, detail, next, problem: reply.body }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_not_asked_again_at_once_for_what_they_did_not_grant() {
+        let refused = |code: &str| {
+            let (detail, next) = (String::new(), String::new());
+            let problem = Map::new();
+            Failure::Refused(Box::new(Refusal { code: code.into(), detail, next, problem }))
+        };
+        let [minute, hour] = [60, 3600].map(Duration::from_secs);
+        for code in ["denied", "expired", "cancelled"] {
+            assert_eq!(renew_again(&refused(code), hour), hour, "{code}");
+            assert_eq!(renew_again(&refused(code), Duration::ZERO), 15 * minute, "{code}");
+        }
+        for failure in [refused("broker_away"), refused("mint_failed"), Failure::unable("x")] {
+            assert_eq!(renew_again(&failure, minute), minute / 4);
+            assert_eq!(renew_again(&failure, Duration::ZERO), Duration::from_secs(5));
+        }
+    }
 }

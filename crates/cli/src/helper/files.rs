@@ -14,7 +14,7 @@ use tokio::process::Command;
 use super::pg::Server;
 use crate::config::Settings;
 use crate::door::Door;
-use crate::exec::ask::{Asked, Granted, Wanted};
+use crate::exec::ask::{Asked, Granted, Wanted, renew_again};
 use crate::exec::child::end_signal;
 use crate::exec::hand::Place;
 use crate::exec::part;
@@ -24,8 +24,6 @@ use crate::output::{Out, clean};
 
 /// A reload command has this long.
 const RELOAD: Duration = Duration::from_secs(60);
-/// Between two tries to renew, at least.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// `grantwright helper files`.
 #[derive(Debug, clap::Args)]
@@ -127,10 +125,10 @@ async fn keep(
                 Ok(fresh) => break fresh,
                 Err(failure) => {
                     out.note(format!("not renewed: {}", clean(&failure.to_string())));
-                    if granted.until_end().is_zero() {
-                        targets.clear();
+                    tokio::select! {
+                        () = tokio::time::sleep(renew_again(&failure, granted.until_end())) => {}
+                        never = cleared(granted, targets) => match never {},
                     }
-                    tokio::time::sleep(AGAIN.max(granted.until_end() / 4)).await;
                 }
             }
         };

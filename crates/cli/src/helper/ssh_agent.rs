@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Settings;
 use crate::door::Door;
-use crate::exec::ask::{Asked, Granted, Wanted};
+use crate::exec::ask::{Asked, Granted, Wanted, renew_again};
 use crate::exec::child::{Child, end_signal};
 use crate::exit::{Exit, Failure};
 use crate::output::{Out, clean};
@@ -25,8 +25,6 @@ use crate::output::{Out, clean};
 const MOST_MESSAGE: usize = 256 * 1024;
 /// Connections at the same time.
 const MOST_CONNECTIONS: usize = 64;
-/// Between two tries to renew, at least.
-const AGAIN: Duration = Duration::from_secs(5);
 
 const FAILURE: u8 = 5;
 const REQUEST_IDENTITIES: u8 = 11;
@@ -142,7 +140,7 @@ async fn keep(
             }
             Err(failure) => {
                 out.note(format!("not renewed: {}", clean(&failure.to_string())));
-                tokio::time::sleep(AGAIN.max(granted.until_end() / 4)).await;
+                tokio::time::sleep(renew_again(&failure, granted.until_end())).await;
             }
         }
     }

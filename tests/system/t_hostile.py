@@ -6,16 +6,20 @@ import json
 import os
 import re
 import resource
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import tomllib
 import unittest
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import ROOT, SIDECAR, Demo, Process, Unix, call, clean_env, until
+from harness import GRANTWRIGHT, ROOT, SIDECAR, Demo, Process, Unix, call, clean_env, until
 from own import sidecar_of
+from peers.ports import free_port
 
 demo = doors = None
 ASK = {"scope": "demo.read", "params": {"dataset": "hostile"}, "reason": "a test"}
@@ -190,6 +194,58 @@ class Descriptors(unittest.TestCase):
             return False
 
 
+class Metadata(unittest.TestCase):
+    """Instance metadata is served by the sidecar's own process, and knows nobody before a whole call."""
+
+    PLACES = 128
+
+    def setUp(self):
+        home, self.port = prepared("metadata-agent"), free_port()
+        self.socket, self.lines = home / "s.sock", []
+        self.process = Process([GRANTWRIGHT, "sidecar", "--config", home / "sidecar.toml", "--imds",
+                                f"127.0.0.1:{self.port}", "--imds-scope", "demo.read?dataset=hostile"],
+                               env=clean_env())
+        self.addCleanup(self.process.kill)
+        self.addCleanup(lambda: [line.close() for line in self.lines])
+        until("both doors", 30, lambda: self.metadata() and self.scopes(), 0.05)
+
+    def answers(self, base, method, path, headers=None):
+        assert self.process.code() is None, self.process.said()
+        try:
+            return call(base, method, path, headers=headers).status == 200
+        except OSError:
+            return False
+
+    def metadata(self):
+        return self.answers(f"http://127.0.0.1:{self.port}", "PUT", "/latest/api/token",
+                            {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+
+    def scopes(self):
+        return self.answers(self.socket, "GET", "/v1/scopes")
+
+    @staticmethod
+    def is_shut(line):
+        line.settimeout(0.05)
+        try:
+            return line.recv(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    def test_28_a_crowd_there_takes_no_descriptor_of_the_other_doors(self):
+        soft, hard = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
+        now = len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (now + self.PLACES + 72, hard))
+        for _ in range(400):
+            self.lines.append(socket.create_connection(("127.0.0.1", self.port), timeout=30))
+        until("one beyond the places is shut", 30, lambda: self.is_shut(self.lines[-1]), 0.05)
+        for _ in range(20):
+            self.assertTrue(self.scopes(), "the sidecar's own door")
+        # Those who say nothing do not stay, and then it serves again, though none of them has left.
+        until("a place there", 60, self.metadata, 0.2)
+
+
 class Distinct(unittest.TestCase):
     """Ten thousand asks, no two alike."""
 
@@ -351,6 +407,78 @@ class OtherUser(unittest.TestCase):
         self.assertNotEqual(process.wait(30), 0)
         self.assertIn("s.sock", process.said())
         self.assertEqual((home / "s.sock").read_text(), "not a socket")
+
+
+@unittest.skipUnless(os.geteuid() == 0, "only root serves two users")
+class TwoUsers(unittest.TestCase):
+    """One sidecar for two agents, each of a user of its own."""
+
+    USERS = {"nightly-agent": 65531, "triage-agent": 65532}
+    # Prints the status and the body of an ask, or why there is none.
+    ASKS = ("import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.settimeout(30)\nbody = sys.argv[2].encode()\n"
+            "try:\n s.connect(sys.argv[1])\nexcept OSError as e:\n sys.exit(print(type(e).__name__))\n"
+            "s.sendall(b'POST /v1/credentials HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n'\n"
+            " b'Content-Length: %d\\r\\n\\r\\n' % len(body) + body)\ngot = b''\n"
+            "while part := s.recv(65536):\n got += part\n"
+            "print(got.split(b' ', 2)[1].decode(), got.partition(b'\\r\\n\\r\\n')[2].decode())\n")
+    READS = ("import sys\nfor path in sys.argv[1:]:\n try:\n  open(path, 'rb').read(1)\n  print('read')\n"
+             " except OSError as e:\n  print(type(e).__name__)\n")
+
+    def run_as(self, user, script, *words):
+        done = subprocess.run(["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
+                               "/usr/bin/python3", "-c", script, *map(str, words)], capture_output=True, text=True,
+                              timeout=60, cwd="/")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout.strip()
+
+    def setUp(self):
+        home = self.home = Path(tempfile.mkdtemp(prefix="grantwright-e2e-"))
+        self.addCleanup(shutil.rmtree, home, ignore_errors=True)
+        home.chmod(0o711)
+        if self.run_as(65531, "import os, sys; print(os.access(sys.argv[1], os.X_OK))", home) != "True":
+            self.skipTest("other users cannot reach the folder for temporary files")
+        folders = {name: prepared(name) for name in self.USERS}
+        first = tomllib.loads((folders["nightly-agent"] / "sidecar.toml").read_text())
+        lines = [f"{key} = {json.dumps(first[key])}" for key in ("brokers", "trust_bundle", "trust_domain", "console")]
+        for name, user in self.USERS.items():
+            own = home / name
+            own.mkdir()
+            own.chmod(0o711)
+            paths = {"join_token_file": folders[name] / "join.token", "state_dir": own / "state",
+                     "socket": own / "s.sock", "token_file": own / "agent.token",
+                     "aws_token_file": own / "aws.token", "ready_file": own / "ready"}
+            lines += ["[[agent]]", f'name = "{name}"', f"user = {user}",
+                      *(f"{key} = {json.dumps(str(path))}" for key, path in paths.items())]
+        (home / "sidecar.toml").write_text("\n".join(lines) + "\n")
+        process = Process([SIDECAR, "--config", home / "sidecar.toml"], env=clean_env())
+        self.addCleanup(process.kill)
+
+        def ready():
+            assert process.code() is None, process.said()
+            return all((home / name / "ready").exists() for name in self.USERS)
+        until("both agents", 30, ready, 0.05)
+
+    def test_25_each_user_is_answered_at_its_own_socket_and_nobody_at_anothers(self):
+        leases = set()
+        for name, user in self.USERS.items():
+            own = self.home / name
+            other, = (self.home / it for it in self.USERS if it != name)
+            status, _, body = self.run_as(user, self.ASKS, own / "s.sock", json.dumps(ASK)).partition(" ")
+            self.assertEqual(status, "200", body)
+            granted = json.loads(body)
+            leases.add(granted["lease_id"])
+            terms = demo.events(granted["request_id"])[0]["terms"]
+            self.assertEqual((terms["agent"], terms["process"]["uid"]), (name, user))
+            said = self.run_as(user, self.ASKS, other / "s.sock", json.dumps(ASK))
+            self.assertRegex(said, "^(PermissionError$|403 )")
+            # Not even who runs the sidecar.
+            self.assertEqual(call(own / "s.sock", "POST", "/v1/credentials", ASK).status, 403)
+            for folder, word in ((own, "read"), (other, "PermissionError")):
+                said = self.run_as(user, self.READS, folder / "agent.token", folder / "aws.token")
+                self.assertEqual(said.split(), [word, word], folder)
+            kept = [file for it in (own, other) for file in (it / "state").iterdir()]
+            self.assertEqual(set(self.run_as(user, self.READS, *kept).split()), {"PermissionError"})
+        self.assertEqual(len(leases), 2, "one was given what the other was")
 
 
 class Survives(unittest.TestCase):

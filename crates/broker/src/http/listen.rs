@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -161,12 +162,13 @@ async fn accept(
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, bounds: Bounds) {
     let _ = stream.set_nodelay(true);
     let Ok(here) = stream.local_addr() else { return };
-    let peer = Peer::new(peer, here);
+    let (theirs, peer) = (ConnectInfo(peer), Peer::new(peer, here));
     let arrived = Arrived(here.ip().to_canonical());
     let (begun, latest) = watch::channel(Instant::now());
     let service = service_fn(move |mut call: Request<Incoming>| {
         begun.send_replace(Instant::now());
         call.extensions_mut().insert(arrived);
+        call.extensions_mut().insert(theirs);
         call.extensions_mut().insert(peer.clone());
         router.clone().call(call)
     });

@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, put};
+use grantwright_broker::{Bounds, serve_http};
 use grantwright_sidecar::guard;
 use reqwest::Method;
 use serde_json::json;
@@ -28,6 +29,13 @@ const TOKEN_LIFE: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token
 const MOST_LIFE: u64 = 21_600;
 /// Tokens that are remembered; the oldest is forgotten, and its client asks for another.
 const MOST_TOKENS: usize = 1024;
+/// Connections at the same time. The sidecar's own doors are of the same process: strangers may fill
+/// this one, and take no descriptor of theirs.
+const MOST_CONNECTIONS: usize = 128;
+/// How long a head may take to arrive; a connection may idle as long.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long one call may take, beyond all that is waited for behind it.
+const CALL: Duration = Duration::from_secs(90);
 /// What `/aws/` may take before it says that something is under way.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What stands before an IPv4 address in the kernel's table of IPv6 sockets: `::ffff:`, in words of the
@@ -82,8 +90,8 @@ impl Imds {
             .route(credentials, get(role))
             .route(&format!("{credentials}/{{role}}"), get(keys))
             .with_state(Arc::new(self));
-        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
-        axum::serve(listener, service).await.map_err(failed)
+        let bounds = Bounds { connections: MOST_CONNECTIONS, head: HEAD, call: CALL };
+        match serve_http(listener, None, routes, bounds).await {}
     }
 
     fn tokens(&self) -> MutexGuard<'_, VecDeque<(String, Instant)>> {

@@ -12,6 +12,7 @@ use grantwright_wire::v1::{AttendDown, AttendUp};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::backoff::Backoff;
 use crate::remember::log_inconsistent;
 use crate::{Sidecar, chance};
 
@@ -130,7 +131,7 @@ enum Over {
 impl Sidecar {
     /// Keeps the stream open; never returns.
     pub(crate) async fn attend(self: Arc<Self>) {
-        let mut wait_ms = 50;
+        let mut backoff = Backoff::default();
         loop {
             let began = self.now();
             let over = self.attend_once().await;
@@ -142,11 +143,9 @@ impl Sidecar {
                 Err(refusal) => tracing::debug!(code = refusal.code, "not attended"),
             }
             if self.now().since(began) > 10_000 {
-                wait_ms = 50;
+                backoff.reset();
             }
-            // Full jitter: all sidecars of a restarted broker come back, but not at once.
-            tokio::time::sleep(Duration::from_millis(20 + chance::below(wait_ms))).await;
-            wait_ms = (wait_ms * 2).min(2000);
+            tokio::time::sleep(backoff.pause(chance::below)).await;
         }
     }
 

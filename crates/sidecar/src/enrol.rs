@@ -11,6 +11,7 @@ use grantwright_wire::{Refusal, TlsClient, TrustDomain, channel, tls};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use crate::backoff::Backoff;
 use crate::identity::{Certified, Identity, StateDir};
 use crate::pinned::PinnedLog;
 use crate::upstream::transport;
@@ -28,13 +29,12 @@ pub async fn identity(
     if let Some(identity) = state.identity()? {
         return Ok(identity);
     }
-    let mut wait_ms = 100;
+    let mut backoff = Backoff::default();
     loop {
         match enrol(config, state, None, clock).await {
             Err(SidecarError::BrokerAway(why)) => {
                 tracing::warn!(%why, "cannot enrol yet");
-                tokio::time::sleep(Duration::from_millis(wait_ms + chance::below(wait_ms))).await;
-                wait_ms = (wait_ms * 2).min(2000);
+                tokio::time::sleep(backoff.pause(chance::below)).await;
             }
             done => return done,
         }

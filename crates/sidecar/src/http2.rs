@@ -39,6 +39,7 @@ const MOST_UNSENT: usize = 64 * 1024;
 /// A ping so often, answered within that time.
 const PING: Duration = Duration::from_secs(15);
 const PONG: Duration = Duration::from_secs(10);
+const _: () = assert!(PING.as_secs() + PONG.as_secs() <= 30, "half a minute, as said above");
 
 type Answered = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
 

@@ -8,6 +8,7 @@
 mod ask;
 mod attend;
 mod authority;
+mod backoff;
 mod breaker;
 mod cache;
 mod chance;

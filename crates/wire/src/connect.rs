@@ -17,6 +17,9 @@ use crate::tls::{H2, TlsClient};
 
 /// Pings while the connection is open, and the time in which one must be answered.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Within this time a connection whose other end is gone without a word is given up.
+const HALF_OPEN: Duration = Duration::from_secs(30);
+const _: () = assert!(2 * KEEP_ALIVE.as_secs() <= HALF_OPEN.as_secs(), "found out too late");
 /// TCP and TLS to one address.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 

@@ -243,8 +243,8 @@ class Doctor(unittest.TestCase):
                                         console=demo.env["GRANTWRIGHT_CONSOLE"]), **demo.env)
         self.assertEqual(self.bad(checks), {})
         good = {check["check"] for check in checks if check["state"] == "good"}
-        self.assertLessEqual({"configuration", "trust bundle", "identity", "token files", "doors", "readiness",
-                              "broker", "clock"}, good)
+        self.assertLessEqual({"configuration", "trust bundle", "identity", "recovery key", "token files", "doors",
+                              "readiness", "broker", "clock"}, good)
 
     def test_the_usual_faults_are_found(self):
         taken = free_port()
@@ -275,6 +275,24 @@ class Doctor(unittest.TestCase):
                 self.assertIn(check, self.bad(self.examine(self.copy(**keys))), keys)
         finally:
             holder.kill()
+
+    def test_the_recovery_key_is_shown_and_that_none_is_pinned_is_said(self):
+        def recovery_key(state_dir):
+            found = self.examine(self.copy(state_dir=str(state_dir)))
+            return next(check for check in found if check["check"] == "recovery key")
+        pinned = json.loads((demo.dir / "sidecar" / "log.json").read_text())
+        found = recovery_key(demo.dir / "sidecar")
+        self.assertEqual((found["state"], found["detail"]), ("good", f"pinned: {pinned.pop('recovery_key')}"))
+        for kept in (None, "{", json.dumps(pinned)):
+            folder = scratch("state")
+            folder.mkdir(mode=0o700)
+            (folder / "identity.json").write_text("{}")
+            if kept is not None:
+                (folder / "log.json").write_text(kept)
+            found = recovery_key(folder)
+            self.assertEqual(found["state"], "odd", found)
+            self.assertIn("none is pinned", found["detail"])
+            self.assertIn("let the sidecar run", found["mend"])
 
     def test_a_clock_that_goes_wrong_is_found(self):
         class Elsewhen(http.server.BaseHTTPRequestHandler):

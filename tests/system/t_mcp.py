@@ -225,6 +225,7 @@ class Story:
                 self.wait(client, request_id),
                 self.after(0.5, demo.bob.deny, request_id, reason="not now"))
             self.assertEqual(result.structured_content["state"], "denied")
+            self.assertIn("not now", result.structured_content["reason"])
             self.assertIn("denied", result.content[0].text)
 
     async def test_a_question_ends_the_wait_and_is_answered(self):
@@ -405,6 +406,29 @@ class Http(unittest.TestCase):
             "Authorization": f"Bearer {served.token}", "Mcp-Session-Id": session})
         self.assertEqual(ended.status, 204)
         self.assertEqual(served.post(ping, Mcp_Session_Id=session).status, 404)
+
+    def test_28_connections_that_say_nothing_do_not_stay(self):
+        at = ("127.0.0.1", int(served.base.rsplit(":", 1)[1]))
+        lines = [socket.create_connection(at, timeout=30) for _ in range(300)]  # more than there are places
+        self.addCleanup(lambda: [line.close() for line in lines])
+
+        def is_shut(line):
+            line.settimeout(0.05)
+            try:
+                return line.recv(1) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        def is_let_in():
+            try:
+                return served.post({"jsonrpc": "2.0", "id": 1, "method": "ping"}).status == 200
+            except OSError:
+                return False
+        until("the end of one beyond the places, and of the first", 60,
+              lambda: is_shut(lines[-1]) and is_shut(lines[0]))
+        until("a place", 60, is_let_in, 0.1)
 
     def test_who_hangs_up_gives_its_place_back(self):
         request_id = doors.pending()

@@ -205,7 +205,10 @@ async fn without_approvers(broker: &Arc<Broker>, now: Timestamp) -> Result<(), R
 
 /// The requests of all live leases, or of those of one agent, as they are now. They are found before any
 /// is looked at: a walk that looks as it goes follows the grants that are made meanwhile, and never ends.
-async fn living(broker: &Broker, agent: Option<&AgentId>) -> Result<Vec<RequestId>, Refusal> {
+pub(crate) async fn living(
+    broker: &Broker,
+    agent: Option<&AgentId>,
+) -> Result<Vec<RequestId>, Refusal> {
     let mut all: Vec<RequestId> = Vec::new();
     loop {
         let page = broker.store.live(agent, all.last()).await.map_err(of_store)?;
@@ -414,7 +417,19 @@ pub(crate) async fn end_lease_for(
     };
     let id = state.terms.request_id.clone();
     let agent = state.terms.agent.clone();
-    let mut effect = at_backend(broker, &state, &lease).await;
+    let (backend, begun) = (queue::backend_of(broker, &state), broker.now());
+    let mut effect = if lease.revocable && broker.ending.is_silent(&backend, begun) {
+        let until = lease.expires_at;
+        let effect = format!(
+            "not ended: its backend did not answer a moment ago; it is tried again, and ends by itself at \
+             {until}"
+        );
+        Ended { ended: false, effect }
+    } else {
+        let effect = at_backend(broker, &state, &lease).await;
+        broker.ending.heard(&backend, begun, broker.now(), effect.ended);
+        effect
+    };
     if !why.is_empty() {
         effect.effect = format!("{why}: {}", effect.effect);
     }
@@ -433,7 +448,7 @@ pub(crate) async fn end_lease_for(
     broker.commit(transition).await.map_err(of_store)?;
     ended::note(broker, &state, &lease, at);
     if lease.revocable && !effect.ended {
-        broker.ending.push(lease.id.clone(), id.clone(), broker.now());
+        broker.ending.push(lease.id.clone(), id.clone(), backend, broker.now());
     }
     broker.wake.tell(Tidings::Ended(agent, lease.id));
     broker.wake.changed(&id);

@@ -440,3 +440,38 @@ async fn an_undone_revocation_outlives_the_broker_and_its_age_is_told() {
     assert_eq!(lives(&rig, &id).await, LeaseState::Revoked);
     rig.fold().await;
 }
+
+/// A backend that never answers is waited for once: what else is to end there is tried again later, and what
+/// is to end elsewhere does not stand in line behind it.
+#[tokio::test]
+async fn invariant_24_a_silent_backend_is_not_waited_for_by_each_of_its_leases() {
+    let rig = Rig::new().await;
+    let mut ids = Vec::new();
+    for dataset in ["sales", "orders", "people"] {
+        ids.push(granted(&rig, "account", dataset).await);
+    }
+    let built_in = granted(&rig, "listed", "sales").await;
+    rig.backend.stubborn.store(u64::MAX, Ordering::SeqCst);
+    rig.backend.dawdles.store(20_000, Ordering::SeqCst);
+    let agent = rig.caller.agent.clone();
+    let done = end_agent(&rig.broker, &agent, None, "olivia").await.expect("ended");
+    assert_eq!(done.leases.len(), 4);
+    assert_eq!(rig.backend.revoked.load(Ordering::SeqCst), 1, "asked once");
+    for id in &ids {
+        assert_eq!(lives(&rig, id).await, LeaseState::Withdrawn);
+    }
+    assert_eq!(lives(&rig, &built_in).await, LeaseState::Revoked);
+    assert_eq!(rig.broker.ending.waiting(rig.broker.now()).0, 3);
+    // It is back: nobody asks again, the queue does, and others ask it again too.
+    rig.backend.stubborn.store(0, Ordering::SeqCst);
+    rig.backend.dawdles.store(0, Ordering::SeqCst);
+    rig.clock.advance(1_000);
+    queue::work_once(&rig.broker).await;
+    for id in &ids {
+        assert_eq!(lives(&rig, id).await, LeaseState::Revoked);
+    }
+    let id = granted(&rig, "account", "more").await;
+    let ended = end_lease(&rig.broker, state(&rig, &id).await, "olivia").await.expect("ended");
+    assert!(ended.ended, "{ended:?}");
+    rig.fold().await;
+}

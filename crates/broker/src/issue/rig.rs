@@ -80,6 +80,8 @@ pub struct Backend {
     pub revoked: AtomicU64,
     /// How many revocations it does not do.
     pub stubborn: AtomicU64,
+    /// How long it takes over a revocation, in milliseconds of the rig's clock.
+    pub dawdles: AtomicI64,
     /// Extensions that it was asked for.
     pub renewed: AtomicU64,
     /// The next mint says that it has begun, and waits until it may go on.
@@ -156,6 +158,8 @@ impl Minter for Door {
     }
     fn revoke<'a>(&'a self, _: &'a Lease) -> BoxFuture<'a, Ended> {
         self.0.revoked.fetch_add(1, Ordering::SeqCst);
+        let dawdles = self.0.dawdles.load(Ordering::SeqCst);
+        self.0.clock.iter().for_each(|clock| clock.advance(dawdles));
         let less = |left: u64| left.checked_sub(1);
         if self.0.stubborn.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
             let effect = "not ended: the backend is away".into();

@@ -56,6 +56,30 @@ impl MintError {
     }
 }
 
+/// What to do about a refusal of this code ([`MintError::code`]), for whoever reads it.
+#[must_use]
+pub fn remedy(code: &str) -> &'static str {
+    match code {
+        "backend_away" | "backend_busy" => {
+            "ask again later with a new key; if it lasts, an operator looks at the backend"
+        }
+        "backend_denied" => {
+            "an operator gives the broker the right at the backend that docs/backends.md names"
+        }
+        "backend_wider" => "an operator takes away what the backend adds by itself",
+        "bad_parameter" => "ask with parameters that the backend knows",
+        "bad_template" => {
+            "an operator corrects the scope's template, or what it names at the backend"
+        }
+        "clock" => "an operator sets the clocks right",
+        "policy_too_large" => {
+            "ask with shorter parameters, or an operator shortens the scope's template"
+        }
+        "ttl_too_long" | "ttl_too_short" => "ask for a lifetime within the bound",
+        _ => "an operator looks at the backend",
+    }
+}
+
 /// A backend cannot be set up from what it was given; the process must not start without it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

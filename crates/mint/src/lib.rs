@@ -27,7 +27,7 @@ mod template;
 mod unconfigured;
 
 pub use call::{Endpoint, SignAssertion};
-pub use error::{MintError, SetupError};
+pub use error::{MintError, SetupError, remedy};
 pub use minter::{
     Backend, BoxFuture, Declaration, Document, Ended, EndedLease, Minted, Minter, Publisher, Signer,
 };

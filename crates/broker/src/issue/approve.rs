@@ -474,7 +474,14 @@ pub(crate) fn end_reason(loaded: &Loaded) -> String {
             }
             _ => "cancelled".into(),
         },
-        Phase::Failed => "the backend refused".into(),
+        // What was told when it failed, to whoever looks after that.
+        Phase::Failed => {
+            let told = loaded.leaves.iter().rev().find_map(|(_, e)| match e {
+                Event::Failed(e) => Some(e.detail.clone()),
+                _ => None,
+            });
+            told.unwrap_or_else(|| "the backend refused".into())
+        }
         Phase::Unknown => "the backend's answer was lost".into(),
         other => other.word().into(),
     }
@@ -526,7 +533,7 @@ pub(crate) fn ended_refusal(loaded: &Loaded) -> Refusal {
             502,
             "mint_failed",
             reason,
-            "an operator looks at the backend; ask anew with a new key",
+            format!("{}; the approval is spent", grantwright_mint::remedy(&state.end_code)),
         ),
         _ => refuse(
             502,

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::{Failed, Intended as IntendedEvent, Unknown};
 use grantwright_domain::{Draft, Event, Grant, LeaseId, Rights};
-use grantwright_mint::{MintError, Minted as Made, Minter, SignInput};
+use grantwright_mint::{MintError, Minted as Made, Minter, SignInput, remedy};
 use grantwright_store::{Committed, Sealed, Side, StoreError, Transition};
 use grantwright_wire::Refusal;
 
@@ -140,8 +140,10 @@ async fn record_failure(broker: &Broker, mut staged: Box<Staged>, error: MintErr
     let at = broker.now().max(staged.state().last_at);
     let id = staged.state().terms.request_id.clone();
     let (digest, request_id) = (staged.state().digest, id.clone());
+    let scope = staged.scope.name.clone();
     let (event, refusal) = match error {
         MintError::Refused { code, detail, operator } => {
+            let detail = format!("scope `{scope}`: {detail}");
             tracing::warn!(request = %id, code, operator, "the backend refused");
             let event = Event::Failed(Failed {
                 at,
@@ -156,11 +158,12 @@ async fn record_failure(broker: &Broker, mut staged: Box<Staged>, error: MintErr
                     502,
                     "mint_failed",
                     detail,
-                    "an operator looks at the backend; the approval is spent",
+                    format!("{}; the approval is spent", remedy(code)),
                 ),
             )
         }
         MintError::Unknown { detail, operator } => {
+            let detail = format!("scope `{scope}`: {detail}");
             tracing::error!(request = %id, operator, "the backend's answer was lost");
             broker.counts.unknown.fetch_add(1, Ordering::Relaxed);
             let event = Event::Unknown(Unknown { at, digest, request_id, detail: detail.clone() });

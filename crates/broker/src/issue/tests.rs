@@ -145,6 +145,15 @@ async fn invariant_07_an_error_carries_no_credential_and_leaves_no_spent_approva
     let refusal = rig.collect(&id_of(&pending)).await.expect_err("refused");
     assert_eq!((refusal.status, refusal.code.as_str()), (502, "mint_failed"));
     assert!(!format!("{refusal:?}").contains("c4n4ry"));
+    // Which scope, why, and what to do: at once, and to whoever looks or asks the same later.
+    assert_eq!(refusal.detail, "scope `root-account`: the backend said no");
+    assert!(refusal.next.contains("gives the broker the right"), "{}", refusal.next);
+    assert!(refusal.next.ends_with("the approval is spent"), "{}", refusal.next);
+    let looked = rig.collect(&id_of(&pending)).await.expect("told");
+    let Some(outcome::State::Ended(ended)) = &looked.state else { panic!("{looked:?}") };
+    assert_eq!((ended.code.as_str(), &ended.reason), ("backend_denied", &refusal.detail));
+    let again = rig.issue(rig.ask("root-account", CUSTOMERS, "k1")).await.expect_err("spent");
+    assert_eq!((&again.detail, &again.next), (&refusal.detail, &refusal.next));
     let (state, events) = rig.fold().await;
     let id = RequestId::parse(&id_of(&pending)).unwrap();
     assert_eq!(state.requests[&id].phase, Phase::Failed);

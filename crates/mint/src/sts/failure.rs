@@ -53,9 +53,10 @@ fn refusal(code: Option<&str>) -> (&'static str, &'static str) {
             "policy_too_large",
             "the session policy and tags are larger than AWS takes when packed",
         ),
-        Some("MalformedPolicyDocument") => {
-            ("bad_template", "AWS does not take the session policy of this scope's template")
-        }
+        Some("MalformedPolicyDocument") => (
+            "bad_template",
+            "AWS does not take the session policy of this scope's template (`policy`)",
+        ),
         Some("IDPCommunicationError") => (
             "backend_busy",
             "AWS could not fetch the broker's keys in time; ask again, and see that its discovery \
@@ -71,9 +72,10 @@ fn refusal(code: Option<&str>) -> (&'static str, &'static str) {
             "STS is not activated for this account in the minter's region; an operator activates it \
              or names another region",
         ),
-        Some("ValidationError") => {
-            ("bad_template", "AWS does not take the role or the session of this scope's template")
-        }
+        Some("ValidationError") => (
+            "bad_template",
+            "AWS does not take the role (`role_arn`) or the session of this scope's template",
+        ),
         Some(
             "Throttling"
             | "ThrottlingException"
@@ -82,7 +84,7 @@ fn refusal(code: Option<&str>) -> (&'static str, &'static str) {
         ) => ("backend_busy", "AWS STS refused for load; ask again later"),
         Some("AccessDenied" | "AccessDeniedException") => (
             "backend_denied",
-            "AWS does not let the broker assume this scope's role with these tags",
+            "AWS does not let the broker assume this scope's role (`role_arn`) with these tags",
         ),
         Some(
             "ExpiredToken"

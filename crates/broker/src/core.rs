@@ -452,6 +452,12 @@ impl Broker {
     }
 }
 
+/// The request of a lease, which its name says: no row is asked.
+#[must_use]
+pub fn request_of(id: &LeaseId) -> Option<RequestId> {
+    RequestId::parse(&format!("r{}", id.as_str().strip_prefix('l')?)).ok()
+}
+
 /// The lease of a request: one request, one lease.
 #[must_use]
 pub fn lease_of(id: &RequestId) -> Option<LeaseId> {

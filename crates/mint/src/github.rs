@@ -21,7 +21,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use grantwright_credential::{Credential, Kind, Secret};
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Clock, Grant, Params, Scope, Timestamp};
+use grantwright_domain::{Clock, Grant, LeaseId, Params, Scope, Timestamp};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
@@ -373,6 +373,10 @@ impl Minter for GithubMinter {
                 }
             }
         })
+    }
+
+    fn can_end(&self, lease: &LeaseId) -> bool {
+        self.kept.has(lease)
     }
 
     fn keep(&self) -> BoxFuture<'_, Option<Duration>> {

@@ -37,6 +37,10 @@ impl Kept {
         self.lock().get(lease).map(|(_, token)| Secret::new(token.expose_secret().clone()))
     }
 
+    pub(crate) fn has(&self, lease: &LeaseId) -> bool {
+        self.lock().contains_key(lease)
+    }
+
     pub(crate) fn forget(&self, lease: &LeaseId) {
         self.lock().remove(lease);
     }

@@ -128,6 +128,12 @@ pub trait Minter: Send + Sync {
         self.declaration().revocable
     }
 
+    /// Whether a lease that could be ended early when it was made still can: with what was kept in memory,
+    /// or with a right that the broker had, it may not.
+    fn can_end(&self, _lease: &LeaseId) -> bool {
+        true
+    }
+
     /// The claims of a token that this issuer signed and that has not expired; whether it ended early
     /// is for the log to say. `None`: it is no such token.
     fn introspect(&self, _token: &str, _now: Timestamp) -> Option<Value> {

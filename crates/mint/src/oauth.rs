@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use grantwright_credential::{Credential, Kind, Secret};
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Clock, Grant, Params, Scope, Timestamp};
+use grantwright_domain::{Clock, Grant, LeaseId, Params, Scope, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -358,6 +358,10 @@ impl Minter for OauthMinter {
                 }
             }
         })
+    }
+
+    fn can_end(&self, lease: &LeaseId) -> bool {
+        self.kept.has(lease)
     }
 
     fn keep(&self) -> BoxFuture<'_, Option<Duration>> {

@@ -24,7 +24,7 @@ use aws_sdk_sts::types::{PolicyDescriptorType, Tag};
 use aws_smithy_http_client::{Builder, tls};
 use grantwright_credential::Kind;
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Clock, Grant, HumanId, Params, Scope, Timestamp};
+use grantwright_domain::{Clock, Grant, HumanId, LeaseId, Params, Scope, Timestamp};
 use serde_json::{Value, json};
 
 use crate::call::is_here;
@@ -277,6 +277,10 @@ impl Minter for StsMinter {
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
         Box::pin(self.assume(grant, now))
+    }
+
+    fn can_end(&self, _lease: &LeaseId) -> bool {
+        self.iam.is_some()
     }
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {

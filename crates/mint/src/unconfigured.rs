@@ -1,5 +1,5 @@
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Grant, Timestamp};
+use grantwright_domain::{Grant, LeaseId, Timestamp};
 
 use crate::{Backend, BoxFuture, Ended, MintError, Minted, Minter};
 
@@ -35,6 +35,10 @@ impl Minter for Unconfigured {
 
     fn mint(&self, _grant: Grant, _now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
         Box::pin(std::future::ready(Err(self.refusal())))
+    }
+
+    fn can_end(&self, _lease: &LeaseId) -> bool {
+        false
     }
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Ended> {

@@ -12,7 +12,7 @@ use super::respond::{Page, Posted, html};
 use crate::core::Broker;
 use crate::error::of_store;
 use crate::http::Shared;
-use crate::http::leases::{end_as, shown_state};
+use crate::http::leases::{can_end, end_as, shown_state};
 use crate::http::session::Session;
 
 /// Rows of one page.
@@ -49,9 +49,12 @@ async fn show(
     let rows = broker.store.leases(filter).await.map_err(of_store)?;
     let full = !live && rows.len() >= ROWS as usize;
     let next = rows.last().filter(|_| full);
+    let authority = broker.authority();
+    let shown =
+        |l: &LeaseSummary| Lease { revocable: can_end(broker, &authority, l), ..row(l, now) };
     let matter = Leases {
         next: next.map(|l| format!("/leases?state=all&before={}", l.first_index)),
-        rows: rows.iter().map(|l| row(l, now)).collect(),
+        rows: rows.iter().map(shown).collect(),
         live,
         csrf: &session.csrf,
         now,

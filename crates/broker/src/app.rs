@@ -230,12 +230,14 @@ async fn serve(config: Config) -> Result<(), StartError> {
     crate::guards::route::restore(&broker)
         .await
         .map_err(|e| StartError::new(format!("reading who is asked first: {e}")))?;
+    let before = broker.store.head().size;
     ended::restore(&broker).await.map_err(|r| told("reading what ended early", r))?;
     write_ready(&broker.config, grpc_addr, http_addr)?;
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
     tokio::spawn(end::sweep(Arc::clone(&broker)));
     tokio::spawn(end::rights::watch(Arc::clone(&broker)));
     tokio::spawn(end::queue::work(Arc::clone(&broker)));
+    tokio::spawn(ended::look_back_apart(Arc::clone(&broker), before));
     tokio::spawn(crate::witness::run(Arc::clone(&broker)));
     for minter in broker.minters.values() {
         tokio::spawn(keep_backend(Arc::clone(minter)));

@@ -1,16 +1,19 @@
 //! What built-in issuers publish: their keys, and what ended early and has not expired.
 //!
 //! The list is the fold of the log. It is read from the store at the start and grows with each leaf
-//! "revoked", after that leaf is durable; what expired leaves it.
+//! "revoked", after that leaf is durable; what expired leaves it. Rows are quick to read, and anybody's who
+//! writes to the database: what they left out at the start is found in the log itself, a little later.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Authority, LeaseId, RequestState, Timestamp};
+use grantwright_domain::{Authority, Event, LeaseId, RequestId, RequestState, Timestamp};
 use grantwright_mint::{Document, EndedLease};
-use grantwright_store::{LeaseFilter, LeaseSummary};
+use grantwright_store::{LeaseFilter, LeaseSummary, StoreError};
 use grantwright_wire::Refusal;
 
 use crate::core::Broker;
@@ -22,6 +25,12 @@ const MOST: usize = 1_000_000;
 const AT_ONCE: usize = 16;
 /// How long a document is served as it was made, while nothing ended.
 const GOOD_FOR_MS: i64 = 10_000;
+/// Longest life of a credential (12 h), and what a clock may have been wrong by: what was ended before that is
+/// over.
+const LONGEST_S: i64 = 13 * 3600;
+/// Leaves that are looked at in one go, and the pause after: nobody waits for that.
+const LEAVES: u64 = 1024;
+const PAUSE: Duration = Duration::from_millis(200);
 /// Most documents that are kept.
 const MOST_KEPT: usize = 64;
 
@@ -71,6 +80,12 @@ impl EndedEarly {
         if inner.count != before {
             inner.generation += 1;
         }
+    }
+
+    /// Whether this lease is listed: which leaves are a request's own is said by a row, and one that leaves
+    /// out the last would have an ended lease live.
+    pub fn has(&self, lease: &LeaseId) -> bool {
+        self.lock().listed.values().any(|listed| listed.contains_key(lease))
     }
 
     /// How many are listed.
@@ -139,6 +154,89 @@ pub async fn restore(broker: &Broker) -> Result<(), Refusal> {
             }
         }
     }
+}
+
+/// Looks in the log, apart, for what ended early before this process began and its rows did not say; `to` is
+/// the log's size before they were read.
+pub async fn look_back_apart(broker: Arc<Broker>, to: u64) {
+    let hidden = match look_back(&broker, to).await {
+        Ok(0) => return,
+        Ok(hidden) => {
+            tracing::error!(
+                hidden,
+                "ALARM: somebody hid credentials that ended early; their issuers list them again"
+            );
+            hidden
+        }
+        Err(e @ StoreError::Tampered(_)) => {
+            tracing::error!(error = %e, "ALARM: what ended early cannot be seen in the log");
+            1
+        }
+        Err(e) => {
+            tracing::warn!(error = %e, "what ended early is looked for at the next start");
+            return;
+        }
+    };
+    broker.counts.faulty.fetch_add(hidden, Ordering::Relaxed);
+}
+
+/// Lists what ended early by the leaves before `to`, each of them proven; how many were not listed.
+///
+/// # Errors
+/// When leaves are missing or edited, or cannot be read.
+pub(crate) async fn look_back(broker: &Broker, mut to: u64) -> Result<u64, StoreError> {
+    let since = broker.now().plus_seconds(-LONGEST_S);
+    let (mut halves, mut hidden) = (BTreeMap::new(), 0);
+    while to > 0 {
+        let from = to.saturating_sub(LEAVES);
+        let leaves = broker.store.proven_leaves(from, to).await?;
+        // Backwards: a request's end is met before its beginning.
+        for (_, event) in leaves.iter().rev() {
+            hidden += u64::from(is_hidden(broker, &mut halves, event));
+        }
+        to = from;
+        if leaves.iter().all(|(_, event)| event.at() < since) {
+            break;
+        }
+        if to > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(hidden)
+}
+
+/// Of a request whose lease ended early: when, and the lease once its leaf was met.
+struct Half {
+    at: Timestamp,
+    lease: Option<(LeaseId, EndedLease)>,
+}
+
+/// Whether this leaf completes one that is not listed; it then is.
+fn is_hidden(broker: &Broker, halves: &mut BTreeMap<RequestId, Half>, event: &Event) -> bool {
+    match event {
+        Event::Revoked(e) if halves.len() < MOST => {
+            halves.entry(e.request_id.clone()).or_insert(Half { at: e.at, lease: None });
+        }
+        Event::Issued(e) => {
+            if let Some(half) = halves.get_mut(&e.request_id) {
+                let (expires_at, facts) = (e.expires_at, e.facts.clone());
+                let ended = EndedLease { at: half.at, expires_at, facts };
+                half.lease = Some((e.lease_id.clone(), ended));
+            }
+        }
+        Event::Intended(e) => {
+            let Some((lease, ended)) = halves.remove(&e.request_id).and_then(|h| h.lease) else {
+                return false;
+            };
+            let publishes = broker.minters.get(&e.minter).is_some_and(|m| m.publisher().is_some());
+            if publishes && ended.expires_at > broker.now() && !broker.ended.has(&lease) {
+                broker.ended.add(&e.minter, lease, ended);
+                return true;
+            }
+        }
+        _ => {}
+    }
+    false
 }
 
 /// A document of the issuer that is configured under this name.

@@ -847,6 +847,32 @@ pub(crate) fn leaves(
     rows.into_iter().map(|mut r| Ok((r.int(0)?, r.blob(1)?))).collect()
 }
 
+/// See [`crate::Store::proven_leaves`].
+pub(crate) fn proven_leaves(
+    db: &mut dyn Db,
+    macs: &Macs,
+    known: u64,
+    from: u64,
+    to: u64,
+) -> Result<Vec<(u64, Event)>, StoreError> {
+    let frontier = frontier(db, macs, known)?;
+    let to = to.min(frontier.size()).min(from.saturating_add(u64::from(MAX_ROWS)));
+    let rows = leaves(db, from, to.saturating_sub(from))?;
+    if !rows.iter().map(|(index, _)| *index).eq(from..to) {
+        return Err(StoreError::tampered(format!("leaves from {from} on are missing")));
+    }
+    let (root, tiles) = (frontier.root(), Tiles::new(db, frontier.size()));
+    let mut proven = Vec::with_capacity(rows.len());
+    for (index, body) in rows {
+        memory::prove(index, leaf_hash(&body), frontier.size(), root, &tiles)
+            .map_err(|e| tiles.failed().map_or(e, StoreError::from))?;
+        let event = Event::from_leaf(&body)
+            .map_err(|e| StoreError::tampered(format!("leaf {index}: {e}")))?;
+        proven.push((index, event));
+    }
+    Ok(proven)
+}
+
 pub(crate) fn inclusion(
     db: &mut dyn Db,
     macs: &Macs,

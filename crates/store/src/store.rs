@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 
 use grantwright_domain::{
-    AgentId, Authority, Digest, IdempotencyKey, InstanceId, LeaseId, RequestId, Timestamp,
+    AgentId, Authority, Digest, Event, IdempotencyKey, InstanceId, LeaseId, RequestId, Timestamp,
 };
 use grantwright_proof::{Hash, Tile};
 use tokio::sync::{mpsc, oneshot};
@@ -354,6 +354,15 @@ impl Store {
     pub async fn leaves(&self, from: u64, limit: u32) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let limit = u64::from(limit.min(read::MAX_ROWS));
         self.read(move |db| read::leaves(db, from, limit)).await
+    }
+
+    /// Leaves `from ..` and before `to`, at most 1024: each proven to be in the present log, and none left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when leaves are missing or edited; else see [`Store::key`].
+    pub async fn proven_leaves(&self, from: u64, to: u64) -> Result<Vec<(u64, Event)>, StoreError> {
+        let (macs, known) = (self.macs.clone(), self.head().size);
+        self.read(move |db| read::proven_leaves(db, &macs, known, from, to)).await
     }
 
     /// The proof that leaf `index` is in the tree of `size` leaves.

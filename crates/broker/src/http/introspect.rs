@@ -90,6 +90,9 @@ async fn active(
         return Ok(None);
     }
     let Some(id) = text("jti").and_then(|id| LeaseId::parse(id).ok()) else { return Ok(None) };
+    if broker.ended.has(&id) {
+        return Ok(None);
+    }
     let Some(found) = broker.store.lease(&id).await.map_err(of_store)? else { return Ok(None) };
     // By its leaves, which are proven: a row could be made to say that an ended lease lives.
     let Some(loaded) = broker.store.load(&found.request).await.map_err(of_store)? else {
@@ -106,4 +109,48 @@ async fn active(
     claims.insert("active".into(), true.into());
     claims.insert("token_type".into(), "Bearer".into());
     Ok(Some(Value::Object(claims)))
+}
+
+#[cfg(test)]
+mod tests {
+    use grantwright_domain::RequestId;
+    use grantwright_wire::v1::{granted::Delivery, outcome};
+    use rusqlite::params;
+
+    use super::*;
+    use crate::issue::rig::{Rig, id_of};
+
+    #[tokio::test]
+    async fn invariant_24_a_row_that_leaves_out_the_last_leaf_makes_no_ended_token_active() {
+        let rig = Rig::new().await;
+        let ask = rig.ask("listed", r#"{"dataset":"customers"}"#, "k1");
+        let outcome = rig.issue(ask).await.expect("granted");
+        let Some(outcome::State::Granted(granted)) = &outcome.state else { panic!("{outcome:?}") };
+        let Some(Delivery::Plain(json)) = &granted.delivery else { panic!("it is built in") };
+        let token = serde_json::from_slice::<Value>(json).unwrap()["token"].clone();
+        let service =
+            Service { client: "test".into(), secret: digest_of("x"), audience: "test".into() };
+        let is_active = async || {
+            let told = active(&rig.broker, &service, token.as_str().unwrap(), rig.broker.now());
+            told.await.unwrap().is_some()
+        };
+        let id = id_of(&outcome);
+        let state = async || {
+            let request = RequestId::parse(&id).unwrap();
+            rig.broker.store.load(&request).await.unwrap().unwrap().state
+        };
+        assert!(is_active().await);
+        crate::end::end_lease(&rig.broker, state().await, "alice").await.expect("ended");
+        assert!(!is_active().await);
+        // Somebody who writes to the database has the request end with the leaf before.
+        let db = rusqlite::Connection::open(rig.dir().join("store.db")).unwrap();
+        let sql = "SELECT leaf_list FROM requests WHERE id = ?1";
+        let list: String = db.query_row(sql, [&id], |row| row.get(0)).unwrap();
+        let (cut, _) = list.rsplit_once(',').unwrap();
+        let sql = "UPDATE requests SET leaf_list = ?1, version = version - 1, lease_state = 'live' \
+                   WHERE id = ?2";
+        assert_eq!(db.execute(sql, params![cut, id]).unwrap(), 1);
+        assert_eq!(state().await.lease.map(|l| l.state), Some(LeaseState::Live), "so they say");
+        assert!(!is_active().await);
+    }
 }

@@ -3,7 +3,7 @@
 //! broker dies, starts again, and everything is checked.
 
 use grantwright_domain::{Event, Phase, RequestId};
-use grantwright_store::Fault;
+use grantwright_store::{Fault, StoreError};
 use grantwright_wire::v1::{granted::Delivery, outcome};
 
 use super::rig::{Answer, Rig, human, id_of, word};
@@ -298,6 +298,38 @@ async fn invariant_24_what_ended_early_is_listed_until_it_expires_across_a_resta
     rig.crash().await;
     assert_eq!(rig.broker.ended.count(), 0);
     check(&rig).await;
+}
+
+/// Who writes to the database and has the broker start again takes nothing off the lists of what ended.
+#[tokio::test]
+async fn invariant_24_what_ended_early_is_found_in_the_log_where_rows_hide_it() {
+    let mut rig = Rig::new().await;
+    let mut ids = Vec::new();
+    for (dataset, key) in [("customers", "k1"), ("orders", "k2")] {
+        let params = format!(r#"{{"dataset":"{dataset}"}}"#);
+        let id = id_of(&rig.issue(rig.ask("listed", &params, key)).await.expect("granted"));
+        ids.push(RequestId::parse(&id).unwrap());
+    }
+    for id in &ids {
+        let state = rig.broker.store.load(id).await.unwrap().unwrap().state;
+        end::end_lease(&rig.broker, state, "alice").await.expect("ended");
+    }
+    let sql = |rig: &Rig, sql: &str| {
+        let db = rusqlite::Connection::open(rig.dir().join("store.db")).unwrap();
+        assert_eq!(db.execute(sql, []).unwrap(), 1, "`{sql}`");
+    };
+    sql(&rig, &format!("UPDATE requests SET lease_state = 'expired' WHERE id = '{}'", ids[0]));
+    rig.crash().await;
+    assert_eq!(rig.broker.ended.count(), 1, "by the rows");
+    let size = rig.broker.store.head().size;
+    assert_eq!(crate::ended::look_back(&rig.broker, size).await.unwrap(), 1);
+    assert_eq!(rig.broker.ended.count(), 2, "by the leaves");
+    assert_eq!(crate::ended::look_back(&rig.broker, size).await.unwrap(), 0, "listed already");
+    // Nor by an edit of the leaf itself, which shows.
+    let last = rig.broker.store.load(&ids[0]).await.unwrap().unwrap().leaves.pop().unwrap().0;
+    sql(&rig, &format!("UPDATE leaves SET body = x'7b7d' WHERE idx = {last}"));
+    let refused = crate::ended::look_back(&rig.broker, size).await;
+    assert!(matches!(refused, Err(StoreError::Tampered(_))), "{refused:?}");
 }
 
 #[tokio::test]

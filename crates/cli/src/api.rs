@@ -7,9 +7,13 @@ use serde_json::{Map, Value};
 use crate::config::Settings;
 use crate::exit::{Failure, Refusal};
 use crate::files;
+use crate::output::list;
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 32 << 20;
+/// How often at most a call that came too early is made again, and after how long.
+const PATIENCE: u32 = 600;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// The API as one person, or as nobody yet.
 #[derive(Clone)]
@@ -68,6 +72,44 @@ impl Api {
     /// As [`Api::get`].
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.send(self.http.post(format!("{}{path}", self.base)).json(body)).await
+    }
+
+    /// `POST path` with a body, `GET path` without. Many at once are more calls than a person has in a
+    /// second: those wait, and none is left out.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn patiently(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let answer = match body {
+                Some(body) => self.post(path, body).await,
+                None => self.get(path).await,
+            };
+            match answer {
+                Err(failure) if failure.code() == Some("too_many_calls") && tries < PATIENCE => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// The whole of a list that comes in pages: `path` with a query, `key` where each page has it.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn all(&self, path: &str, key: &str) -> Result<Vec<Value>, Failure> {
+        let (mut out, mut page_at) = (Vec::new(), path.to_owned());
+        loop {
+            let page = self.patiently(&page_at, None).await?;
+            out.extend_from_slice(list(&page, key));
+            match page.get("next").and_then(Value::as_u64) {
+                Some(before) => page_at = format!("{path}&before={before}"),
+                None => return Ok(out),
+            }
+        }
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
@@ -136,7 +178,53 @@ pub fn refusal(status: u16, body: &[u8]) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::thread::{JoinHandle, spawn};
+
     use super::*;
+
+    /// A broker that gives these answers, one for each call; what it was asked, in the end.
+    fn scripted(answers: Vec<(u16, &'static str)>) -> (String, JoinHandle<Vec<String>>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let serve = move || {
+            let mut asked = Vec::new();
+            for (status, body) in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+                while !bytes.windows(4).any(|it| it == b"\r\n\r\n") {
+                    let read = stream.read(&mut chunk).unwrap();
+                    assert!(read > 0, "it hung up");
+                    bytes.extend_from_slice(&chunk[..read]);
+                }
+                let head = String::from_utf8(bytes).unwrap();
+                asked.push(head.lines().next().unwrap().to_owned());
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+                );
+                stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+            }
+            asked
+        };
+        (base, spawn(serve))
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_to_its_last_page_also_when_that_is_too_many_calls() {
+        let (base, asked) = scripted(vec![
+            (200, r#"{"leases":[{"lease_id":"l-3"},{"lease_id":"l-2"}],"next":7}"#),
+            (429, r#"{"code":"too_many_calls","detail":"slower"}"#),
+            (200, r#"{"leases":[{"lease_id":"l-1"}]}"#),
+        ]);
+        let path = "/api/v1/leases?state=live";
+        let got = Api::open(&base).unwrap().all(path, "leases").await.unwrap();
+        let ids: Vec<&str> = got.iter().map(|l| l["lease_id"].as_str().unwrap()).collect();
+        assert_eq!(ids, ["l-3", "l-2", "l-1"]);
+        let first = format!("GET {path} HTTP/1.1");
+        let next = format!("GET {path}&before=7 HTTP/1.1");
+        assert_eq!(asked.join().unwrap(), [first, next.clone(), next]);
+    }
 
     #[test]
     fn a_problem_keeps_its_code_and_a_bare_status_gets_one() {

@@ -1,7 +1,7 @@
 //! `grantwright revoke`: ends credentials early, and says what that did at each backend, as seen.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use grantwright_domain::LeaseId;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::api::Api;
 use crate::config::{Settings, now};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Look, Out, clean, list, text};
+use crate::output::{Look, Out, clean, text};
 use crate::times;
 
 /// How many are ended at a time.
@@ -78,57 +78,38 @@ pub async fn run(out: &Out, settings: &Settings, args: &Args) -> Outcome {
     let lease = LeaseId::parse(lease).map_err(Failure::unable)?;
     let ended = end(&api, lease.as_str()).await?;
     Ok(out.either(&ended, |out| {
-        out.line(format!("{lease}: {}", clean(text(&ended, "effect"))));
+        let effect = clean(text(&ended, "effect"));
+        out.line(format!("{lease}: {effect} ({} ms)", ms(&ended)));
     }))
 }
 
+/// What the broker says that it did, with the time it took in milliseconds.
 async fn end(api: &Api, lease: &str) -> Result<Value, Failure> {
+    let begun = Instant::now();
     let path = format!("/api/v1/leases/{lease}/revoke");
-    patiently(api, &path, Some(&json!({}))).await
-}
-
-/// Many at once are more calls than a person has in a second: those wait, and none is left out.
-async fn patiently(api: &Api, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let answer = match body {
-            Some(body) => api.post(path, body).await,
-            None => api.get(path).await,
-        };
-        match answer {
-            Err(failure) if failure.code() == Some("too_many_calls") && tries < PATIENCE => {
-                tokio::time::sleep(PAUSE).await;
-            }
-            done => return done,
-        }
+    let mut answer = api.patiently(&path, Some(&json!({}))).await?;
+    if let Value::Object(members) = &mut answer {
+        let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        members.insert("ms".into(), ms.into());
     }
+    Ok(answer)
 }
 
-/// How often a call that came too early is made again, and after how long.
-const PATIENCE: u32 = 600;
-const PAUSE: Duration = Duration::from_millis(200);
+fn ms(answer: &Value) -> u64 {
+    answer.get("ms").and_then(Value::as_u64).unwrap_or(0)
+}
 
 /// Every live lease that was chosen, newest first.
 async fn chosen(api: &Api, which: &Which) -> Result<Vec<Value>, Failure> {
-    let mut out = Vec::new();
     let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("state", "live");
+    form.append_pair("state", "live").append_pair("hidden", "true");
     // The broker knows a task's words; the rest is on each lease.
     if let Some(task) = &which.task {
         form.append_pair("task", task);
     }
-    let base = format!("/api/v1/leases?{}", form.finish());
-    let mut path = base.clone();
-    loop {
-        let page = patiently(api, &path, None).await?;
-        let live = |lease: &&Value| text(lease, "state") == "live" && which.takes(lease);
-        out.extend(list(&page, "leases").iter().filter(live).cloned());
-        match page.get("next").and_then(Value::as_u64) {
-            Some(before) => path = format!("{base}&before={before}"),
-            None => return Ok(out),
-        }
-    }
+    let mut all = api.all(&format!("/api/v1/leases?{}", form.finish()), "leases").await?;
+    all.retain(|lease| text(lease, "state") == "live" && which.takes(lease));
+    Ok(all)
 }
 
 fn revocable(lease: &Value) -> bool {
@@ -149,7 +130,10 @@ async fn many(out: &Out, api: &Api, args: &Args) -> Outcome {
     }
     if args.dry_run {
         let said = json!({ "ok": true, "leases": leases, "revocable": able });
-        return Ok(out.either(&said, |out| out.line(&plan)));
+        return Ok(out.either(&said, |out| {
+            shown(out, &leases);
+            out.line(&plan);
+        }));
     }
     out.note(&plan);
 
@@ -163,13 +147,12 @@ async fn many(out: &Out, api: &Api, args: &Args) -> Outcome {
         {
             let api = api.clone();
             work.spawn(async move {
-                let begun = Instant::now();
                 let answer = end(&api, text(&lease, "lease_id")).await;
-                (lease, answer, begun.elapsed().as_millis())
+                (lease, answer)
             });
         }
         let Some(one) = work.join_next().await else { break };
-        let (lease, answer, ms) = one.map_err(Failure::unable)?;
+        let (lease, answer) = one.map_err(Failure::unable)?;
         let id = text(&lease, "lease_id").to_owned();
         match answer {
             Ok(answer) => {
@@ -177,7 +160,7 @@ async fn many(out: &Out, api: &Api, args: &Args) -> Outcome {
                 let row = json!({ "lease_id": id, "scope": text(&lease, "scope"),
                     "agent": text(&lease, "agent"), "ended": gone,
                     "effect": text(&answer, "effect"), "expires_at": text(&lease, "expires_at"),
-                    "ms": u64::try_from(ms).unwrap_or(u64::MAX) });
+                    "ms": ms(&answer) });
                 if gone { ended.push(row) } else { still.push(row) }
             }
             // Somebody, or its own end, was faster.
@@ -197,6 +180,24 @@ async fn many(out: &Out, api: &Api, args: &Args) -> Outcome {
     Ok(if ok { Exit::Done } else { Exit::Refused })
 }
 
+/// What would end, and what would not and when it does.
+fn shown(out: &Out, leases: &[Value]) {
+    let row = |lease: &Value| {
+        let early = if revocable(lease) { text(lease, "early_end") } else { "cannot be recalled" };
+        vec![
+            text(lease, "lease_id").to_owned(),
+            text(lease, "scope").to_owned(),
+            text(lease, "agent").to_owned(),
+            times::when(text(lease, "expires_at"), now()),
+            early.to_owned(),
+        ]
+    };
+    if !leases.is_empty() {
+        let rows: Vec<Vec<String>> = leases.iter().map(row).collect();
+        out.table(&["LEASE", "SCOPE", "AGENT", "ENDS BY ITSELF", "EARLY END"], &rows);
+    }
+}
+
 fn tell(out: &Out, ended: &[Value], still: &[Value], refused: &[Value]) {
     for (rows, look, key) in [
         (ended, Look::Good, "effect"),
@@ -205,7 +206,11 @@ fn tell(out: &Out, ended: &[Value], still: &[Value], refused: &[Value]) {
     ] {
         for row in rows {
             let id = out.paint(look, &clean(text(row, "lease_id")));
-            out.line(format!("{id}: {}", clean(text(row, key))));
+            let took = match key {
+                "effect" => format!(" ({} ms)", ms(row)),
+                _ => String::new(),
+            };
+            out.line(format!("{id}: {}{took}", clean(text(row, key))));
         }
     }
     out.line(format!(

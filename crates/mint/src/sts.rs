@@ -343,3 +343,97 @@ impl Asked {
 fn joined<'a>(humans: impl Iterator<Item = &'a HumanId>) -> String {
     humans.map(HumanId::as_str).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use aws_sdk_sts::config::interceptors::BeforeTransmitInterceptorContextRef;
+    use aws_sdk_sts::config::{ConfigBag, Credentials, Intercept, RuntimeComponents};
+    use aws_sdk_sts::error::BoxError;
+    use grantwright_credential::Secret;
+
+    use super::*;
+
+    /// Keeps where each call would go and how it is signed, and lets none go.
+    #[derive(Debug, Clone, Default)]
+    struct Stopped(Arc<Mutex<Vec<(String, String)>>>);
+
+    impl Intercept for Stopped {
+        fn name(&self) -> &'static str {
+            "stopped"
+        }
+
+        fn read_before_transmit(
+            &self,
+            context: &BeforeTransmitInterceptorContextRef<'_>,
+            _: &RuntimeComponents,
+            _: &mut ConfigBag,
+        ) -> Result<(), BoxError> {
+            let call = context.request();
+            let signed = call.headers().get("authorization").unwrap_or_default().to_owned();
+            self.0.lock().unwrap().push((call.uri().to_owned(), signed));
+            Err("nothing leaves a test".into())
+        }
+    }
+
+    struct At;
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_millis(1_767_225_600_000)
+        }
+    }
+
+    /// The global endpoint is one region for all, and its sessions are not taken everywhere.
+    #[tokio::test]
+    async fn calls_go_to_their_regions_own_endpoint_and_are_signed_for_it() {
+        for (region, host) in [
+            ("eu-west-1", "sts.eu-west-1.amazonaws.com"),
+            ("us-east-1", "sts.us-east-1.amazonaws.com"),
+            ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
+        ] {
+            let config = StsConfig {
+                region: region.into(),
+                endpoint: None,
+                identity: Identity::Keys {
+                    access_key_id: "AKIAOWN".into(),
+                    secret_access_key: Secret::new("own-secret".into()),
+                    session_token: None,
+                },
+                chain: Vec::new(),
+                revoke: None,
+                timeout: Duration::from_secs(10),
+            };
+            let minter = StsMinter::new(config, Arc::new(At)).unwrap();
+            let stopped = Stopped::default();
+            let role = "arn:aws:iam::111122223333:role/reader";
+            let assume = || minter.client.assume_role().role_arn(role).role_session_name("r-1");
+            // By the broker's own key; from a role on the way; without any key.
+            let own = assume().customize().interceptor(stopped.clone());
+            own.send().await.map(drop).unwrap_err();
+            let hop = Credentials::new("ASIAHOP", "s", Some("t".into()), None, "test");
+            let chained = assume().customize().config_override(signed_by(hop));
+            chained.interceptor(stopped.clone()).send().await.map(drop).unwrap_err();
+            let web = minter.client.assume_role_with_web_identity().role_arn(role);
+            let web = web.role_session_name("r-1").web_identity_token("a.b.c").customize();
+            web.interceptor(stopped.clone()).send().await.map(drop).unwrap_err();
+            let calls = stopped.0.lock().unwrap().clone();
+            assert_eq!(calls.len(), 3, "{region}: {calls:?}");
+            for ((uri, signed), key) in calls.iter().zip(["AKIAOWN", "ASIAHOP", ""]) {
+                let url = reqwest::Url::parse(uri).unwrap();
+                assert_eq!((url.scheme(), url.host_str()), ("https", Some(host)), "{uri}");
+                match key {
+                    "" => assert_eq!(signed, "", "a token of our own needs no key of AWS"),
+                    key => {
+                        assert!(signed.contains(&format!("Credential={key}/")), "{signed}");
+                        assert!(
+                            signed.contains(&format!("/{region}/sts/aws4_request")),
+                            "{signed}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

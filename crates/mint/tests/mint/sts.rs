@@ -141,6 +141,36 @@ async fn asks_for_exactly_what_was_granted() {
 }
 
 #[tokio::test]
+async fn managed_policies_and_transitive_tags_are_sent_as_the_template_names_them() {
+    const MANAGED: [&str; 2] =
+        ["arn:aws:iam::aws:policy/ReadOnlyAccess", "arn:aws:iam::111122223333:policy/audit"];
+    let server = Server::start(Script::Good(now().plus_seconds(900))).await;
+    let mut scope = s3_read();
+    scope.params.clear();
+    scope.template.remove("policy");
+    scope.template.insert("policy_arns".into(), json!(MANAGED));
+    scope.template.insert("transitive_tags".into(), json!(["agent", "request"]));
+    assert_eq!((BACKEND.faults)(&scope), Vec::<String>::new());
+    let none = params(&scope, json!({}));
+    let shown = (BACKEND.preview)(&scope, &none).unwrap();
+    assert_eq!(shown, json!({ "role_arn": ROLE, "managed_policies": MANAGED }));
+    let grant = danger_grant(&scope, &none, &[], TTL, now()).unwrap();
+    minter(&server.url).mint(grant, now()).await.unwrap();
+    let asked = &server.asked()[0];
+    for (key, value) in [
+        ("PolicyArns.member.1.arn", MANAGED[0]),
+        ("PolicyArns.member.2.arn", MANAGED[1]),
+        ("TransitiveTagKeys.member.1", "agent"),
+        ("TransitiveTagKeys.member.2", "request"),
+        ("ExternalId", "grantwright"),
+    ] {
+        assert_eq!(asked.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    // An inline policy beside them would let the session do what either of them allows.
+    assert!(!asked.contains_key("Policy"), "{asked:?}");
+}
+
+#[tokio::test]
 async fn a_routine_grant_has_an_empty_approvers_tag() {
     let server = Server::start(Script::Good(now().plus_seconds(900))).await;
     mint(&server, &[]).await.unwrap();

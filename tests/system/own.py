@@ -102,6 +102,12 @@ class Own:
         assert code == 0, said
         return said
 
+    def release(self, request_id):
+        """The agent is done with its credential, through its sidecar: what that did."""
+        reply = self.demo.doors.call("POST", f"/v1/requests/{request_id}/release")
+        assert (reply.status, reply.json.get("state")) == (200, "released"), reply
+        return reply.json
+
     def end(self):
         self.kill()
         self.demo.__exit__()

@@ -117,6 +117,13 @@ class Stand:
         code, out, err = self.demo.cli("revoke", lease, person=self.demo.alice)
         return code, out + err
 
+    def release(self, request_id):
+        """The agent is done with its credential, through its sidecar: what that did."""
+        reply = self.doors.call("POST", f"/v1/requests/{request_id}/release")
+        assert (reply.status, reply.json.get("state")) == (200, "released"), reply
+        assert self.event(request_id, "revoked")["by"] == "agent"
+        return reply.json
+
     def lease(self, lease_id):
         _, listed = self.demo.cli_json("lease", "list", person=self.demo.alice)
         return next(x for x in listed["leases"] if x["lease_id"] == lease_id)

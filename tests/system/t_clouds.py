@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from chat import Fake
-from harness import call, scratch
+from harness import call, scratch, until
 from peers import built, node
 from stand import Proxy, Stand
 
@@ -199,6 +199,34 @@ class Life(unittest.TestCase):
 
     def test_08_azure_killed(self):
         self.crashes("azure")
+
+    def test_05_released_by_its_agent_it_is_over_where_that_can_be(self):
+        def works():
+            if name == "kubernetes":
+                return call(self.url, "POST", "/apis/authentication.k8s.io/v1/tokenreviews",
+                            {"spec": {"token": token}}).json["status"]["authenticated"]
+            return token in self.fake.do("live")
+        for name in self.PARAMS:
+            reply, token = self.granted(name)
+            self.assertTrue(works(), name)
+            done = self.stand.release(reply["request_id"])
+            self.assertEqual(done["ended"], reply["revocable"], (name, done))
+            self.assertEqual(works(), not reply["revocable"], name)
+            if not done["ended"]:
+                self.assertIn(reply["expires_at"][:16], done["effect"], "it says when it ends")
+
+    def test_24_what_only_memory_can_end_is_not_said_to_end_after_a_restart(self):
+        made = {name: self.granted(name)[0] for name in ("github", "kubernetes", "oauth")}
+        able = lambda: {name for name, reply in made.items()  # noqa: E731
+                        if self.stand.lease(reply["lease_id"])["revocable"]}
+        self.assertEqual(able(), set(made))
+        self.stand.kill()
+        self.stand.start()
+        self.assertEqual(able(), {"kubernetes"})
+        _, out = self.stand.revoke(made["github"]["lease_id"])
+        self.assertIn("it ends by itself at", out)
+        until("the sidecar's stream", 30, lambda: call(
+            self.stand.demo.env["GRANTWRIGHT_SIDECAR"], "GET", "/readyz").status == 200, 0.1)
 
     def test_07_a_definite_refusal_is_failed_and_nothing_is_delivered(self):
         for name, marker in self.MAKES.items():

@@ -244,6 +244,12 @@ class Tokens(unittest.TestCase):
         self.assertEqual(kv(token)[0], 403)
         self.assertFalse(stand.event(reply["request_id"], "revoked").get("still_valid", False))
 
+    def test_05_a_released_token_is_refused_at_vault(self):
+        reply, token = self.whole("plain")
+        done = stand.release(reply["request_id"])
+        self.assertEqual((done["ended"], done["effect"]), (True, "Vault knows the token no more"))
+        self.assertEqual(kv(token)[0], 403)
+
     def test_the_brokers_own_oidc_identity_logs_in(self):
         self.whole("oidc")
 

@@ -249,6 +249,12 @@ class Ssh(unittest.TestCase):
             self.assertEqual(self.login(other)[0], 0)
             own.restart()
 
+    def test_released_by_its_agent_it_is_refused(self):
+        body, certificate = self.grant()
+        self.assertTrue(own.release(body["request_id"])["ended"])
+        self.fetch()
+        self.assertEqual(self.login(certificate)[0], 255)
+
     def test_a_key_that_no_certificate_can_be_for_is_refused_at_the_ask(self):
         # The last one says 28 octets where 32 follow.
         for key in ("ssh-rsa AAAA", self.key + " me@host", self.key[:-4] + "!!!!",
@@ -306,6 +312,12 @@ class X509(unittest.TestCase):
         self.assertFalse(ok)
         self.assertIn("certificate revoked", said)
         self.assertEqual(self.verify(other), (True, ""))
+
+    def test_released_by_its_agent_openssl_refuses_it(self):
+        body, file = self.grant()
+        self.assertTrue(own.release(body["request_id"])["ended"])
+        self.fetch()
+        self.assertIn("certificate revoked", self.verify(file)[1])
 
     def test_a_go_server_takes_it_until_it_ends_early(self):
         if not shutil.which("go"):
@@ -483,6 +495,11 @@ class Token(unittest.TestCase):
             self.assertEqual(self.introspect(other).json["active"], True)
             self.assertEqual((self.bit(ended), self.bit(other)), (1, 0))
             own.restart()
+
+    def test_released_by_its_agent_it_is_inactive_and_its_bit_is_set(self):
+        body, token = self.grant()
+        self.assertTrue(own.release(body["request_id"])["ended"])
+        self.assertEqual((self.introspect(token).json, self.bit(token)), ({"active": False}, 1))
 
     def test_a_service_is_told_of_its_own_audience_only_and_nobody_else_is_told(self):
         _, token = self.grant()

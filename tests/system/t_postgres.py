@@ -99,6 +99,15 @@ class Whole(unittest.TestCase):
         self.assertFalse(stand.event(reply["request_id"], "revoked").get("still_valid", False))
         stand.nowhere(password)
 
+    def test_05_released_by_its_agent_it_is_refused_at_the_database(self):
+        reply, user, password = granted()
+        self.assertEqual(postgres.client(user, password, READ)[0], 0)
+        done = stand.release(reply["request_id"])
+        self.assertTrue(done["ended"], done)
+        self.assertIn("the role is dropped", done["effect"])
+        self.assertEqual(role(user, "1"), [])
+        self.assertNotEqual(postgres.client(user, password, READ)[0], 0)
+
     def test_05_the_role_is_what_was_granted_and_no_more(self):
         reply, user, password = granted(ttl="5m")
         flags = ("rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls, rolconnlimit,"

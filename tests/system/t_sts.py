@@ -137,6 +137,12 @@ class WebIdentity(unittest.TestCase):
         self.assertIn("cannot be recalled", out)
         stand.nowhere(got["SecretAccessKey"])
 
+    def test_a_release_says_when_what_nothing_recalls_ends(self):
+        reply, _ = stand.granted("s3.web", {"bucket": "demo", "prefix": "released/"})
+        done = stand.release(reply["request_id"])
+        self.assertFalse(done["ended"])
+        self.assertIn(reply["expires_at"][:16], done["effect"])
+
     def test_the_token_carries_tags_and_source_identity(self):
         reply, _ = stand.granted("s3.webmoto", PARAMS)
         asked = sts()[-1]
@@ -186,6 +192,12 @@ class Chained(unittest.TestCase):
         self.assertIn(one["request_id"], ids)
         self.assertNotIn(two["request_id"], ids)
         self.assertFalse(stand.event(one["request_id"], "revoked").get("still_valid", False))
+
+    def test_a_session_that_its_agent_released_is_denied(self):
+        reply, _ = stand.granted("s3.chained", {"bucket": "demo", "prefix": "released/"})
+        done = stand.release(reply["request_id"])
+        self.assertTrue(done["ended"], done)
+        self.assertTrue(self._denied(reply["request_id"]))
 
     def test_a_role_that_is_gone_is_said_not_ended(self):
         reply, _ = stand.granted("s3.chained", {"bucket": "demo", "prefix": "gone/"})

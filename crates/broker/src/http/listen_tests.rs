@@ -11,8 +11,12 @@ use super::listen::{Bounds, serve};
 use super::router;
 use crate::issue::rig::Rig;
 
-const BOUNDS: Bounds =
-    Bounds { connections: 256, head: Duration::from_secs(10), call: Duration::from_secs(60) };
+const BOUNDS: Bounds = Bounds {
+    connections: 256,
+    head: Duration::from_secs(10),
+    call: Duration::from_secs(60),
+    strangers_leave: false,
+};
 
 async fn doors(rig: &Rig, bounds: Bounds) -> SocketAddr {
     let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -118,6 +122,38 @@ async fn invariant_28_one_address_leaves_room_to_others() {
     assert!(!from("127.0.0.1:0").await.1, "beyond its share");
     assert!(from("127.0.0.2:0").await.1, "another address");
     kept.pop();
+}
+
+/// Where they leave, a crowd that says nothing, or is only refused, keeps nobody out; who was answered stays.
+#[tokio::test]
+async fn invariant_28_strangers_leave_for_a_newcomer() {
+    let rig = Rig::new().await;
+    let bounds = Bounds { connections: 9, head: BOUNDS.call, strangers_leave: true, ..BOUNDS };
+    let address = doors(&rig, bounds).await;
+    let served = async |stream: &mut TcpStream, path: &str| -> String {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes()).await;
+        let mut answer = [0; 2048];
+        let read = stream.read(&mut answer).await.unwrap_or(0);
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    let mut known = TcpStream::connect(address).await.unwrap();
+    assert!(served(&mut known, "/healthz").await.starts_with("HTTP/1.1 200 "));
+    let mut crowd = Vec::new();
+    for n in 0..40 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if n % 2 == 0 {
+            assert!(served(&mut stream, "/nowhere").await.starts_with("HTTP/1.1 404 "), "{n}");
+        }
+        crowd.push(stream);
+    }
+    for n in 0..8 {
+        let mut newcomer = TcpStream::connect(address).await.unwrap();
+        let answer = served(&mut newcomer, "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{n}: {answer}");
+    }
+    assert!(served(&mut known, "/healthz").await.starts_with("HTTP/1.1 200 "), "it stayed");
+    assert_eq!(crowd[0].read(&mut [0; 16]).await.unwrap_or(0), 0, "the longest there has left");
 }
 
 #[tokio::test]

@@ -87,7 +87,8 @@ pub(super) async fn serve(
         .route("/mcp", post(message).delete(goodbye))
         .layer(DefaultBodyLimit::max(MOST_LINE))
         .with_state(Arc::clone(&desk));
-    let bounds = Bounds { connections: MOST_CONNECTIONS, head: HEAD, call: LONGEST };
+    let bounds =
+        Bounds { connections: MOST_CONNECTIONS, head: HEAD, call: LONGEST, strangers_leave: true };
     tokio::select! {
         never = serve_http(listener, None, routes, bounds) => match never {},
         () = end => {}

@@ -29,8 +29,8 @@ const TOKEN_LIFE: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token
 const MOST_LIFE: u64 = 21_600;
 /// Tokens that are remembered; the oldest is forgotten, and its client asks for another.
 const MOST_TOKENS: usize = 1024;
-/// Connections at the same time. The sidecar's own doors are of the same process: strangers may fill
-/// this one, and take no descriptor of theirs.
+/// Connections at the same time. The sidecar's own doors are of the same process: strangers take no
+/// descriptor of theirs.
 const MOST_CONNECTIONS: usize = 128;
 /// How long a head may take to arrive; a connection may idle as long.
 const HEAD: Duration = Duration::from_secs(10);
@@ -90,7 +90,8 @@ impl Imds {
             .route(credentials, get(role))
             .route(&format!("{credentials}/{{role}}"), get(keys))
             .with_state(Arc::new(self));
-        let bounds = Bounds { connections: MOST_CONNECTIONS, head: HEAD, call: CALL };
+        let bounds =
+            Bounds { connections: MOST_CONNECTIONS, head: HEAD, call: CALL, strangers_leave: true };
         match serve_http(listener, None, routes, bounds).await {}
     }
 

@@ -96,6 +96,11 @@ pub(crate) fn walk(
     catalog: &Catalog,
     each: &mut dyn FnMut(&Leaf<'_>, &mut dyn Source) -> Result<bool, CannotVerify>,
 ) -> Result<(), CannotVerify> {
+    let mut sheet = Sheet::default();
+    source.page(from, PAGE, &mut sheet.page)?;
+    if sheet.page.len() < PAGE {
+        return few(source, sheet, hashes_only, catalog, each);
+    }
     let count = thread::available_parallelism().map_or(2, usize::from).clamp(1, MOST_WORKERS);
     let source = Mutex::new(source);
     let source = &source;
@@ -128,6 +133,30 @@ pub(crate) fn walk(
             _ => Ok(()),
         }
     })
+}
+
+/// The same on this thread alone: for few leaves, threads cost more than they do.
+fn few(
+    source: &mut dyn Source,
+    mut sheet: Sheet,
+    hashes_only: bool,
+    catalog: &Catalog,
+    each: &mut dyn FnMut(&Leaf<'_>, &mut dyn Source) -> Result<bool, CannotVerify>,
+) -> Result<(), CannotVerify> {
+    let mut shapes = Shapes::new(0);
+    while let Some(last) = sheet.page.last() {
+        sheet.read(hashes_only, &mut shapes, catalog);
+        for leaf in &sheet.leaves {
+            if !each(&sheet.leaf(leaf), source)? {
+                return Ok(());
+            }
+        }
+        sheet.clear();
+        // An index that does not move on is found by `each`.
+        let Some(next) = last.checked_add(1) else { break };
+        source.page(next, PAGE, &mut sheet.page)?;
+    }
+    Ok(())
 }
 
 /// Reads pages and deals them round, until the log ends or nobody takes them. How many it dealt.

@@ -147,6 +147,11 @@ impl Page {
         &self.bytes
     }
 
+    /// How many leaves.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     /// The index of the last leaf.
     pub(crate) fn last(&self) -> Option<u64> {
         self.ends.last().map(|(index, _)| *index)

@@ -135,34 +135,36 @@ impl Commitments {
         Ok((self.made.len() as u64).saturating_sub(present))
     }
 
-    /// Compares all texts, on threads beside the one that reads them.
+    /// Compares all texts; many of them on threads beside the one that reads them.
     fn compare(&self, source: &mut dyn Source) -> Result<Compared, CannotVerify> {
         let count = thread::available_parallelism().map_or(2, usize::from).clamp(1, MOST_THREADS);
         thread::scope(|scope| {
-            let (give, threads): (Vec<_>, Vec<_>) = (0..count)
-                .map(|_| {
-                    let (give, pages) = sync_channel::<Vec<Text>>(AHEAD);
-                    (give, scope.spawn(move || self.compared(pages.iter().flatten())))
-                })
-                .unzip();
-            let (mut page, mut turn) = (Vec::new(), give.iter().cycle());
-            let mut pass_on = |page: Vec<Text>| turn.next().map(|thread| thread.send(page));
+            let (mut page, mut turn) = (Vec::new(), 0);
+            let mut threads = Vec::new();
             source.texts(None, &mut |text| {
                 page.push(text);
-                if page.len() == PAGE {
-                    // Who takes nothing any more has panicked, which is told below.
-                    let _ = pass_on(std::mem::take(&mut page));
+                if page.len() < PAGE {
+                    return;
                 }
+                if threads.is_empty() {
+                    threads.extend((0..count).map(|_| {
+                        let (give, pages) = sync_channel::<Vec<Text>>(AHEAD);
+                        (give, scope.spawn(move || self.compared(pages.iter().flatten())))
+                    }));
+                }
+                if let Some((give, _)) = threads.get(turn % count) {
+                    // Who takes nothing any more has panicked, which is told below.
+                    let _ = give.send(std::mem::take(&mut page));
+                }
+                turn += 1;
             })?;
-            let _ = pass_on(page);
-            drop(give);
-            let mut all = Compared::default();
-            for thread in threads {
-                let lost =
-                    |_| CannotVerify::Unreadable("a thread of the verification ended early".into());
-                let Compared { present, doubted } = thread.join().map_err(lost)?;
-                all.present += present;
-                all.doubted.extend(doubted);
+            let mut all = self.compared(page.into_iter());
+            for (give, thread) in threads {
+                drop(give);
+                let lost = "a thread of the verification ended early";
+                let done = thread.join().map_err(|_| CannotVerify::Unreadable(lost.into()))?;
+                all.present += done.present;
+                all.doubted.extend(done.doubted);
             }
             Ok(all)
         })

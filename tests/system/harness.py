@@ -63,6 +63,17 @@ def until(what, seconds, probe, step=0.02):
         time.sleep(step)
 
 
+def is_shut(line):
+    """Whether the other end of this connection, which said nothing, has closed it."""
+    line.settimeout(0.05)
+    try:
+        return line.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
 def alive(pid):
     """Whether the process runs (a zombie does not)."""
     try:

@@ -17,7 +17,7 @@ import unittest
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import GRANTWRIGHT, ROOT, SIDECAR, Demo, Process, Unix, call, clean_env, until
+from harness import GRANTWRIGHT, ROOT, SIDECAR, Demo, Process, Unix, call, clean_env, is_shut, until
 from own import sidecar_of
 from peers.ports import free_port
 
@@ -223,23 +223,13 @@ class Metadata(unittest.TestCase):
     def scopes(self):
         return self.answers(self.socket, "GET", "/v1/scopes")
 
-    @staticmethod
-    def is_shut(line):
-        line.settimeout(0.05)
-        try:
-            return line.recv(1) == b""
-        except TimeoutError:
-            return False
-        except OSError:
-            return True
-
     def test_28_a_crowd_there_takes_no_descriptor_of_the_other_doors(self):
         soft, hard = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
         now = len(os.listdir(f"/proc/{self.process.pid}/fd"))
         resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (now + self.PLACES + 72, hard))
         for _ in range(400):
             self.lines.append(socket.create_connection(("127.0.0.1", self.port), timeout=30))
-        until("the longest there is shut", 30, lambda: self.is_shut(self.lines[0]), 0.05)
+        until("the longest there is shut", 30, lambda: is_shut(self.lines[0]), 0.05)
         for _ in range(20):
             self.assertTrue(self.scopes(), "the sidecar's own door")
             self.assertTrue(self.metadata(), "a newcomer there, for whom a stranger leaves")

@@ -140,7 +140,8 @@ class Places(unittest.TestCase):
         code, report = spoil(lambda f: (f / relative).write_bytes(big))
         self.assertEqual(code, 1, report)
         raw = bundle.read_bytes()
-        for spoilt in (raw[:-20], raw[:len(raw) // 2] + b"\0" + raw[len(raw) // 2 + 1:]):
+        middle = len(raw) // 2
+        for spoilt in (raw[:-20], raw[:middle] + bytes([raw[middle] ^ 0xff]) + raw[middle + 1:]):
             file = scratch("spoilt").parent / "b.tar.gz"
             file.write_bytes(spoilt)
             code, out, err = demo.cli("audit", "verify", "--bundle", file, "--json")

@@ -358,7 +358,7 @@ pub struct StsSection {
     pub name: String,
     /// Region.
     pub region: String,
-    /// Endpoint override.
+    /// Endpoint override; one that is not of AWS says that its answers need not name the principal.
     #[serde(default)]
     pub endpoint: Option<String>,
     /// File with the access key id.

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 
 use crate::call::is_here;
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
-use answer::{Answer, accept};
+use answer::{Answer, Expected, accept};
 use failure::failure;
 use iam::Iam;
 pub use iam::{MAX_REVOKED, POLICY_NAME, RevokeConfig};
@@ -77,7 +77,8 @@ pub const BACKEND: Backend = Backend {
 pub struct StsConfig {
     /// Region that signs and serves, for example `eu-west-1`: its own endpoint, never the global one.
     pub region: String,
-    /// Instead of the region's own endpoint.
+    /// Instead of the region's own endpoint. One that is not of AWS says by that that its answers need not
+    /// name the principal; see [`is_aws`].
     pub endpoint: Option<String>,
     /// Who the broker is.
     pub identity: Identity,
@@ -96,6 +97,31 @@ pub struct StsMinter {
     standing: Standing,
     iam: Option<Iam>,
     declaration: Declaration,
+    /// An answer that does not say whose session it is, is refused.
+    at_aws: bool,
+}
+
+/// Names under which AWS serves STS, of all its partitions.
+const OF_AWS: [&str; 7] = [
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "amazonaws.eu",
+    "api.aws",
+    "api.amazonwebservices.com.cn",
+    "c2s.ic.gov",
+    "sc2s.sgov.gov",
+];
+
+/// Whether STS is AWS's own: no other endpoint is configured, or one under a name of AWS's. MinIO and the like
+/// answer without the principal, AWS never does.
+fn is_aws(endpoint: Option<&str>) -> bool {
+    let Some(endpoint) = endpoint else { return true };
+    let url = reqwest::Url::parse(endpoint).ok();
+    let host = url.as_ref().and_then(|u| u.host_str()).unwrap_or_default().trim_end_matches('.');
+    let under = |name: &&str| {
+        host.strip_suffix(*name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    };
+    OF_AWS.iter().any(under)
 }
 
 impl StsMinter {
@@ -144,9 +170,10 @@ impl StsMinter {
         if let Some(keys) = standing.keys() {
             sdk = sdk.credentials_provider(keys);
         }
+        let at_aws = is_aws(config.endpoint.as_deref());
         sdk.set_endpoint_url(config.endpoint);
         let client = aws_sdk_sts::Client::from_conf(sdk.build());
-        Ok(Self { client, clock, standing, iam, declaration })
+        Ok(Self { client, clock, standing, iam, declaration, at_aws })
     }
 
     async fn assume(&self, grant: Grant, now: Timestamp) -> Result<Minted, MintError> {
@@ -175,7 +202,8 @@ impl StsMinter {
                 self.by_role(base, &asked, &grant, &tags).await?
             }
         };
-        let mut minted = accept(answer, &asked.template.role_arn, &grant, now, self.clock.now())?;
+        let expected = Expected { role_arn: &asked.template.role_arn, at_aws: self.at_aws };
+        let mut minted = accept(answer, &expected, &grant, now, self.clock.now())?;
         minted.revocable = self.iam.is_some();
         Ok(minted)
     }

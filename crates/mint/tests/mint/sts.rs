@@ -214,7 +214,7 @@ async fn invariant_05_a_wider_answer_is_refused_and_not_delivered() {
 }
 
 #[tokio::test]
-async fn answers_without_a_principal_are_taken() {
+async fn answers_without_a_principal_are_taken_of_another_server_than_aws() {
     let body = answer("", "", &ends(900), "t");
     let server = Server::start(Script::Answer(200, body)).await;
     let minted = mint(&server, &[]).await.unwrap();

@@ -27,6 +27,8 @@ pub const MAX_REVOKED: usize = 8000;
 pub(super) const HOW: &str = "the role denies everything to sessions with the request's tag, through an inline \
                               policy that is read back; AWS applies it within moments";
 const HOUR_S: i64 = 3600;
+/// What IAM calls a session that it does not know, or not any more.
+const OVER: [&str; 3] = ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
 const TAG: &str = "aws:PrincipalTag/request";
 
 /// How sessions are ended early.
@@ -47,6 +49,22 @@ pub(super) struct Iam {
     role: Option<String>,
     /// Reads and writes of the policy do not mix.
     one: Mutex<()>,
+}
+
+/// Why IAM did not do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It does not take the session for this, or not any more.
+    Denied(&'static str),
+    Other(&'static str),
+}
+
+impl Fault {
+    fn why(self) -> &'static str {
+        match self {
+            Self::Denied(why) | Self::Other(why) => why,
+        }
+    }
 }
 
 impl Iam {
@@ -74,18 +92,18 @@ impl Iam {
         })
     }
 
-    /// One call of IAM's Query API; what went wrong in chosen words.
+    /// One call of IAM's Query API; `None`: it knows nothing of that name.
     async fn call(
         &self,
         keys: &Credentials,
         now: Timestamp,
         form: &[(&str, &str)],
-    ) -> Result<Option<String>, &'static str> {
+    ) -> Result<Option<String>, Fault> {
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(form)
             .append_pair("Version", "2010-05-08")
             .finish();
-        let unsigned = "the call to IAM could not be signed";
+        let unsigned = Fault::Other("the call to IAM could not be signed");
         let seconds = u64::try_from(now.seconds()).map_err(|_| unsigned)?;
         let identity = keys.clone().into();
         let params = v4::SigningParams::builder()
@@ -111,22 +129,25 @@ impl Iam {
         for (name, value) in instructions.headers() {
             request = request.header(name, value);
         }
-        let answer = self.http.send(request.body(body)).await.map_err(|_| "IAM did not answer")?;
+        let answer = self.http.send(request.body(body)).await;
+        let answer = answer.map_err(|_| Fault::Other("IAM did not answer"))?;
+        let over = OVER.iter().any(|code| answer.text().contains(&format!("<Code>{code}")));
         match answer.status {
             200 => Ok(Some(answer.text().to_owned())),
             404 => Ok(None),
-            401 | 403 => Err("IAM does not let the broker change the role's inline policies"),
-            429 => Err("IAM refused for load"),
-            _ => Err("IAM refused"),
+            400 | 401 | 403 if over => {
+                Err(Fault::Denied("IAM does not take the broker's session any more"))
+            }
+            401 | 403 => {
+                let why = "IAM does not let the broker change the role's inline policies";
+                Err(Fault::Denied(why))
+            }
+            429 => Err(Fault::Other("IAM refused for load")),
+            _ => Err(Fault::Other("IAM refused")),
         }
     }
 
-    async fn read(
-        &self,
-        keys: &Credentials,
-        now: Timestamp,
-        name: &str,
-    ) -> Result<Value, &'static str> {
+    async fn read(&self, keys: &Credentials, now: Timestamp, name: &str) -> Result<Value, Fault> {
         let form = [("Action", "GetRolePolicy"), ("RoleName", name), ("PolicyName", POLICY_NAME)];
         let Some(xml) = self.call(keys, now, &form).await? else { return Ok(Value::Null) };
         let document = xml
@@ -135,7 +156,43 @@ impl Iam {
             .map(|(document, _)| unescape(document));
         document
             .and_then(|text| serde_json::from_str(&text).ok())
-            .ok_or("IAM's answer is not of its form")
+            .ok_or(Fault::Other("IAM's answer is not of its form"))
+    }
+}
+
+impl Iam {
+    /// Puts a session into the role's policy, unless it is there, and sees that it is.
+    async fn tell(
+        &self,
+        keys: &Credentials,
+        now: Timestamp,
+        name: &str,
+        session: &str,
+        ends: Timestamp,
+    ) -> Result<(), Fault> {
+        let _one = self.one.lock().await;
+        let policy = self.read(keys, now, name).await?;
+        if denies(&policy, session) {
+            return Ok(());
+        }
+        let text = with_session(policy, session, ends, now).to_string();
+        if text.len() > MAX_REVOKED {
+            let why = "the role's list of ended sessions is full until some have ended";
+            return Err(Fault::Other(why));
+        }
+        let form = [
+            ("Action", "PutRolePolicy"),
+            ("RoleName", name),
+            ("PolicyName", POLICY_NAME),
+            ("PolicyDocument", text.as_str()),
+        ];
+        if self.call(keys, now, &form).await?.is_none() {
+            return Err(Fault::Other("IAM knows no such role"));
+        }
+        match denies(&self.read(keys, now, name).await?, session) {
+            true => Ok(()),
+            false => Err(Fault::Other("IAM took the policy, and does not have it")),
+        }
     }
 }
 
@@ -155,41 +212,21 @@ impl StsMinter {
             Ok(keys) => keys,
             Err(_) => return still("AWS gives the broker no session to revoke with"),
         };
-        let _one = iam.one.lock().await;
-        let now = self.clock.now();
-        let denied = Ended {
-            ended: true,
-            effect: format!(
-                "the role `{name}` denies everything to the session, seen in its policy \
-                 `{POLICY_NAME}`; AWS applies it within moments"
-            ),
-        };
-        let policy = match iam.read(&keys, now, name).await {
-            Ok(policy) => policy,
-            Err(why) => return still(why),
-        };
-        if denies(&policy, session) {
-            return denied;
-        }
-        let text = with_session(policy, session, lease.expires_at, now).to_string();
-        if text.len() > MAX_REVOKED {
-            return still("the role's list of ended sessions is full until some have ended");
-        }
-        let form = [
-            ("Action", "PutRolePolicy"),
-            ("RoleName", name),
-            ("PolicyName", POLICY_NAME),
-            ("PolicyDocument", text.as_str()),
-        ];
-        match iam.call(&keys, now, &form).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return still("IAM knows no such role"),
-            Err(why) => return still(why),
-        }
-        match iam.read(&keys, now, name).await {
-            Ok(policy) if denies(&policy, session) => denied,
-            Ok(_) => still("IAM took the policy, and does not have it"),
-            Err(why) => still(why),
+        match iam.tell(&keys, self.clock.now(), name, session, lease.expires_at).await {
+            Ok(()) => Ended {
+                ended: true,
+                effect: format!(
+                    "the role `{name}` denies everything to the session, seen in its policy \
+                     `{POLICY_NAME}`; AWS applies it within moments"
+                ),
+            },
+            Err(fault) => {
+                // The next try begins with another session: this one may be over, or of rights that changed.
+                if matches!(fault, Fault::Denied(_)) {
+                    self.standing.refused(&keys).await;
+                }
+                still(fault.why())
+            }
         }
     }
 }

@@ -94,6 +94,19 @@ impl Standing {
     pub(super) async fn lost(&self) {
         *self.held.lock().await = None;
     }
+
+    /// As [`Self::lost`], of whichever of the kept sessions this is; another one, made meanwhile, stays.
+    pub(super) async fn refused(&self, session: &Credentials) {
+        for kept in [&self.held, &self.revoker] {
+            let mut kept = kept.lock().await;
+            let is_it = |(held, _): &(Credentials, Timestamp)| {
+                held.access_key_id() == session.access_key_id()
+            };
+            if kept.as_ref().is_some_and(is_it) {
+                *kept = None;
+            }
+        }
+    }
 }
 
 impl StsMinter {
@@ -128,7 +141,14 @@ impl StsMinter {
             return Ok(session.clone());
         }
         let base = self.base().await?;
-        let (session, ends) = self.hop(role, base).await?;
+        let from_base = base.is_some();
+        let (session, ends) = match self.hop(role, base).await {
+            Err(e) if from_base => {
+                self.standing.lost().await;
+                return Err(e);
+            }
+            done => done?,
+        };
         *held = Some((session.clone(), ends));
         Ok(session)
     }

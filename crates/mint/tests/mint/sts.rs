@@ -2,9 +2,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use grantwright_credential::Secret;
-use grantwright_domain::{Clock, Params, Scope, Timestamp};
+use grantwright_domain::request::{Lease, LeaseState};
+use grantwright_domain::{Clock, LeaseId, Params, Scope, Timestamp};
 use grantwright_mint::conformance::{self, Subject, danger_grant};
-use grantwright_mint::sts::{BACKEND, Identity, StsConfig, StsMinter};
+use grantwright_mint::sts::{BACKEND, Identity, RevokeConfig, StsConfig, StsMinter};
 use grantwright_mint::{MintError, Minted, Minter, Unconfigured};
 use serde_json::{Value, json};
 
@@ -24,7 +25,11 @@ impl Clock for At {
 
 /// A minter to whom every answer arrives two seconds after it asked.
 fn minter(url: &str) -> StsMinter {
-    let config = StsConfig {
+    StsMinter::new(config(url), Arc::new(At(now().plus_seconds(2)))).unwrap()
+}
+
+fn config(url: &str) -> StsConfig {
+    StsConfig {
         region: "eu-west-1".into(),
         endpoint: Some(url.into()),
         identity: Identity::Keys {
@@ -35,8 +40,7 @@ fn minter(url: &str) -> StsMinter {
         chain: Vec::new(),
         revoke: None,
         timeout: Duration::from_millis(1500),
-    };
-    StsMinter::new(config, Arc::new(At(now().plus_seconds(2)))).unwrap()
+    }
 }
 
 fn asked_for() -> (Scope, Params) {
@@ -495,4 +499,46 @@ fn managed_policies_and_templates_that_are_too_large_are_refused_at_load() {
     assert!(with(&plain, "policy_arns", json!([foreign])).contains("role's own account"));
     assert!(with(&plain, "policy_arns", json!(vec![managed; 11])).contains("10 at most"));
     assert!(with(&plain, "policy_arns", json!([])).contains("whole role"));
+}
+
+/// A role's session lives an hour: one that IAM refuses would be tried with all that while.
+#[tokio::test]
+async fn a_session_that_iam_refuses_is_not_kept_for_the_next_try() {
+    const HUB: &str = "arn:aws:iam::111122223333:role/hub";
+    let facts = [("role_arn", ROLE), ("role_session_name", "r-1")];
+    let lease = Lease {
+        id: LeaseId::parse("l-1").unwrap(),
+        issued_at: now(),
+        expires_at: now().plus_seconds(900).whole_second(),
+        revocable: true,
+        state: LeaseState::Live,
+        effect: String::new(),
+        facts: facts.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+    };
+    for (status, code, sessions) in [
+        (403, "AccessDenied", 2),
+        (403, "ExpiredToken", 2),
+        (400, "ExpiredTokenException", 2),
+        (400, "MalformedPolicyDocument", 1),
+        (404, "NoSuchEntity", 1),
+        (503, "ServiceUnavailable", 1),
+    ] {
+        // The session of the role that may revoke, and the one that mints, where it revokes as well.
+        for (role_arn, chain) in [(Some(HUB.to_owned()), vec![]), (None, vec![HUB.to_owned()])] {
+            let session = answer(ARN, "", &ends(3600), "kept-token");
+            let sts = Server::start(Script::Answer(200, session)).await;
+            let iam = Server::start(Script::Answer(status, error(code, "no"))).await;
+            let (endpoint, region) = (Some(iam.url.clone()), "us-east-1".to_owned());
+            let revoke = Some(RevokeConfig { endpoint, region, role_arn });
+            let config = StsConfig { revoke, chain, ..config(&sts.url) };
+            let minter = StsMinter::new(config, Arc::new(At(now().plus_seconds(2)))).unwrap();
+            for _ in 0..2 {
+                let ended = minter.revoke(&lease).await;
+                assert!(!ended.ended && ended.effect.contains("IAM"), "{ended:?}");
+            }
+            let (made, called) = (sts.asked(), iam.asked());
+            assert_eq!(made.len(), sessions, "{status} {code}: {made:?}");
+            assert!(called.len() >= 2 && made.iter().all(|a| a["RoleArn"] == HUB), "{called:?}");
+        }
+    }
 }

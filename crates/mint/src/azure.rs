@@ -36,6 +36,7 @@ pub const BACKEND: Backend = Backend {
         ttl_floor_s: 5400,
         ttl_ceiling_s: 43_200,
         revocable: None,
+        measured: "",
         renewable: false,
         narrowing: "the application and the resource that the template names with typed parameters",
         stamps: &["claims of the assertion: `agent`, `request_id`"],

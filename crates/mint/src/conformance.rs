@@ -39,6 +39,10 @@ pub async fn check(subject: &impl Subject, now: Timestamp) -> Result<(), String>
     let declared = minter.declaration();
     let (floor, ceiling) = (declared.ttl_floor_s, declared.ttl_ceiling_s);
     hold(0 < floor && floor <= ceiling, "lifetimes are declared in order")?;
+    hold(
+        declared.measured.is_empty() == declared.revocable.is_none(),
+        "whether the effect of an early end is seen is declared with it",
+    )?;
     hold(minter.faults(&scope).is_empty(), "the scope under test has no faults")?;
 
     // Sensitive: a parameter that must appear nowhere but, at most, inside the credential.

@@ -44,6 +44,7 @@ pub const BACKEND: Backend = Backend {
         ttl_floor_s: 60,
         ttl_ceiling_s: 3600,
         revocable: None,
+        measured: "",
         renewable: false,
         narrowing: "the service account and scopes of the template; for Cloud Storage a credential access \
                     boundary, with typed parameters in its slots",

@@ -51,6 +51,7 @@ pub const BACKEND: Backend = Backend {
             "the token is used to end itself, and seen refused; the broker keeps it in memory for that, so \
              after a restart it ends by itself, an hour after it was made",
         ),
+        measured: "yes: the token is tried after, and refused",
         renewable: false,
         narrowing: "the repositories that the template names with typed parameters, and its permissions",
         stamps: &[],

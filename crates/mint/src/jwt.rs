@@ -51,6 +51,8 @@ pub const BACKEND: Backend = Backend {
             "where the scope says `status = true`: introspection calls it inactive and its bit in the \
              status list is set; a service that looks at neither takes it to its end",
         ),
+        measured: "yes: the broker itself answers introspection and signs the list, from the log; that a service looks is \
+                   not seen",
         renewable: false,
         narrowing: "claims: one audience from the template, the scope, its typed parameters; `cnf` \
                     where the scope names the holder's key",

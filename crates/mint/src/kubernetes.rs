@@ -41,6 +41,7 @@ pub const BACKEND: Backend = Backend {
             "the object that the token is bound to is deleted, and seen gone: the API server refuses the \
              token then, who verifies it offline does not",
         ),
+        measured: "yes: the object is looked up after, and gone",
         renewable: false,
         narrowing: "the service account and the audiences that the template names with typed parameters",
         stamps: &["annotations of the bound object: request, agent, approvers, end"],

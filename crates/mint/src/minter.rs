@@ -207,7 +207,7 @@ pub struct Minted {
 /// What ending a lease did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// The credential no longer works; seen, not assumed.
+    /// The credential no longer works; seen, unless [`Declaration::measured`] says on whose word it is.
     pub ended: bool,
     /// The effect in plain words.
     pub effect: String,
@@ -226,6 +226,8 @@ pub struct Declaration {
     pub ttl_ceiling_s: u32,
     /// How a credential can be ended early; none: it cannot.
     pub revocable: Option<&'static str>,
+    /// Whether the effect of an early end is seen, and how; empty where there is none.
+    pub measured: &'static str,
     /// A lease can be extended in place.
     pub renewable: bool,
     /// By what the credential is narrowed to the parameters.

@@ -44,6 +44,8 @@ pub const BACKEND: Backend = Backend {
             "the token is revoked (RFC 7009) and, where the server introspects, seen inactive; the broker keeps \
              it in memory for that, so after a restart it ends by itself",
         ),
+        measured: "where the server introspects, yes: it says that the token is inactive; where not: no, the \
+                   server's word",
         renewable: false,
         narrowing: "audience, resource and scopes of the template, with typed parameters in their slots",
         stamps: &["claims of the subject token: `agent`, `request_id`, `approvers`"],
@@ -55,6 +57,18 @@ pub const BACKEND: Backend = Backend {
     },
     preview: |scope, params| Ok(Asked::compile(scope, params)?.preview()),
 };
+
+/// How tokens end, and what is seen of it, where the server introspects and where it does not.
+const SEEN: (&str, &str) = (
+    "the token is revoked (RFC 7009), and the server's introspection says that it is inactive; the broker keeps \
+     it in memory for that, so after a restart it ends by itself",
+    "yes: the server's introspection says that the token is inactive",
+);
+const NOT_SEEN: (&str, &str) = (
+    "the token is revoked (RFC 7009) by the server's word: it offers no introspection to see it by; the broker \
+     keeps it in memory for that, so after a restart it ends by itself",
+    "no, the server's word",
+);
 
 /// How the authorization server is reached.
 pub struct OauthConfig {
@@ -300,8 +314,8 @@ impl OauthMinter {
         Ok(Minted { credential, expires_at, revocable: true, facts })
     }
 
-    /// Revokes a token; whether it was seen inactive.
-    async fn end(&self, token: &Secret<String>) -> Result<bool, &'static str> {
+    /// Revokes a token; none: it was seen inactive, else the status by which the server says that it did it.
+    async fn end(&self, token: &Secret<String>) -> Result<Option<u16>, &'static str> {
         let form = [("token", token.expose_secret().as_str()), ("token_type_hint", "access_token")];
         let revoke = call::form(self.as_client(self.revocation.post(&[])), &form);
         let revoked =
@@ -309,11 +323,11 @@ impl OauthMinter {
         if !revoked.is_success() {
             return Err("the server did not revoke it");
         }
-        let Some(introspection) = &self.introspection else { return Ok(false) };
+        let Some(introspection) = &self.introspection else { return Ok(Some(revoked.status)) };
         let look = call::form(self.as_client(introspection.post(&[])), &form);
         let seen = introspection.send(look).await.ok().filter(call::Answer::is_success);
         match seen.and_then(|a| a.read::<Introspected>().ok()) {
-            Some(Introspected { active: false }) => Ok(true),
+            Some(Introspected { active: false }) => Ok(None),
             Some(Introspected { active: true }) => {
                 Err("the server said it revoked the token, which is still active")
             }
@@ -324,7 +338,9 @@ impl OauthMinter {
 
 impl Minter for OauthMinter {
     fn backend(&self) -> Backend {
-        BACKEND
+        let (how, measured) = if self.introspection.is_some() { SEEN } else { NOT_SEEN };
+        let declaration = Declaration { revocable: Some(how), measured, ..BACKEND.declaration };
+        Backend { declaration, ..BACKEND }
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {
@@ -342,16 +358,20 @@ impl Minter for OauthMinter {
                 return Ended { ended: false, effect };
             };
             match self.end(&token).await {
-                Ok(seen) => {
+                Ok(word) => {
                     self.kept.forget(&lease.id);
-                    let effect = match seen {
-                        true => "the server revoked the token and says that it is inactive",
-                        false => {
-                            "the server says that it revoked the token (RFC 7009); it has no \
-                                  introspection to see that by"
+                    let effect = match word {
+                        None => {
+                            "the server revoked the token, and its introspection says that it is inactive"
+                                .to_owned()
                         }
+                        // It answers the same for a token that it does not know (RFC 7009 §2.2).
+                        Some(status) => format!(
+                            "revoked by the server's word: it answered {status} (RFC 7009), as it does for any \
+                             token; it offers no introspection, so that the token is refused was not seen"
+                        ),
                     };
-                    Ended { ended: true, effect: effect.into() }
+                    Ended { ended: true, effect }
                 }
                 Err(why) => {
                     Ended { ended: false, effect: format!("not ended: {why}; {otherwise}") }

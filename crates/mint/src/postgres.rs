@@ -43,6 +43,7 @@ pub const BACKEND: Backend = Backend {
         ttl_floor_s: 5,
         ttl_ceiling_s: 43_200,
         revocable: Some("the role is dropped and its sessions are ended; both are looked up after"),
+        measured: "yes: the role and its sessions are looked up after, and gone",
         renewable: true,
         narrowing: "membership in the roles that the template names with typed parameters",
         stamps: &["the role's comment: request, agent, approvers"],

@@ -55,6 +55,7 @@ pub const BACKEND: Backend = Backend {
             "its serial number enters the key revocation list; a server that reads the list \
              refuses it from its next read on",
         ),
+        measured: "yes: the broker itself signs the list, from the log; that a server has read it is not seen",
         renewable: false,
         narrowing: "principals, one forced command and source addresses, with typed parameters in \
                     their slots; no extension that the template does not name",

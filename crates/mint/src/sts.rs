@@ -57,6 +57,7 @@ pub const BACKEND: Backend = Backend {
         ttl_floor_s: 900,
         ttl_ceiling_s: 43_200,
         revocable: None,
+        measured: "",
         renewable: false,
         narrowing: "a session policy compiled from the template, with typed parameters in its slots",
         stamps: &[
@@ -151,6 +152,7 @@ impl StsMinter {
         }
         if iam.is_some() {
             declaration.revocable = Some(iam::HOW);
+            declaration.measured = iam::MEASURED;
         }
         let http = Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))

@@ -46,6 +46,7 @@ pub const BACKEND: Backend = Backend {
         revocable: Some(
             "the lease is revoked at Vault, which drops the account it made; a lookup sees it gone",
         ),
+        measured: "yes: Vault looks the lease up after, and knows it no more",
         renewable: true,
         narrowing: "the database role that the template names, of the connection that the \
                     parameters name",

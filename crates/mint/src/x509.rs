@@ -58,6 +58,7 @@ pub const BACKEND: Backend = Backend {
             "its serial number enters the certificate revocation list; a server that reads the \
              list refuses it from its next read on",
         ),
+        measured: "yes: the broker itself signs the list, from the log; that a server has read it is not seen",
         renewable: false,
         narrowing: "names (DNS, URI) with typed parameters in their slots; client or server use",
         stamps: &["subject: `CN` the agent, `serialNumber` the request"],

@@ -26,6 +26,8 @@ pub const POLICY_NAME: &str = "GrantwrightRevoked";
 pub const MAX_REVOKED: usize = 8000;
 pub(super) const HOW: &str = "the role denies everything to sessions with the request's tag, through an inline \
                               policy that is read back; AWS applies it within moments";
+pub(super) const MEASURED: &str =
+    "yes: IAM shows the policy after; that AWS applies it to the session is AWS's word";
 const HOUR_S: i64 = 3600;
 /// What IAM calls a session that it does not know, or not any more.
 const OVER: [&str; 3] = ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];

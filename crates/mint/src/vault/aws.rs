@@ -24,6 +24,7 @@ pub(super) const BACKEND: Backend = Backend {
         ttl_floor_s: 900,
         ttl_ceiling_s: 43_200,
         revocable: None,
+        measured: "",
         renewable: false,
         narrowing: "the role of Vault's AWS engine that the template names with typed parameters",
         stamps: &["`RoleSessionName` the request"],

@@ -22,6 +22,7 @@ pub(super) const BACKEND: Backend = Backend {
         ttl_floor_s: 60,
         ttl_ceiling_s: 43_200,
         revocable: None,
+        measured: "",
         renewable: false,
         narrowing: "the identity role at Vault that the template names with typed parameters: its audience",
         stamps: &[],

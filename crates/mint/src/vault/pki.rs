@@ -54,6 +54,7 @@ pub(super) const BACKEND: Backend = Backend {
             "Vault revokes its serial number, which is seen there and enters the revocation list; a \
              server that reads the list refuses it from its next read on",
         ),
+        measured: "yes: Vault shows the certificate as revoked after; that a server has read the list is not seen",
         renewable: false,
         narrowing: "names (DNS, URI) with typed parameters in their slots and client or server use, \
                     within the role at Vault that the template names",

@@ -36,6 +36,7 @@ pub(super) const BACKEND: Backend = Backend {
         ttl_floor_s: 1,
         ttl_ceiling_s: 43_200,
         revocable: None,
+        measured: "",
         renewable: false,
         narrowing: "principals, one forced command and source addresses, with typed parameters in \
                     their slots, within the role at Vault that the template names",

@@ -40,6 +40,7 @@ pub(super) const BACKEND: Backend = Backend {
         revocable: Some(
             "the token is revoked by its accessor, with all that it made; a lookup sees it gone",
         ),
+        measured: "yes: Vault looks the token up after, and knows it no more",
         renewable: false,
         narrowing: "the policies that the template names with typed parameters, and the number of uses",
         stamps: &["the token's metadata: agent, request, approvers"],

@@ -39,6 +39,7 @@ pub(super) const BACKEND: Backend = Backend {
         ttl_floor_s: 1,
         ttl_ceiling_s: 43_200,
         revocable: None,
+        measured: "",
         renewable: false,
         narrowing: "claims: one audience from the template, the scope, its typed parameters",
         stamps: &["`sub` the agent's SPIFFE ID", "`request_id`", "`approvers`", "`jti` the lease"],

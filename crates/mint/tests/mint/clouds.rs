@@ -94,16 +94,19 @@ fn github(url: &str) -> Box<dyn Minter> {
 }
 
 fn oauth(url: &str) -> Box<dyn Minter> {
+    Box::new(OauthMinter::new(oauth_config(url), clock()).unwrap())
+}
+
+fn oauth_config(url: &str) -> OauthConfig {
     let at = |path: &str| endpoint(&format!("{url}/{path}"));
-    let config = OauthConfig {
+    OauthConfig {
         token_endpoint: at("token"),
         revocation_endpoint: at("revoke"),
         introspection_endpoint: Some(at("introspect")),
         client: ("grantwright".into(), Secret::new("client-secret".into())),
         audience: "https://login.example.com".into(),
         sign: signer(),
-    };
-    Box::new(OauthMinter::new(config, clock()).unwrap())
+    }
 }
 
 const PROVIDER: &str =
@@ -475,6 +478,41 @@ async fn what_can_be_ended_is_refused_by_its_backend_then() {
             let other = (case.make)(&fake.url).revoke(&lease("l-1")).await;
             assert!(!other.ended && other.effect.contains("started anew"), "{other:?}");
         }
+    }
+}
+
+/// RFC 7009 §2.2: the server answers 200 for a token that it does not know, too.
+#[tokio::test]
+async fn an_end_that_nobody_can_see_says_so_before_and_after() {
+    let cases = cases();
+    let case = cases.iter().find(|case| case.name == "oauth").unwrap();
+    for introspects in [true, false] {
+        let fake = fake().await;
+        let mut config = oauth_config(&fake.url);
+        config.introspection_endpoint = config.introspection_endpoint.filter(|_| introspects);
+        let minter = OauthMinter::new(config, clock()).unwrap();
+        let declared = minter.declaration();
+        assert_eq!(declared.measured.starts_with("yes: "), introspects, "{declared:?}");
+        assert_eq!(declared.measured == "no, the server's word", !introspects, "{declared:?}");
+        let how = minter.revocable(&(case.scope)()).unwrap();
+        assert_eq!(how.contains("it offers no introspection"), !introspects, "{how}");
+        let minted = mint(case, &minter).await.unwrap();
+        let lease = Lease {
+            id: LeaseId::parse("l-1").unwrap(),
+            issued_at: now(),
+            expires_at: minted.expires_at,
+            revocable: minted.revocable,
+            state: LeaseState::Live,
+            effect: String::new(),
+            facts: minted.facts,
+        };
+        let ended = minter.revoke(&lease).await;
+        assert!(ended.ended, "{ended:?}");
+        let unseen = "answered 200 (RFC 7009), as it does for any token; it offers no introspection, so that \
+                      the token is refused was not seen";
+        assert_eq!(ended.effect.contains(unseen), !introspects, "{ended:?}");
+        assert_eq!(ended.effect.contains("says that it is inactive"), introspects, "{ended:?}");
+        assert_eq!(fake.calls("/introspect").len(), usize::from(introspects));
     }
 }
 

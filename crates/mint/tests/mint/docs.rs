@@ -15,11 +15,12 @@ fn row(d: &Declaration) -> String {
     };
     let kind = d.credential.as_str();
     format!(
-        "| `{}` | {kind} | {} to {} | {} | {} | {} | {} |",
+        "| `{}` | {kind} | {} to {} | {} | {} | {} | {} | {} |",
         d.name,
         bound(d.ttl_floor_s),
         bound(d.ttl_ceiling_s),
         d.revocable.unwrap_or("cannot be ended early"),
+        if d.measured.is_empty() { "–" } else { d.measured },
         if d.renewable { "yes" } else { "no" },
         d.narrowing,
         d.stamps.join(", "),
@@ -32,8 +33,8 @@ fn page() -> String {
          What each backend can do, as it declares it before anything is issued. Made from the \
          declarations\nin `crates/mint` by its tests; `GRANTWRIGHT_BLESS=1 cargo test -p \
          grantwright-mint` writes it anew.\n\n\
-         | backend | credential | lifetime | ending early | renewable | narrowed by | stamped with |\n\
-         |---|---|---|---|---|---|---|\n",
+         | backend | credential | lifetime | ending early | effect measured | renewable | narrowed by | stamped with |\n\
+         |---|---|---|---|---|---|---|---|\n",
     );
     for backend in BACKENDS {
         writeln!(out, "{}", row(&backend.declaration)).unwrap();

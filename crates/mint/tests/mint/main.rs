@@ -23,6 +23,8 @@ mod sts;
 #[cfg(test)]
 mod subset;
 #[cfg(test)]
+mod subset_clouds;
+#[cfg(test)]
 mod template;
 #[cfg(test)]
 mod vault;

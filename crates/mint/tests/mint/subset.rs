@@ -97,14 +97,17 @@ fn value() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Two parameters, their types and values.
-fn given() -> impl Strategy<Value = [(Value, Value); 2]> {
+/// Two parameters: the type and the value of each.
+pub type Given = [(Value, Value); 2];
+
+/// Draws them.
+pub fn given() -> impl Strategy<Value = Given> {
     [(kind(), value()), (kind(), value())]
 }
 
 /// The scope and its parameters, where the scope loads and the parameters are of their types.
 fn asked(
-    given: &[(Value, Value); 2],
+    given: &Given,
     key: (&str, &str, &str),
     minter: &dyn Minter,
     template: &Value,
@@ -127,9 +130,13 @@ fn signed(signer: &dyn Signer, scope: &Scope, params: &Params) -> Option<Minted>
 }
 
 /// What a text of the template says for these parameters, by plain replacement.
-fn said(text: &str, params: &Params) -> String {
-    let value = |name: &str| params[name].text();
-    text.replace("${a}", &value("a")).replace("${b}", &value("b"))
+pub fn said(text: &str, params: &Params) -> String {
+    ["a", "b"]
+        .into_iter()
+        .filter(|name| params.contains_key(*name))
+        .fold(text.to_owned(), |text, name| {
+            text.replace(&format!("${{{name}}}"), &params[name].text())
+        })
 }
 
 /// A value can stand in a name without meaning more than itself.

@@ -42,6 +42,14 @@ pub enum CannotVerify {
     /// No leaf of that request is in the log.
     #[error("the log holds no request `{0}`")]
     NoRequest(String),
+    /// The log is not whole: a leaf is not there that its checkpoint promises, or that stands before others.
+    #[error("leaf {leaf} is missing: {why}; `grantwright audit verify` says more")]
+    Missing {
+        /// Its index.
+        leaf: u64,
+        /// How that is known.
+        why: String,
+    },
     /// A leaf of the request is not one that can be told in words.
     #[error("leaf {leaf} is not a leaf of a known kind: {why}")]
     BadLeaf {

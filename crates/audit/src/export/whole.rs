@@ -42,11 +42,12 @@ pub type Each<'f> = dyn FnMut(u64, &[u8]) -> Result<(), CannotVerify> + 'f;
 type Ready = (u64, Vec<u8>, Event, Option<Arc<Asked>>);
 
 /// Gives every exported line, without its end, to `each`, in the order of the leaves; how many there were.
-/// Earlier leaves are read too: they say who asked for what. It proves nothing: [`crate::verify`] does.
+/// Earlier leaves are read too: they say who asked for what. It proves nothing, [`crate::verify`] does; but
+/// a log of which a part is missing is not exported as if it were whole.
 ///
 /// # Errors
-/// [`CannotVerify::BadLeaf`] for a leaf that is no event, [`CannotVerify::Unreadable`], and whatever `each`
-/// answers.
+/// [`CannotVerify::BadLeaf`] for a leaf that is no event, [`CannotVerify::Missing`] for one that is not there,
+/// [`CannotVerify::Unreadable`], and whatever `each` answers. Lines before it were given.
 pub fn export(
     source: &mut dyn Source,
     exporter: &mut Exporter,
@@ -56,12 +57,16 @@ pub fn export(
     let (mut next, mut told) = (0u64, 0u64);
     loop {
         let page = source.leaves(next, PAGE)?;
-        let Some(after) = page.last().and_then(|(last, _)| last.checked_add(1)) else { break };
-        // An index that does not move on would be read for ever.
-        if after <= next {
+        if page.is_empty() {
             break;
         }
-        next = after;
+        for (index, _) in &page {
+            if *index != next {
+                let why = format!("leaf {index} stands in its place");
+                return Err(CannotVerify::Missing { leaf: next, why });
+            }
+            next += 1;
+        }
         let mut ready: Vec<Ready> = Vec::new();
         let parsed = spread(page, &|(index, leaf): (u64, Vec<u8>)| {
             let event = Event::from_leaf(&leaf);
@@ -88,6 +93,14 @@ pub fn export(
             each(index, &line.ok_or_else(not_text)?)?;
             told += 1;
         }
+    }
+    let mut promised = 0;
+    source.each_checkpoints(next, &mut |notes| {
+        promised = notes.iter().map(|(size, _)| *size).fold(promised, u64::max);
+    })?;
+    if promised > next {
+        let why = format!("the log's checkpoint is of {promised} leaves");
+        return Err(CannotVerify::Missing { leaf: next, why });
     }
     Ok(told)
 }

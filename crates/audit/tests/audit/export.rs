@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use grantwright_audit::CannotVerify;
 use grantwright_audit::export::{Exporter, Format, Origin, Window, export};
 use grantwright_domain::{Event, Timestamp};
 use grantwright_proof::leaf_hash;
@@ -143,4 +144,40 @@ fn a_window_leaves_out_the_rest_and_still_knows_who_asked() {
     assert_eq!(later.len(), wanted);
     let until = Some(Timestamp::from_millis(0));
     assert!(lines(Format::Jsonl, Window { until, ..Window::default() }).1.is_empty());
+}
+
+#[test]
+fn invariant_20_a_log_that_is_not_whole_is_not_exported_as_one() {
+    let (_, whole) = log();
+    let size = whole.leaves.len();
+    let outcome = |source: &mut crate::source::Memory, window| {
+        let mut told = 0;
+        let mut each = |index: u64, _: &[u8]| {
+            assert_eq!(index, told, "in order, and what is before the gap only");
+            told += 1;
+            Ok(())
+        };
+        let mut exporter = Exporter::new(Format::Jsonl, Origin::new("", ""));
+        export(source, &mut exporter, window, &mut each).map(|_| told)
+    };
+    assert_eq!(outcome(&mut whole.clone(), Window::default()), Ok(size as u64));
+    for missing in [0, 5, size - 1] {
+        let mut cut = whole.clone();
+        cut.leaves.remove(missing);
+        let said = outcome(&mut cut, Window::default()).expect_err("refused");
+        let CannotVerify::Missing { leaf, why } = &said else { panic!("{said:?}") };
+        assert_eq!(*leaf, missing as u64, "{why}");
+        assert!(said.to_string().contains(&format!("leaf {missing} is missing")), "{said}");
+    }
+    let mut none = whole.clone();
+    none.leaves.clear();
+    assert!(matches!(
+        outcome(&mut none, Window::default()),
+        Err(CannotVerify::Missing { leaf: 0, .. })
+    ));
+    // Asked for less than what is there, nothing is missing of that.
+    let mut cut = whole.clone();
+    cut.leaves.truncate(size - 1);
+    let few = Window { most: Some(3), ..Window::default() };
+    assert_eq!(outcome(&mut cut, few), Ok(3));
 }

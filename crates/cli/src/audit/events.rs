@@ -16,6 +16,10 @@ use crate::output::Out;
 
 /// `grantwright audit export …`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 exported, 1 the log is not whole (the leaf is named), 2 could not be read \
+    or written.\nIt proves nothing: `grantwright audit verify` does."
+)]
 pub struct Args {
     #[command(flatten)]
     what: What,
@@ -95,7 +99,15 @@ pub fn run(out: &Out, settings: &Settings, args: &Args) -> Outcome {
     let told = match told {
         // Whoever reads has seen enough.
         Err(_) if closed => return Ok(Exit::Done),
-        told => told.map_err(Failure::unable)?,
+        Ok(told) => told,
+        Err(error) => {
+            // Nothing is left that looks like an export of the whole.
+            if let Some(path) = &args.to {
+                drop(to);
+                let _ = std::fs::remove_file(path);
+            }
+            return Err(not_whole(&error));
+        }
     };
     to.flush().map_err(|e| Failure::unable(format!("{name} cannot be written: {e}")))?;
     drop(to);
@@ -104,6 +116,18 @@ pub fn run(out: &Out, settings: &Settings, args: &Args) -> Outcome {
         return Ok(out.either(&value, |out| out.line(format!("{told} events in {name}"))));
     }
     Ok(Exit::Done)
+}
+
+/// Why nothing more was exported: a fault of the log is exit 1, as in its verification.
+fn not_whole(error: &CannotVerify) -> Failure {
+    match error {
+        CannotVerify::BadLeaf { leaf, .. } | CannotVerify::Missing { leaf, .. } => {
+            let problem =
+                json!({ "code": "log_not_whole", "leaf": leaf, "detail": error.to_string() });
+            crate::api::refusal(409, problem.to_string().as_bytes())
+        }
+        error => Failure::unable(error),
+    }
 }
 
 /// A new file for this user alone.

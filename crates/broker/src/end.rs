@@ -2,6 +2,7 @@
 
 pub mod delegated;
 pub mod extend;
+mod many;
 pub mod queue;
 pub mod rights;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use grantwright_domain::{
     VerdictKind,
 };
 use grantwright_mint::Ended;
-use grantwright_store::{RequestFilter, StoreError, Transition};
+use grantwright_store::{Loaded, RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
 use tokio::task::{JoinError, JoinSet};
 
@@ -27,6 +28,7 @@ use crate::ended;
 use crate::error::{of_store, refuse};
 use crate::issue::{approve, deliver, sticky};
 use crate::wake::Tidings;
+use many::Many;
 
 const SWEEP: Duration = Duration::from_millis(500);
 /// Longest look for what an unrecorded mint made.
@@ -198,8 +200,15 @@ async fn without_approvers(broker: &Arc<Broker>, now: Timestamp) -> Result<(), R
         return Ok(());
     }
     let authority = broker.authority();
-    let look = move |broker, id| approved_still(broker, Arc::clone(&authority), id, now);
-    each(broker, living(broker, None).await?, look).await;
+    let why = move |broker: &Broker, loaded: &Loaded| {
+        let lost = !approved_still(broker, &authority, &loaded.state, now);
+        Ok(lost.then_some("its approvals no longer count"))
+    };
+    let mut many = Many::new(broker, "broker", why);
+    for id in living(broker, None).await? {
+        many.look_at(id).await;
+    }
+    many.finish().await;
     Ok(())
 }
 
@@ -219,31 +228,24 @@ pub(crate) async fn living(
     }
 }
 
-async fn approved_still(
-    broker: Arc<Broker>,
-    authority: Arc<Authority>,
-    id: RequestId,
+/// False for a live lease of such a risk whose approvals no longer make its quorum.
+fn approved_still(
+    broker: &Broker,
+    authority: &Authority,
+    state: &RequestState,
     now: Timestamp,
-) -> Result<(), Refusal> {
-    let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else {
-        return Err(hidden(&id));
-    };
-    let state = loaded.state;
+) -> bool {
     let lives = |l: &Lease| l.state == LeaseState::Live && l.expires_at > now;
     let risks = &broker.config.guards.end_with_approvers;
     let risk = authority.scope(&state.terms.scope).map(|(s, _)| s.labels.risk.clone());
     if !state.lease.as_ref().is_some_and(lives) || risk.is_none_or(|r| !risks.contains(&r)) {
-        return Ok(());
+        return true;
     }
     let quorum = match &state.verdict {
         Some(v) if v.kind == VerdictKind::Ask => v.quorum as usize,
-        _ => return Ok(()),
+        _ => return true,
     };
-    if state.standing(Rights::Now(&authority), now).len() >= quorum {
-        return Ok(());
-    }
-    tracing::warn!(request = %id, "the approvals of a live lease no longer count: it is ended");
-    end_lease_for(&broker, state, "broker", "its approvals no longer count").await.map(drop)
+    state.standing(Rights::Now(authority), now).len() >= quorum
 }
 
 /// A sealed copy that nobody acknowledged in time is deleted, and its lease revoked where possible; in this
@@ -502,9 +504,9 @@ pub async fn end_agent(
         let mut done = AgentEnd::default();
         // Neither keeps the other from its end.
         let requests = end_requests(&broker, &agent, instance.as_ref(), &mut done).await;
-        let leases = end_leases(&broker, &agent, instance.as_ref(), &by, &mut done).await;
-        // What it handed on has ended with it.
-        delegated::settle_apart(&broker).await;
+        let leases = end_leases(&broker, &agent, instance.as_ref(), &by, &mut done);
+        // What it handed on ends with it, and waits for no backend of its own leases.
+        let (leases, ()) = tokio::join!(leases, delegated::settle_apart(&broker));
         leases.and(requests).map(|()| done)
     };
     tokio::spawn(work).await.unwrap_or_else(|_| {
@@ -561,10 +563,9 @@ async fn end_requests(
     }
 }
 
-/// How many are ended at a time: they share commits, and backends are not flooded.
+/// How many are ended at a time, at each backend: they share commits, and backends are not flooded.
 const AT_ONCE: usize = 32;
 
-/// The leases are those that the store's memory knows, whatever its rows say.
 async fn end_leases(
     broker: &Arc<Broker>,
     agent: &AgentId,
@@ -572,62 +573,17 @@ async fn end_leases(
     by: &str,
     done: &mut AgentEnd,
 ) -> Result<(), Refusal> {
-    let mut work = JoinSet::new();
-    let (mut after, mut failed) = (None::<RequestId>, None);
-    loop {
-        let page = broker.store.live(Some(agent), after.as_ref()).await.map_err(of_store)?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.clone());
-        for id in page {
-            if work.len() >= AT_ONCE {
-                take(work.join_next().await, done, &mut failed);
-            }
-            let (broker, by, instance) = (Arc::clone(broker), by.to_owned(), instance.cloned());
-            work.spawn(async move { end_one(&broker, &id, instance.as_ref(), &by).await });
-        }
-    }
-    while let Some(one) = work.join_next().await {
-        take(Some(one), done, &mut failed);
-    }
+    let instance = instance.cloned();
+    let why = move |broker: &Broker, loaded: &Loaded| {
+        let state = &loaded.state;
+        let lives = state.lease.as_ref().is_some_and(|l| l.expires_at > broker.now());
+        let of_it = instance.as_ref().is_none_or(|i| *i == state.terms.instance);
+        Ok((lives && of_it).then_some(""))
+    };
+    let mut many = Many::new(broker, by, why);
+    let looked = many.all_of(agent).await;
+    let over = many.finish().await;
+    done.leases = over.ended;
     // What could be ended has ended; what could not is said.
-    failed.map_or(Ok(()), Err)
-}
-
-type One = Result<Option<(LeaseId, Timestamp, Ended)>, Refusal>;
-
-fn take(one: Option<Result<One, JoinError>>, done: &mut AgentEnd, failed: &mut Option<Refusal>) {
-    match one {
-        Some(Ok(Ok(Some(ended)))) => done.leases.push(ended),
-        Some(Ok(Ok(None))) | None => {}
-        Some(Ok(Err(refusal))) => *failed = Some(refusal),
-        Some(Err(_)) => {
-            *failed = Some(refuse(
-                503,
-                "internal",
-                "the broker failed within",
-                "revoke again: what ended stays ended",
-            ));
-        }
-    }
-}
-
-async fn end_one(broker: &Broker, id: &RequestId, instance: Option<&InstanceId>, by: &str) -> One {
-    for _ in 0..RETRIES {
-        let Some(loaded) = broker.store.load(id).await.map_err(of_store)? else {
-            return Err(hidden(id));
-        };
-        let state = loaded.state;
-        let now = broker.now();
-        let Some(lease) = state.lease.clone().filter(|l| l.expires_at > now) else { break };
-        if instance.is_some_and(|i| *i != state.terms.instance) {
-            break;
-        }
-        match end_lease(broker, state, by).await {
-            Ok(ended) => return Ok(Some((lease.id, lease.expires_at, ended))),
-            Err(refusal) if refusal.code == "changed_meanwhile" => {}
-            Err(refusal) if refusal.code == "not_live" => break,
-            Err(refusal) => return Err(refusal),
-        }
-    }
-    Ok(None)
+    looked.and(over.fault.map_or(Ok(()), Err))
 }

@@ -99,7 +99,7 @@ fn ms(answer: &Value) -> u64 {
     answer.get("ms").and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// Every live lease that was chosen, newest first.
+/// Every live lease that was chosen, newest first, those that wait for no backend before the others.
 async fn chosen(api: &Api, which: &Which) -> Result<Vec<Value>, Failure> {
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.append_pair("state", "live").append_pair("hidden", "true");
@@ -109,6 +109,8 @@ async fn chosen(api: &Api, which: &Which) -> Result<Vec<Value>, Failure> {
     }
     let mut all = api.all(&format!("/api/v1/leases?{}", form.finish()), "leases").await?;
     all.retain(|lease| text(lease, "state") == "live" && which.takes(lease));
+    // First what the broker ends by itself: a backend that does not answer keeps none of it waiting.
+    all.sort_by_key(|lease| lease.get("at_backend").and_then(Value::as_bool).unwrap_or(true));
     Ok(all)
 }
 

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use grantwright_domain::event::Cancelled;
 use grantwright_domain::request::{Lease, LeaseState};
 use grantwright_domain::{AgentId, DelegationId, Event, RequestId, RequestState, Timestamp};
-use grantwright_store::{RequestFilter, StoreError, Transition};
+use grantwright_store::{Loaded, RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
 
-use super::{RETRIES, each, end_lease};
+use super::many::Many;
+use super::{RETRIES, each};
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 use crate::issue::under;
@@ -41,22 +42,51 @@ pub async fn settle(broker: &Arc<Broker>, now: Timestamp) -> Result<(), Refusal>
         let mut settled = broker.delegations.lock();
         settled.retain(|id| authority.delegations.contains_key(id));
         for (id, delegation) in &authority.delegations {
-            if !delegation.is_live(now) && !settled.contains(id) {
+            // Somebody is ending all of that agent's: looked at when that is done.
+            let open = !settled.contains(id) && !broker.rights.is_ending(&delegation.to);
+            if open && !delegation.is_live(now) {
                 over.entry(&delegation.to).or_default().insert(id.clone());
             }
         }
     }
+    let over: BTreeMap<&AgentId, Over> =
+        over.into_iter().map(|(agent, ids)| (agent, Arc::new(ids))).collect();
+    let all: Over = Arc::new(over.values().flat_map(|ids| ids.iter().cloned()).collect());
+    // All at once, so that a backend that does not answer for one agent keeps no other's waiting.
+    let mut many = Many::new(broker, "broker", resting(&all, now));
+    let mut clean = true;
+    for agent in over.keys() {
+        clean &= many.all_of(agent).await.is_ok();
+    }
+    let mut cancelled = Vec::with_capacity(over.len());
+    for (agent, ids) in &over {
+        cancelled.push(cancel(broker, agent, ids).await);
+    }
+    clean &= many.finish().await.failed == 0;
     let mut failed = None;
-    for (agent, ids) in over {
-        let ids = Arc::new(ids);
-        let leases = end(broker, agent, &ids, now).await;
-        let requests = cancel(broker, agent, &ids).await;
+    for ((agent, ids), requests) in over.into_iter().zip(cancelled) {
+        // Whose did not end is seen one by one.
+        let leases = if clean { Ok(()) } else { end(broker, agent, &ids, now).await };
         match leases.and(requests) {
             Ok(()) => broker.delegations.lock().extend(ids.iter().cloned()),
             Err(refusal) => failed = Some(refusal),
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Of a live lease that rests on one of these: that it is to end.
+fn resting(
+    ids: &Over,
+    now: Timestamp,
+) -> impl Fn(&Broker, &Loaded) -> Result<Option<&'static str>, Refusal> + Send + Sync + 'static {
+    let ids = Arc::clone(ids);
+    move |_, loaded| {
+        let live = |l: &Lease| l.state == LeaseState::Live && l.expires_at > now;
+        let state = &loaded.state;
+        let ends = state.lease.as_ref().is_some_and(live) && rests(state, &ids);
+        Ok(ends.then_some(""))
+    }
 }
 
 /// The same, apart from its caller, who may hang up. What fails is tried again with the next sweep.
@@ -123,43 +153,10 @@ async fn end(
     ids: &Over,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    let (mut after, mut failed) = (None::<RequestId>, 0);
-    loop {
-        // Those that the store's memory knows, whatever its rows say.
-        let page = broker.store.live(Some(agent), after.as_ref()).await.map_err(of_store)?;
-        let Some(last) = page.last() else { return whole(failed) };
-        after = Some(last.clone());
-        failed += each(broker, page, |broker, id| {
-            let ids = Arc::clone(ids);
-            async move { end_one(&broker, &id, &ids, now).await }
-        })
-        .await;
-    }
-}
-
-async fn end_one(
-    broker: &Broker,
-    id: &RequestId,
-    ids: &Over,
-    now: Timestamp,
-) -> Result<(), Refusal> {
-    for _ in 0..RETRIES {
-        let Some(loaded) = broker.store.load(id).await.map_err(of_store)? else {
-            return Err(super::hidden(id));
-        };
-        let state = loaded.state;
-        let live = |l: &Lease| l.state == LeaseState::Live && l.expires_at > now;
-        if !state.lease.as_ref().is_some_and(live) || !rests(&state, ids) {
-            return Ok(());
-        }
-        match end_lease(broker, state, "broker").await {
-            Ok(_) => return Ok(()),
-            Err(refusal) if refusal.code == "changed_meanwhile" => {}
-            Err(refusal) if refusal.code == "not_live" => return Ok(()),
-            Err(refusal) => return Err(refusal),
-        }
-    }
-    Err(left(1))
+    let mut many = Many::new(broker, "broker", resting(ids, now));
+    let looked = many.all_of(agent).await;
+    let over = many.finish().await;
+    looked.and(whole(over.failed))
 }
 
 fn whole(failed: u64) -> Result<(), Refusal> {

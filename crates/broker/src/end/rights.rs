@@ -5,20 +5,18 @@
 //! broker that stopped in the middle leaves none, and each half hour, since rules and their times end too.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use grantwright_domain::request::{LeaseState, Rights};
-use grantwright_domain::{
-    AgentId, Authority, Event, RequestId, RequestState, Timestamp, VerdictKind,
-};
+use grantwright_domain::{AgentId, Authority, Event, RequestState, Timestamp, VerdictKind};
 use grantwright_policy::attributes;
+use grantwright_store::Loaded;
 use grantwright_wire::Refusal;
 
-use super::{RETRIES, each, end_lease_for};
+use super::many::Many;
 use crate::core::Broker;
-use crate::error::of_store;
 use crate::issue::decide;
 
 const LOOK: Duration = Duration::from_millis(500);
@@ -120,10 +118,7 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
                 agents.into_iter().map(Some).collect()
             }
         };
-        for agent in agents {
-            let done = all_of(broker, agent.as_ref(), &ending).await?;
-            (ended, failed) = (ended + done.0, failed + done.1);
-        }
+        (ended, failed) = all_of(broker, &agents, &ending).await?;
     }
     if ended > 0 {
         tracing::warn!(ended, failed, "live leases were ended with the rights behind them");
@@ -140,6 +135,11 @@ pub(crate) async fn look(broker: &Arc<Broker>) -> Result<u64, Refusal> {
 impl Seen {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody is ending the leases of this agent.
+    pub(super) fn is_ending(&self, agent: &AgentId) -> bool {
+        self.lock().ending.contains_key(agent)
     }
 
     /// Somebody ends the leases of an agent; until what is given back is dropped, nobody else looks at them.
@@ -194,66 +194,55 @@ fn whose(seen: Option<&(Arc<Authority>, Timestamp)>, now: &Authority, at: Timest
     Whose::These(changed)
 }
 
-/// Looks at the live leases of one agent, or of all: how many were ended, how many could not be looked at.
-/// Not those of the agents that somebody is `ending`.
+/// Looks at the live leases of these agents (`None`: of all): how many were ended, how many could not be
+/// looked at. Not those of the agents that somebody is `ending`.
 async fn all_of(
     broker: &Arc<Broker>,
-    agent: Option<&AgentId>,
+    agents: &[Option<AgentId>],
     ending: &Arc<BTreeSet<AgentId>>,
 ) -> Result<(u64, u64), Refusal> {
-    let ended_so_far = Arc::new(AtomicU64::new(0));
-    let (mut looked, mut failed) = (0, 0);
-    for page in super::living(broker, agent).await?.chunks(TOLD_EVERY) {
-        looked += page.len();
-        let (ended, ending) = (Arc::clone(&ended_so_far), Arc::clone(ending));
-        let look = move |broker: Arc<Broker>, id: RequestId| {
-            let (ended, ending) = (Arc::clone(&ended), Arc::clone(&ending));
-            async move {
-                let done = one(&broker, &id, &ending).await?;
-                ended.fetch_add(u64::from(done), Ordering::Relaxed);
-                Ok(())
-            }
-        };
-        failed += each(broker, page.to_vec(), look).await;
-        let so_far = ended_so_far.load(Ordering::Relaxed);
-        tracing::info!(
-            looked,
-            ended = so_far,
-            failed,
-            "the rights behind live leases are looked at"
-        );
-    }
-    Ok((ended_so_far.load(Ordering::Relaxed), failed))
+    let not_these = Arc::clone(ending);
+    let mut many =
+        Many::new(broker, "broker", move |broker, loaded| why(broker, loaded, &not_these));
+    let looked = look_at_all(broker, &mut many, agents).await;
+    let over = many.finish().await;
+    let ended = u64::try_from(over.ended.len()).unwrap_or(u64::MAX);
+    broker.counts.ended_with_rights.fetch_add(ended, Ordering::Relaxed);
+    looked.map(|()| (ended, over.failed))
 }
 
-/// Ends the lease of a request if its right is gone; says whether it did.
-async fn one(broker: &Broker, id: &RequestId, ending: &BTreeSet<AgentId>) -> Result<bool, Refusal> {
-    for _ in 0..RETRIES {
-        let Some(loaded) = broker.store.load(id).await.map_err(of_store)? else {
-            return Err(super::hidden(id));
-        };
-        let (now, authority) = (broker.now(), broker.authority());
-        let live = loaded.state.lease.as_ref();
-        let live = live.is_some_and(|l| l.state == LeaseState::Live && l.expires_at > now);
-        if !live || ending.contains(&loaded.state.terms.agent) {
-            return Ok(false);
-        }
-        let peer = peer_of(&loaded.leaves);
-        let Some(why) = lost(broker, &authority, &loaded.state, &peer, now)? else {
-            return Ok(false);
-        };
-        tracing::warn!(request = %id, why, "the right behind a live lease is gone: it is ended");
-        match end_lease_for(broker, loaded.state, "broker", why).await {
-            Ok(_) => {
-                broker.counts.ended_with_rights.fetch_add(1, Ordering::Relaxed);
-                return Ok(true);
+async fn look_at_all(
+    broker: &Broker,
+    many: &mut Many,
+    agents: &[Option<AgentId>],
+) -> Result<(), Refusal> {
+    let mut looked = 0usize;
+    for agent in agents {
+        for id in super::living(broker, agent.as_ref()).await? {
+            many.look_at(id).await;
+            looked += 1;
+            if looked.is_multiple_of(TOLD_EVERY) {
+                let ended = many.ended();
+                tracing::info!(looked, ended, "the rights behind live leases are looked at");
             }
-            Err(refusal) if refusal.code == "changed_meanwhile" => {}
-            Err(refusal) if refusal.code == "not_live" => return Ok(false),
-            Err(refusal) => return Err(refusal),
         }
     }
-    Ok(false)
+    Ok(())
+}
+
+/// Why the lease of a request is to end with its right, if it is.
+fn why(
+    broker: &Broker,
+    loaded: &Loaded,
+    ending: &BTreeSet<AgentId>,
+) -> Result<Option<&'static str>, Refusal> {
+    let (now, authority) = (broker.now(), broker.authority());
+    let live = loaded.state.lease.as_ref();
+    let live = live.is_some_and(|l| l.state == LeaseState::Live && l.expires_at > now);
+    if !live || ending.contains(&loaded.state.terms.agent) {
+        return Ok(None);
+    }
+    lost(broker, &authority, &loaded.state, &peer_of(&loaded.leaves), now)
 }
 
 /// The address from which a request came, as its last verdict recorded it.

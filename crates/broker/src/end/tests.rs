@@ -1,7 +1,9 @@
 //! How live leases go on and end: extended within D, ended with the right they rest on, and out of reach
 //! of whoever writes to the database.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use grantwright_domain::event::{AgentRevoked, AgentSet, Attributes, ModelSet};
 use grantwright_domain::request::LeaseState;
@@ -438,6 +440,40 @@ async fn an_undone_revocation_outlives_the_broker_and_its_age_is_told() {
     queue::work_once(&rig.broker).await;
     assert_eq!(rig.broker.ending.waiting(rig.broker.now()), (0, 0));
     assert_eq!(lives(&rig, &id).await, LeaseState::Revoked);
+    rig.fold().await;
+}
+
+/// What the broker ends by itself is published as ended while the backend of the agent's other leases has not
+/// answered, however many of these there are and in whatever order they come.
+#[tokio::test]
+async fn invariant_24_a_backend_that_never_answers_delays_no_built_in_credential() {
+    let rig = Rig::new().await;
+    let letters = |n: u8| format!("{}{}", char::from(b'a' + n / 26), char::from(b'a' + n % 26));
+    let (mut outside, mut built_in) = (Vec::new(), Vec::new());
+    for n in 0..72 {
+        match n % 9 {
+            0 => built_in.push(granted(&rig, "listed", &letters(n)).await),
+            _ => outside.push(granted(&rig, "account", &letters(n)).await),
+        }
+    }
+    rig.backend.deaf.store(true, Ordering::SeqCst);
+    let (broker, agent) = (Arc::clone(&rig.broker), rig.caller.agent.clone());
+    let ending = tokio::spawn(async move { end_agent(&broker, &agent, None, "olivia").await });
+    for id in &built_in {
+        let lease = state(&rig, id).await.lease.expect("a lease").id;
+        let published = async {
+            while !rig.broker.ended.has(&lease) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), published).await.expect("published");
+        assert_eq!(lives(&rig, id).await, LeaseState::Revoked);
+    }
+    assert!(!ending.is_finished(), "the backend has not answered");
+    assert!(rig.backend.revoked.load(Ordering::SeqCst) > 0, "and was asked");
+    for id in &outside {
+        assert_eq!(lives(&rig, id).await, LeaseState::Live);
+    }
     rig.fold().await;
 }
 

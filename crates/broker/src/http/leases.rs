@@ -71,12 +71,18 @@ pub async fn list(State(broker): Shared, _: Person, Query(which): Query<Which>) 
         let (scope, _) = authority.scope(scope)?;
         broker.minters.get(&scope.minter)?.revocable(scope)
     };
+    // What this broker ends by itself waits for nobody.
+    let at_backend = |scope| {
+        let minter = authority.scope(scope).and_then(|(s, _)| broker.minters.get(&s.minter));
+        minter.is_none_or(|minter| minter.signer().is_none())
+    };
     let now = broker.now();
     let shown: Vec<Value> = leases.iter().filter(|l| !live || l.expires_at > now).map(|l| json!({
         "lease_id": l.id, "request_id": l.request, "agent": l.agent, "owner": owner(&l.agent), "scope": l.scope,
         "state": shown_state(l.state, l.expires_at, now), "expires_at": l.expires_at,
         "revocable": can_end(&broker, &authority, l), "requested_at": l.requested_at,
         "early_end": early(&l.scope).filter(|_| can_end(&broker, &authority, l)),
+        "at_backend": at_backend(&l.scope),
     })).collect();
     let mut out = json!({ "leases": shown });
     if let (Some(next), Value::Object(members)) = (next, &mut out) {

@@ -78,6 +78,8 @@ pub struct Backend {
     pub answers: Mutex<Vec<Answer>>,
     /// Revocations.
     pub revoked: AtomicU64,
+    /// It never answers a revocation.
+    pub deaf: AtomicBool,
     /// How many revocations it does not do.
     pub stubborn: AtomicU64,
     /// How long it takes over a revocation, in milliseconds of the rig's clock.
@@ -158,6 +160,9 @@ impl Minter for Door {
     }
     fn revoke<'a>(&'a self, _: &'a Lease) -> BoxFuture<'a, Ended> {
         self.0.revoked.fetch_add(1, Ordering::SeqCst);
+        if self.0.deaf.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         let dawdles = self.0.dawdles.load(Ordering::SeqCst);
         self.0.clock.iter().for_each(|clock| clock.advance(dawdles));
         let less = |left: u64| left.checked_sub(1);

@@ -185,6 +185,16 @@ class Pki(unittest.TestCase):
         _, got = self.whole("v.issue")
         self.assertNotIn("csr", got)
 
+    def test_05_released_by_its_agent_its_serial_number_is_in_vaults_list(self):
+        reply, got = stand.granted("v.sign", {"service": "released"})
+        self.assertEqual(self.verify(got["certificate"]), (True, ""))
+        done = stand.release(reply["request_id"])
+        self.assertTrue(done["ended"], done)
+        self.assertIn("certificate revoked", self.verify(got["certificate"])[1])
+        serial = issued(reply)["serial"].replace(":", "").upper()
+        listed = openssl("crl", "-in", self.dir / "crl.pem", "-noout", "-text")[1]
+        self.assertIn(f"Serial Number: {serial}\n", listed)
+
     def test_04_a_role_that_takes_names_from_the_request_is_refused_before_anything_is_made(self):
         before = serials()
         request = stand.approved("v.careless", {"service": "web"})

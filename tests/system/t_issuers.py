@@ -91,10 +91,18 @@ claims = ["dataset"]
 holder = "key"
 status = true
 """
+ASKED = ("own.ssh", "own.mesh")
+# The same twice: with a name of their own they are for people to approve.
+SCOPES += "".join("\n[[scope]]" + text.replace(f'"{name}"', f'"{name}-asked"')
+                  for text in SCOPES.split("\n[[scope]]") for name in ASKED if f'name = "{name}"\n' in text)
 POLICY = "".join(
     f'@id("{name}") @max_ttl("15m") permit (principal, action == Action::"issue", '
     f'resource == Scope::"{name}");\n'
     for name in ("own.ssh", "own.ssh-elsewhere", "own.mesh", "own.token"))
+POLICY += "".join(
+    f'@id("{name}-asked") @quorum("1") @approvers("reviewers") @strength("chat") @channels("console,api") '
+    f'@max_ttl("15m") permit (principal, action == Action::"issueAfterApproval", '
+    f'resource == Scope::"{name}-asked");\n' for name in ASKED)
 
 own = None
 
@@ -108,6 +116,22 @@ def only_here(private):
     for path in own.dir.rglob("*"):
         if path.is_file() and part.encode() in path.read_bytes().replace(b"\n", b""):
             raise AssertionError(f"{path} holds a private key")
+
+
+def approved(scope, params):
+    """Asked for with a key of its own, refused to its owner, approved by bob, collected."""
+    reply = own.demo.doors.ask(scope, params, idempotency_key=own.demo.doors.fresh("k"))
+    assert reply.status == 202, reply
+    request = reply.json["request_id"]
+    refused = own.demo.alice.approve(request)
+    assert (refused.status, refused.code) == (403, "self_approval"), refused
+    voted = own.demo.bob.approve(request)
+    assert voted.status == 200, voted
+    reply = own.demo.doors.get(request, wait="20s")
+    assert (reply.status, reply.json["state"]) == (200, "granted"), reply
+    kinds = [event["kind"] for event in own.demo.events(request)]
+    assert kinds == ["requested", "decided", "voted", "decided", "intended", "issued"], kinds
+    return reply.json
 
 
 def execute(scope, params, *command):
@@ -190,6 +214,21 @@ class Ssh(unittest.TestCase):
         # What the server's own log says of it joins our log.
         said = self.server.log.read_text()
         self.assertIn(f"agent=demo-agent request={body['request_id']}", said)
+
+    def test_approved_by_a_person_used_renewed_and_revoked(self):
+        params = {"key": self.key, "account": "deploy", "job": own.demo.doors.fresh("job")}
+        # One approval is worth one certificate: a fresh one is asked for and approved anew.
+        first, renewed = (approved("own.ssh-asked", params) for _ in range(2))
+        self.assertNotEqual(first["request_id"], renewed["request_id"])
+        of = lambda body: body["credential"]["ssh_certificate"]  # noqa: E731
+        for body in (first, renewed):
+            code, out, err = self.login(of(body), "cat /etc/shadow")
+            self.assertEqual((code, out), (0, f"ran {params['job']}"), err)
+            self.assertIn(f"agent=demo-agent request={body['request_id']} approvers=bob",
+                          self.server.log.read_text())
+        self.assertTrue(own.revoke(renewed["lease_id"])["ended"])
+        self.fetch()
+        self.assertEqual((self.login(of(renewed))[0], self.login(of(first))[0]), (255, 0))
 
     def test_a_key_that_was_left_out_is_the_sidecars_own(self):
         job = own.demo.doors.fresh("job")
@@ -282,10 +321,13 @@ class X509(unittest.TestCase):
 
     def grant(self):
         body = own.granted("own.mesh", {"csr": self.csr, "service": own.demo.doors.fresh("svc")})
+        return body, self.file(body)
+
+    def file(self, body):
         file = self.dir / f"{body['lease_id']}.pem"
         file.write_text(body["credential"]["certificate"])
         self.assertEqual(body["credential"]["ca"], (self.dir / "ca.pem").read_text())
-        return body, file
+        return file
 
     def fetch(self):
         (self.dir / "crl.pem").write_bytes(own.get("/issuers/x509/crl.pem"))
@@ -312,6 +354,19 @@ class X509(unittest.TestCase):
         self.assertFalse(ok)
         self.assertIn("certificate revoked", said)
         self.assertEqual(self.verify(other), (True, ""))
+
+    def test_approved_by_a_person_used_renewed_and_revoked(self):
+        params = {"csr": self.csr, "service": own.demo.doors.fresh("svc")}
+        first, renewed = ((body, self.file(body)) for body in
+                          (approved("own.mesh-asked", params) for _ in range(2)))
+        self.assertNotEqual(first[0]["request_id"], renewed[0]["request_id"])
+        self.fetch()
+        for _, file in (first, renewed):
+            self.assertEqual(self.verify(file), (True, ""))
+        self.assertTrue(own.revoke(renewed[0]["lease_id"])["ended"])
+        self.fetch()
+        self.assertIn("certificate revoked", self.verify(renewed[1])[1])
+        self.assertEqual(self.verify(first[1]), (True, ""))
 
     def test_released_by_its_agent_openssl_refuses_it(self):
         body, file = self.grant()

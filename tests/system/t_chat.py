@@ -13,6 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from chat import Fake, Stage, Transcript, eventually, slack
 from harness import call
 
+# Each has a broker, people and a service of its own; a killed broker's desk is taken over after a while.
+BESIDE = ("Slack", "Teams", "Webhook")
+
 
 def collected(test, stage, request_id):
     """The agent fetches what was approved: narrower, and it is told so."""

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from harness import SIDECAR, Demo, Process, alive, call, scratch, signal_pid, store_files, until
 
+# Each has demos of its own, and waits for clocks.
+BESIDE = ("Restart", "Away", "HalfOpen", "WentBack")
+
 
 def issued(demo, request_id):
     return [e for e in demo.events(request_id) if e["kind"] == "issued"]

@@ -373,9 +373,13 @@ class Malformed(unittest.TestCase):
 
 class Survives(unittest.TestCase):
     def test_still_serves_after_all_of_it(self):
+        at, lines = urlsplit(doors.tcp), []
         for junk in (b"\0" * 1000, b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"PRI * HTTP/2.0"):
-            try:
-                raw(junk)
-            except (OSError, http.client.HTTPException):
-                pass
+            lines.append(socket.create_connection((at.hostname, at.port), timeout=10))
+            self.addCleanup(lines[-1].close)
+            lines[-1].sendall(junk)
+        # While they are there, and when they are gone.
+        self.assertEqual(doors.ask("demo.read", {"dataset": doors.fresh()}).status, 200)
+        for line in lines:
+            line.close()
         self.assertEqual(doors.ask("demo.read", {"dataset": doors.fresh()}).status, 200)

@@ -76,7 +76,7 @@ class Soak(unittest.TestCase):
             self.assertEqual(connection.getresponse().status, 200)
             connection.close()
             bodies.append(body)
-        over, failed, counts = threading.Event(), [], [0] * CALLERS
+        over, calm, failed, counts = threading.Event(), threading.Event(), [], [0] * CALLERS
 
         def load(n):
             chance = random.Random(n)
@@ -94,6 +94,9 @@ class Soak(unittest.TestCase):
                     failed.append(repr(fault))
                     connection.close()
                 counts[n] += 1
+                # With all might while something happens, and in between no more than watching takes.
+                if calm.is_set():
+                    over.wait(0.02)
         threads = [threading.Thread(target=load, args=(n,)) for n in range(CALLERS)]
         for thread in threads:
             thread.start()
@@ -114,7 +117,9 @@ class Soak(unittest.TestCase):
                 # What is not in memory is asked for again, too.
                 until("a fresh credential", 30,
                       lambda: doors.ask("demo.read", {"dataset": doors.fresh()}).status == 200, 0.2)
+                calm.set()
                 time.sleep(min(5.0, SECONDS / 10))
+                calm.clear()
         finally:
             over.set()
             for thread in threads:

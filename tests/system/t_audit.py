@@ -6,7 +6,7 @@ import json
 import sqlite3
 import unittest
 
-from harness import Demo, copy_store, leaf_columns, scratch
+from harness import Demo, copy_store, leaf_columns, leaves, scratch
 
 demo = doors = None
 granted = approved = None
@@ -27,6 +27,7 @@ def setUpModule():
     denied = doors.pending()
     demo.bob.deny(denied)
     doors.ask("demo.read", {"dataset": doors.fresh()})
+    demo.keeps(len(leaves(early)) + 1)
 
 
 def tearDownModule():

@@ -132,6 +132,10 @@ class Story:
 
     mode, names = None, TCP
 
+    async def asyncSetUp(self):
+        # Traces of every callback are for who looks for a fault.
+        asyncio.get_running_loop().set_debug(False)
+
     def client(self):
         env = {name: demo.env[name] for name in self.names}
         server = StdioServerParameters(command=str(GRANTWRIGHT), args=["mcp"], env=env)

@@ -109,9 +109,13 @@ async fn chosen(api: &Api, which: &Which) -> Result<Vec<Value>, Failure> {
     }
     let mut all = api.all(&format!("/api/v1/leases?{}", form.finish()), "leases").await?;
     all.retain(|lease| text(lease, "state") == "live" && which.takes(lease));
-    // First what the broker ends by itself: a backend that does not answer keeps none of it waiting.
-    all.sort_by_key(|lease| lease.get("at_backend").and_then(Value::as_bool).unwrap_or(true));
+    in_turn(&mut all);
     Ok(all)
+}
+
+/// First what the broker ends by itself: a backend that does not answer keeps none of it waiting.
+fn in_turn(leases: &mut [Value]) {
+    leases.sort_by_key(|lease| lease.get("at_backend").and_then(Value::as_bool).unwrap_or(true));
 }
 
 fn revocable(lease: &Value) -> bool {
@@ -221,4 +225,23 @@ fn tell(out: &Out, ended: &[Value], still: &[Value], refused: &[Value]) {
         still.len(),
         refused.len()
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invariant_24_what_waits_for_no_backend_is_ended_first() {
+        let lease = |id: &str, at: Option<bool>| match at {
+            Some(at) => json!({ "lease_id": id, "at_backend": at }),
+            None => json!({ "lease_id": id }),
+        };
+        // The last is of a broker that does not say it.
+        let mut leases = [("a", Some(true)), ("b", Some(false)), ("c", None), ("d", Some(false))]
+            .map(|(id, at)| lease(id, at));
+        in_turn(&mut leases);
+        let ids: Vec<&str> = leases.iter().map(|l| text(l, "lease_id")).collect();
+        assert_eq!(ids, ["b", "d", "a", "c"]);
+    }
 }

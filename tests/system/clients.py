@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ends import SSHD, GitHost, Kubernetes, Registry, Sshd, claims
 from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, scratch, until
-from peers import golang, java, node, rpc, rust
+from peers import forks, golang, java, node, rpc, rust
 from peers.ports import free_port
 from peers.postgres import Postgres, programs
 from recorder import Recorder
@@ -684,17 +684,6 @@ def end(process):
 
 # The AWS SDKs: each line on their standard input asks STS who they are.
 
-BOTO = """
-import sys, boto3, botocore.exceptions
-session = boto3.Session()
-for line in sys.stdin:
-    try:
-        print("OK", session.client("sts").get_caller_identity()["Arn"], flush=True)
-    except botocore.exceptions.BotoCoreError as fault:
-        print("NO", " ".join(str(fault).split()), flush=True)
-"""
-
-
 class Sdk(Aws):
     """One process, from whose default chain the credentials come: here from the container endpoint."""
 
@@ -711,10 +700,13 @@ class Sdk(Aws):
                          AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=self.world.demo.env[
                              "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"])
 
+    def begun(self):
+        return subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                stderr=subprocess.DEVNULL, env=self.env())
+
     def attempt(self):
         if self.process is None:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                            stderr=subprocess.DEVNULL, env=self.env())
+            self.process = self.begun()
         word, said = lines(self.process, "go").split(" ", 1)
         return (said, said) if word == "OK" else (None, said)
 
@@ -738,17 +730,20 @@ class FromProcess(Sdk):
 class Boto(Sdk):
     name = "boto3"
 
-    def command(self):
-        return [sys.executable, "-c", BOTO]
+    def begun(self):
+        return forks.Forked(forks.boto, self.env())
 
 
 class Cli(Sdk):
     name = "AWS CLI"
 
     def attempt(self):
-        code, out, words = self.run(Path(sys.executable).parent / "aws", "sts", "get-caller-identity", "--output",
-                                    "json", env=self.env())
-        return (json.loads(out)["Arn"], words) if code == 0 else (None, words)
+        aws = forks.Forked(forks.aws, self.env(), "sts", "get-caller-identity", "--output", "json")
+        aws.stdin.close()
+        with aws.stdout, aws.stderr:
+            out, words = aws.stdout.read(), aws.stderr.read()
+        code = aws.wait(60)
+        return (json.loads(out)["Arn"], out + words) if code == 0 else (None, out + words)
 
 
 class JavaScript(WithNode, Sdk):

@@ -50,8 +50,32 @@ pub(crate) struct Place {
     sealed: u64,
 }
 
-/// Ends what is due, again and again, until the process ends.
+/// Ends what is due, and beside it what rests on rights that were lost, again and again, until the process ends:
+/// neither waits for the backends of the other.
 pub async fn sweep(broker: Arc<Broker>) {
+    tokio::join!(sweep_due(&broker), sweep_rights(&broker));
+}
+
+async fn sweep_rights(broker: &Arc<Broker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        if broker.consistent().is_ok()
+            && let Err(refusal) = rights_on(broker).await
+        {
+            tracing::warn!(code = refusal.code, "the sweep of lost rights was refused");
+        }
+    }
+}
+
+/// Ends what rests on approvals that no longer count, and on delegations that are over.
+async fn rights_on(broker: &Arc<Broker>) -> Result<(), Refusal> {
+    let now = broker.now();
+    let (approvals, delegations) =
+        tokio::join!(without_approvers(broker, now), delegated::settle(broker, now));
+    approvals.and(delegations)
+}
+
+async fn sweep_due(broker: &Arc<Broker>) {
     let mut from = Place::default();
     for round in 0u64.. {
         tokio::time::sleep(SWEEP).await;
@@ -63,7 +87,7 @@ pub async fn sweep(broker: Arc<Broker>) {
         if broker.consistent().is_err() {
             continue;
         }
-        if let Err(refusal) = sweep_on(&broker, &mut from).await {
+        if let Err(refusal) = sweep_on(broker, &mut from).await {
             tracing::warn!(code = refusal.code, "the sweep was refused");
         }
     }
@@ -72,7 +96,7 @@ pub async fn sweep(broker: Arc<Broker>) {
 /// Ends what is due, from the first on.
 #[cfg(test)]
 pub(crate) async fn sweep_once(broker: &Arc<Broker>) -> Result<(), Refusal> {
-    sweep_on(broker, &mut Place::default()).await
+    sweep_on(broker, &mut Place::default()).await.and(rights_on(broker).await)
 }
 
 /// Ends what is due, once, and goes on where the last sweep stopped: rows that never go, however many
@@ -95,12 +119,7 @@ pub(crate) async fn sweep_on(broker: &Arc<Broker>, from: &mut Place) -> Result<(
     // After what is due: a lease that is over anyway needs no revocation.
     unacknowledged(broker, &mut from.sealed, now).await?;
     // Each of these goes its own way, so that a fault of one is none of the others.
-    let parts = [
-        resolve_unfinished(broker).await.map(drop),
-        without_approvers(broker, now).await,
-        delegated::settle(broker, now).await,
-        ended::restore_overflow(broker).await,
-    ];
+    let parts = [resolve_unfinished(broker).await.map(drop), ended::restore_overflow(broker).await];
     broker.ended.sweep(now);
     let mut acknowledged = broker.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
     acknowledged.retain(|_, mine| {

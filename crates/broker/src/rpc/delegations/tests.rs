@@ -1,7 +1,9 @@
 //! A right that is handed on: who may approve what is asked under it, whose policy decides, and how all
 //! of it ends.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use grantwright_domain::event::{AgentRevoked, AgentSet, InstanceRevoked};
 use grantwright_domain::request::LeaseState;
@@ -370,6 +372,47 @@ async fn a_delegation_that_ends_between_approval_and_mint_is_not_minted_under() 
     assert!(rig.backend.minted.lock().unwrap().is_empty());
     ends::sweep_once(&rig.broker).await.expect("sweeps");
     assert_eq!(code(rig.collect(&request).await), "cancelled");
+}
+
+/// By whoever revokes the agent that handed it on, and by the sweep, where that was not done to its end.
+#[tokio::test]
+async fn invariant_24_what_was_handed_on_ends_while_a_backend_of_others_does_not_answer() {
+    for swept in [false, true] {
+        let world = World::new().await;
+        let rig = &world.rig;
+        let delegation = world.handed(json!({"listed": {}})).await;
+        let request = id_of(&world.ask(&delegation, "listed", CUSTOMERS).await.expect("granted"));
+        let lease = world.state(&request).await.lease.unwrap().id;
+        let own = rig.ask("account", ORDERS, "");
+        issue::issue(&rig.broker, &world.planner, own).await.expect("granted");
+        rig.backend.deaf.store(true, Ordering::SeqCst);
+        let (broker, agent) = (Arc::clone(&rig.broker), world.planner.agent.clone());
+        if swept {
+            // Nobody acknowledged the planner's own: that ends with the same sweep.
+            rig.clock.advance(120_001);
+            world
+                .commit(Event::DelegationEnded(grantwright_domain::event::DelegationEnded {
+                    at: rig.broker.now(),
+                    delegation_id: grantwright_domain::DelegationId::parse(&delegation).unwrap(),
+                    agent: None,
+                    human: Some(human("bob")),
+                }))
+                .await;
+            tokio::spawn(ends::sweep(broker));
+        } else {
+            let (at, by) = (rig.broker.now(), human("olivia"));
+            world.commit(Event::AgentRevoked(AgentRevoked { at, by, agent: agent.clone() })).await;
+            tokio::spawn(async move { ends::end_agent(&broker, &agent, None, "olivia").await });
+        }
+        let published = async {
+            while !rig.broker.ended.has(&lease) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let published = tokio::time::timeout(Duration::from_secs(30), published).await;
+        published.unwrap_or_else(|_| panic!("it waits for the backend; swept: {swept}"));
+        rig.fold().await;
+    }
 }
 
 #[tokio::test]

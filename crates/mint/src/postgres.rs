@@ -222,14 +222,20 @@ impl PostgresMinter {
         let still = |effect: String| Ended { ended: false, effect: format!("{effect}{otherwise}") };
         let role = identifier(name);
         let stopped = async {
-            if !self.links.exists(name).await? {
-                return Ok(None);
-            }
+            let Some(number) = self.links.role(name).await? else { return Ok(None) };
             self.links.run(&format!("ALTER ROLE {role} NOLOGIN PASSWORD NULL")).await?;
-            let sessions = self.links.end_sessions(name).await?;
+            let (ended, mut left) = self.links.end_sessions(number).await?;
+            if left > 0 {
+                // One that ended by itself meanwhile is none.
+                left = self.links.end_sessions(number).await?.1;
+            }
+            if left > 0 {
+                return Ok(Some((ended, left, Ok(()))));
+            }
             let dropped = self.links.run(&format!("DROP ROLE IF EXISTS {role}")).await;
-            let left = self.links.sessions(name).await?;
-            Ok::<_, Fault>(Some((sessions, left, dropped)))
+            // One that was logging in as the role was kept from it may be there only now.
+            let (late, left) = self.links.end_sessions(number).await?;
+            Ok::<_, Fault>(Some((ended + late, left, dropped)))
         };
         match stopped.await {
             Err(fault) => still(format!("not ended: {}", fault.told())),
@@ -351,6 +357,7 @@ impl Minter for PostgresMinter {
         Box::pin(async move {
             // Away: the next sweep finds the same roles.
             let _ = self.sweep().await;
+            self.links.shrink();
             Some(SWEEP)
         })
     }

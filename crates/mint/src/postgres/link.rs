@@ -1,7 +1,9 @@
-//! The connection to PostgreSQL, and quoting.
+//! The connections to PostgreSQL, and quoting.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use grantwright_credential::Secret;
@@ -9,13 +11,16 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 use super::tls::Tls;
 use crate::SetupError;
 
 /// How long a session may take to end, in milliseconds.
 const SESSION_END_MS: i64 = 2000;
+/// Most connections at a time: one while little is to do, more while much is, such as the end of thousands
+/// of roles, whose commits the server then writes together.
+const MOST_LINKS: usize = 8;
 
 /// Why a statement had no effect that is known of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,16 +60,62 @@ impl Fault {
 struct Link {
     client: Client,
     backend: i32,
+    /// How many use it now.
+    users: AtomicUsize,
+    /// Statements that the server has planned: most of a short reading's cost.
+    planned: Mutex<HashMap<&'static str, Statement>>,
 }
 
-/// One connection, made when it is needed and anew when it is lost. Statements of several grants are
-/// pipelined on it; each message is a transaction of its own.
+/// The use of a connection.
+struct Held(Arc<Link>);
+
+impl Held {
+    fn of(link: &Arc<Link>) -> Self {
+        link.users.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(link))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Link {
+    fn users(&self) -> usize {
+        self.users.load(Ordering::Relaxed)
+    }
+
+    async fn query(
+        &self,
+        sql: &'static str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let mut planned = self.planned.lock().await;
+        let statement = match planned.get(sql) {
+            Some(statement) => statement.clone(),
+            None => {
+                let statement = self.client.prepare(sql).await?;
+                planned.insert(sql, statement.clone());
+                statement
+            }
+        };
+        drop(planned);
+        self.client.query(&statement, values).await
+    }
+}
+
+/// A few connections, made when they are needed and anew when they are lost. Where all are in use,
+/// statements of several grants are pipelined on them; each message is a transaction of its own.
 pub(super) struct Links {
     config: Config,
     /// None: unencrypted, within this host.
     tls: Option<Tls>,
     longest: Duration,
-    held: Mutex<Option<Arc<Link>>>,
+    open: Lock<Vec<Arc<Link>>>,
+    /// One connection is made at a time.
+    making: Mutex<()>,
 }
 
 impl Links {
@@ -102,14 +153,42 @@ impl Links {
         }
         config.connect_timeout(longest.min(Duration::from_secs(3)));
         config.application_name("grantwright");
-        Ok(Self { config, tls, longest, held: Mutex::new(None) })
+        Ok(Self { config, tls, longest, open: Lock::default(), making: Mutex::default() })
     }
 
-    async fn link(&self) -> Result<Arc<Link>, Fault> {
-        let mut held = self.held.lock().await;
-        if let Some(link) = held.as_ref().filter(|l| !l.client.is_closed()) {
-            return Ok(Arc::clone(link));
+    fn open(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that fewest use, and whether another may be made because all are in use.
+    fn idlest(&self) -> Option<(Held, bool)> {
+        let mut open = self.open();
+        open.retain(|link| !link.client.is_closed());
+        let link = open.iter().min_by_key(|link| link.users())?;
+        Some((Held::of(link), link.users() > 0 && open.len() < MOST_LINKS))
+    }
+
+    async fn link(&self) -> Result<Held, Fault> {
+        let (held, more) = match self.idlest() {
+            Some((held, more)) => (Some(held), more),
+            None => (None, true),
+        };
+        let Some(held) = held else {
+            let _making = self.making.lock().await;
+            // Somebody else may have made one meanwhile.
+            return match self.idlest() {
+                Some((held, _)) => Ok(held),
+                None => self.connect().await,
+            };
+        };
+        // Whoever is making one will have it soon; nobody waits for that.
+        match self.making.try_lock() {
+            Ok(_making) if more => Ok(self.connect().await.unwrap_or(held)),
+            _ => Ok(held),
         }
+    }
+
+    async fn connect(&self) -> Result<Held, Fault> {
         let away = |e: tokio_postgres::Error| Fault::Away(chain(&e));
         let late = |_| Fault::Away("no connection in time".into());
         // The connection ends when the client is dropped; what went wrong, the client's calls say.
@@ -131,21 +210,29 @@ impl Links {
         let asked = client.query_one("SELECT pg_backend_pid()", &[]);
         let row = timeout(self.longest, asked).await.map_err(late)?.map_err(away)?;
         let backend = row.try_get(0).map_err(away)?;
-        let link = Arc::new(Link { client, backend });
-        *held = Some(Arc::clone(&link));
-        Ok(link)
+        let (users, planned) = (AtomicUsize::new(0), Mutex::default());
+        let link = Arc::new(Link { client, backend, users, planned });
+        let held = Held::of(&link);
+        self.open().push(link);
+        Ok(held)
     }
 
-    async fn forget(&self, link: &Arc<Link>) {
-        let mut held = self.held.lock().await;
-        if held.as_ref().is_some_and(|h| Arc::ptr_eq(h, link)) {
-            *held = None;
-        }
+    /// Closes connections that nobody uses, but for one: the server has few to give.
+    pub(super) fn shrink(&self) {
+        let mut open = self.open();
+        let mut kept = false;
+        open.retain(|link| {
+            !link.client.is_closed() && (link.users() > 0 || !std::mem::replace(&mut kept, true))
+        });
+    }
+
+    fn forget(&self, link: &Arc<Link>) {
+        self.open().retain(|open| !Arc::ptr_eq(open, link));
     }
 
     async fn settled<T>(
         &self,
-        link: &Arc<Link>,
+        Held(link): &Held,
         work: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Fault> {
         let lost = |said: String| Fault::Lost { said, backend: link.backend };
@@ -162,7 +249,7 @@ impl Links {
             Err(_) => lost("none in time".into()),
         };
         if matches!(fault, Fault::Lost { .. }) {
-            self.forget(link).await;
+            self.forget(link);
         }
         Err(fault)
     }
@@ -170,22 +257,30 @@ impl Links {
     /// Runs statements as one transaction.
     pub(super) async fn run(&self, sql: &str) -> Result<(), Fault> {
         let link = self.link().await?;
-        self.settled(&link, link.client.batch_execute(sql)).await
+        self.settled(&link, link.0.client.batch_execute(sql)).await
     }
 
-    async fn rows(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Fault> {
+    async fn rows(
+        &self,
+        sql: &'static str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Fault> {
         // A read, so it may be repeated once on a new connection: the kept one may have died idle.
         let link = self.link().await?;
-        match self.settled(&link, link.client.query(sql, values)).await {
+        match self.settled(&link, link.0.query(sql, values)).await {
             Err(Fault::Lost { .. }) => {
                 let link = self.link().await?;
-                self.settled(&link, link.client.query(sql, values)).await
+                self.settled(&link, link.0.query(sql, values)).await
             }
             other => other,
         }
     }
 
-    async fn number(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<i64, Fault> {
+    async fn number(
+        &self,
+        sql: &'static str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<i64, Fault> {
         let rows = self.rows(sql, values).await?;
         let value = rows.first().and_then(|r| r.try_get::<_, i64>(0).ok());
         value.ok_or_else(|| Fault::Away("an answer of another shape".into()))
@@ -212,21 +307,23 @@ impl Links {
         Ok((count > 0).then_some(powers))
     }
 
-    pub(super) async fn exists(&self, role: &str) -> Result<bool, Fault> {
-        let sql = "SELECT count(*)::int8 FROM pg_roles WHERE rolname = $1";
-        Ok(self.number(sql, &[&role]).await? > 0)
+    /// The role's number at the server, under which its sessions are found when it is gone too.
+    pub(super) async fn role(&self, name: &str) -> Result<Option<u32>, Fault> {
+        let rows = self.rows("SELECT oid FROM pg_roles WHERE rolname = $1", &[&name]).await?;
+        let number = |row: &Row| {
+            row.try_get(0).map_err(|_| Fault::Away("an answer of another shape".into()))
+        };
+        rows.first().map(number).transpose()
     }
 
-    /// Ends a role's sessions and waits for that; how many there were.
-    pub(super) async fn end_sessions(&self, role: &str) -> Result<i64, Fault> {
-        let sql = "SELECT count(pg_terminate_backend(pid, $2))::int8 FROM pg_stat_activity \
-                   WHERE usename = $1";
-        self.number(sql, &[&role, &SESSION_END_MS]).await
-    }
-
-    pub(super) async fn sessions(&self, role: &str) -> Result<i64, Fault> {
-        let sql = "SELECT count(*)::int8 FROM pg_stat_activity WHERE usename = $1";
-        self.number(sql, &[&role]).await
+    /// Ends a role's sessions and waits for that: how many ended, and how many did not.
+    pub(super) async fn end_sessions(&self, role: u32) -> Result<(i64, i64), Fault> {
+        let sql = "SELECT count(*) FILTER (WHERE gone), count(*) FILTER (WHERE NOT gone) FROM \
+                   (SELECT pg_terminate_backend(pid, $2) AS gone FROM pg_stat_activity \
+                   WHERE usesysid = $1) AS sessions";
+        let rows = self.rows(sql, &[&role, &SESSION_END_MS]).await?;
+        let read = |row: &Row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?));
+        rows.first().and_then(read).ok_or_else(|| Fault::Away("an answer of another shape".into()))
     }
 
     /// Ends a session of our own, so that nothing it was told can still happen.

@@ -483,15 +483,45 @@ pub fn is_slot_text(text: &str) -> bool {
         && text.split('/').all(|s| s != "." && s != "..")
 }
 
+/// A pattern that was compiled.
+struct Pattern {
+    whole: regex_lite::Regex,
+    /// See [`admits_metacharacters`]: looked for once, since it takes as long as compiling.
+    admits: std::cell::OnceCell<bool>,
+}
+
+thread_local! {
+    // Patterns come from loaded scopes only, so this holds as many as were ever loaded.
+    static COMPILED: std::cell::RefCell<std::collections::HashMap<String, Option<Pattern>>> =
+        std::cell::RefCell::new(std::collections::HashMap::new());
+}
+
+/// Asks a pattern that is compiled at most once by each thread; none: it is no pattern.
+fn with_pattern<R>(pattern: &str, ask: impl FnOnce(&Pattern) -> R) -> Option<R> {
+    COMPILED.with_borrow_mut(|cache| {
+        if let Some(known) = cache.get(pattern) {
+            return known.as_ref().map(ask);
+        }
+        let whole = compile(pattern).ok();
+        let known = whole.map(|whole| Pattern { whole, admits: std::cell::OnceCell::new() });
+        let answer = known.as_ref().map(ask);
+        cache.insert(pattern.to_owned(), known);
+        answer
+    })
+}
+
 fn admits_metacharacters(pattern: &str) -> bool {
-    let Ok(re) = compile(pattern) else { return true };
     // Any pattern that can hold one of these holds it alone, first, last or in the middle of a
     // short run of ordinary characters; what slips through is refused when the slot is filled.
-    ['*', '?', '$', '{', '}', '"', '\\', ',', ' ', ':'].iter().any(|m| {
-        [format!("{m}"), format!("a{m}"), format!("{m}a"), format!("a{m}a"), format!("aa{m}aa")]
-            .iter()
-            .any(|s| re.is_match(s))
-    })
+    let admits = |re: &regex_lite::Regex| {
+        ['*', '?', '$', '{', '}', '"', '\\', ',', ' ', ':'].iter().any(|m| {
+            [format!("{m}"), format!("a{m}"), format!("{m}a"), format!("a{m}a"), format!("aa{m}aa")]
+                .iter()
+                .any(|s| re.is_match(s))
+        })
+    };
+    with_pattern(pattern, |known| *known.admits.get_or_init(|| admits(&known.whole)))
+        .unwrap_or(true)
 }
 
 fn compile(pattern: &str) -> Result<regex_lite::Regex, regex_lite::Error> {
@@ -500,26 +530,11 @@ fn compile(pattern: &str) -> Result<regex_lite::Regex, regex_lite::Error> {
     regex_lite::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build()
 }
 
-thread_local! {
-    // Patterns come from loaded scopes only, so this holds as many as were ever loaded.
-    static COMPILED: std::cell::RefCell<std::collections::HashMap<String, Option<regex_lite::Regex>>> =
-        std::cell::RefCell::new(std::collections::HashMap::new());
-}
-
 /// True when the whole of `text` matches; at most [`MAX_TEXT`] bytes, no control characters.
 fn matches(pattern: &str, text: &str) -> bool {
-    if text.len() > MAX_TEXT || text.chars().any(crate::text::is_deceptive) {
-        return false;
-    }
-    COMPILED.with_borrow_mut(|cache| {
-        if let Some(re) = cache.get(pattern) {
-            return re.as_ref().is_some_and(|re| re.is_match(text));
-        }
-        let re = compile(pattern).ok();
-        let hit = re.as_ref().is_some_and(|re| re.is_match(text));
-        cache.insert(pattern.to_owned(), re);
-        hit
-    })
+    text.len() <= MAX_TEXT
+        && !text.chars().any(crate::text::is_deceptive)
+        && with_pattern(pattern, |known| known.whole.is_match(text)).unwrap_or(false)
 }
 
 /// S3 general-purpose bucket naming rules.

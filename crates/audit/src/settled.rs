@@ -2,11 +2,12 @@
 //! credential may still be valid as little as their later leaves are judged by. A log tells of
 //! millions; whoever is still open is elsewhere, whole.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use grantwright_domain::request::{Lease, LeaseState};
 use grantwright_domain::{
-    Authority, Digest, Event, Granted, LeaseId, Phase, RequestId, RequestState, Rights, Timestamp,
+    Authority, Digest, Event, FoldMap, Granted, LeaseId, Phase, RequestId, RequestState, Rights,
+    Timestamp,
 };
 use grantwright_proof::leaf_hash;
 
@@ -27,10 +28,10 @@ const OVER: u32 = u32::MAX;
 #[derive(Clone, Default)]
 pub(crate) struct Settled {
     /// Of each request its place in `granted`, or [`OVER`].
-    places: HashMap<Mark, u32>,
+    places: FoldMap<Mark, u32>,
     granted: Vec<Packed>,
     free: Vec<u32>,
-    leases: HashSet<Mark>,
+    leases: HashSet<Mark, foldhash::fast::RandomState>,
 }
 
 /// A request whose credential may still be valid.

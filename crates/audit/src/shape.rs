@@ -5,12 +5,13 @@
 //! byte, keys and order included, so that each value stands at the same place of the same kind; and a
 //! value is taken out only if it is of the very form in which it would be written again.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use grantwright_domain::event::{Decided, Expired, Intended, Issued, Requested};
-use grantwright_domain::{Digest, Event, LeaseId, ParamValue, Params, RequestId, Timestamp};
+use grantwright_domain::{
+    Digest, Event, FoldMap, LeaseId, ParamValue, Params, RequestId, Timestamp,
+};
 
 /// Most shapes that one thread remembers.
 const MOST_SHAPES: usize = 8192;
@@ -56,7 +57,7 @@ pub(crate) struct Read {
 
 /// The shapes that one thread read.
 pub(crate) struct Shapes {
-    known: HashMap<Box<[u8]>, Arc<Read>>,
+    known: FoldMap<Box<[u8]>, Arc<Read>>,
     next: u64,
     shape: Vec<u8>,
 }
@@ -136,7 +137,7 @@ struct Scan {
 impl Shapes {
     /// `thread` is unlike that of every other thread.
     pub(crate) fn new(thread: u64) -> Self {
-        Self { known: HashMap::new(), next: thread << 48, shape: Vec::new() }
+        Self { known: FoldMap::default(), next: thread << 48, shape: Vec::new() }
     }
 
     /// The leaf of the same shape that was read before; slots are added to `slots`. With the digest of

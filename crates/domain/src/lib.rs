@@ -39,6 +39,6 @@ pub use param::{ParamError, ParamValue, Params};
 pub use process::LocalProcess;
 pub use request::{Granted, Phase, RequestState, Rights, Terms};
 pub use scope::Scope;
-pub use state::{State, Violation};
+pub use state::{FoldMap, State, Violation};
 pub use time::{Clock, Timestamp};
 pub use verdict::{Strength, Verdict, VerdictKind};

@@ -34,15 +34,19 @@ impl Violation {
     }
 }
 
+/// A map whose hash is quick and seeded anew in each process: a log is folded by millions of lookups.
+/// Not for numbers that stand for what they are made of.
+pub type FoldMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Everything the log says.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     /// Who may decide.
     pub authority: Authority,
     /// Requests by id.
-    pub requests: HashMap<RequestId, RequestState>,
+    pub requests: FoldMap<RequestId, RequestState>,
     /// Requests by the lease they issued.
-    pub leases: HashMap<LeaseId, RequestId>,
+    pub leases: FoldMap<LeaseId, RequestId>,
     /// Leaves folded in.
     pub size: u64,
 }

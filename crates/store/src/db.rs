@@ -189,7 +189,8 @@ pub(crate) struct LeafRow {
     pub request: Option<RequestId>,
     pub kind: &'static str,
     pub body: Vec<u8>,
-    /// The leaf hash of `body`: for the verifier, to name a changed leaf. No broker reads it.
+    /// The leaf hash of `body`: for the verifier, to name a changed leaf, and for proofs, whose roots
+    /// vouch for it.
     pub hash: Hash,
 }
 

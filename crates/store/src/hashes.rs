@@ -1,5 +1,5 @@
 //! Hashes of complete subtrees, from the tiles of a database. Full tiles of the lowest level and all
-//! tiles above it have rows; the lowest level's last, growing tile is hashed from its leaves.
+//! tiles above it have rows; the lowest level's last, growing tile is read from beside its leaves.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use grantwright_proof::tile::FULL_WIDTH;
 use grantwright_proof::{Hash, HashReader, ProofError, Tile, TileKind, leaf_hash, node_hash};
 
-use crate::db::{Db, DbError, TileRow, Value};
+use crate::db::{Db, DbError, Row, TileRow, Value};
 
 /// Binary levels in one level of tiles.
 const HEIGHT: u32 = 8;
@@ -78,6 +78,8 @@ fn bytes(hashes: &[Hash]) -> Vec<u8> {
     hashes.iter().flat_map(|h| h.as_bytes()).copied().collect()
 }
 
+const NO_HASH: DbError = DbError::Malformed("leaf hash");
+
 /// Level and index.
 type TileName = (u8, u64);
 
@@ -86,6 +88,8 @@ pub(crate) struct Tiles<'a> {
     db: RefCell<&'a mut dyn Db>,
     size: u64,
     growing: Option<&'a GrowingTiles>,
+    /// The lowest level's growing tile is hashed from the leaves, not read from beside them.
+    hashed: bool,
     read: RefCell<HashMap<TileName, Rc<[Hash]>>>,
     /// Nodes between the levels of tiles, once computed.
     nodes: RefCell<HashMap<(u32, u64), Hash>>,
@@ -98,6 +102,7 @@ impl<'a> Tiles<'a> {
             db: RefCell::new(db),
             size,
             growing: None,
+            hashed: false,
             read: RefCell::default(),
             nodes: RefCell::default(),
             failed: RefCell::default(),
@@ -138,10 +143,16 @@ impl<'a> Tiles<'a> {
     fn fetch(&self, level: u8, index: u64, width: usize) -> Result<Vec<Hash>, DbError> {
         let mut db = self.db.borrow_mut();
         if level == 0 && width < usize::from(FULL_WIDTH) {
-            let sql = "SELECT body FROM leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx";
             let range = [Value::from(index * WIDTH), Value::from(self.size)];
+            if self.hashed {
+                let sql = "SELECT body FROM leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx";
+                let mut rows = db.query(sql, &range)?;
+                return rows.iter_mut().map(|r| r.blob(0).map(|body| leaf_hash(&body))).collect();
+            }
+            let sql = "SELECT hash FROM leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx";
             let mut rows = db.query(sql, &range)?;
-            return rows.iter_mut().map(|r| r.blob(0).map(|body| leaf_hash(&body))).collect();
+            let hash = |row: &mut Row| Hash::from_slice(&row.blob(0)?).map_err(|_| NO_HASH);
+            return rows.iter_mut().map(hash).collect();
         }
         let sql = "SELECT hashes FROM tiles WHERE level = $1 AND idx = $2";
         let mut rows = db.query(sql, &[Value::from(u64::from(level)), Value::from(index)])?;
@@ -181,11 +192,11 @@ impl HashReader for Tiles<'_> {
     }
 }
 
-/// The growing tiles of a tree of `size` leaves, read from the database. Whoever trusts a frontier
-/// compares it: it commits to every hash here.
+/// The growing tiles of a tree of `size` leaves, read from the database, the lowest hashed anew. Whoever
+/// trusts a frontier compares it: it commits to every hash here.
 pub(crate) fn read_growing(db: &mut dyn Db, size: u64) -> Result<GrowingTiles, DbError> {
     let mut growing = GrowingTiles::default();
-    let tiles = Tiles::new(db, size);
+    let tiles = Tiles { hashed: true, ..Tiles::new(db, size) };
     for level in 0u8..8 {
         let count = size.checked_shr(u32::from(level) * HEIGHT).unwrap_or(0);
         if count == 0 {

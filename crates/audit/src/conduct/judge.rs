@@ -1,11 +1,11 @@
 //! What policy said, asked again: verdicts, and who may approve.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use grantwright_domain::event::{Decided, Intended, PolicyLoaded, Voted};
 use grantwright_domain::{
-    Authority, Digest, Event, HumanId, RequestId, RequestState, Scope, Timestamp, VerdictKind, text,
+    Authority, Digest, Event, FoldMap, HumanId, RequestId, RequestState, Scope, Timestamp,
+    VerdictKind, text,
 };
 use grantwright_policy::{Approval, Moment, PolicySet, Replayed, attributes, attributes_are};
 use serde_json::{Map, Value};
@@ -22,15 +22,15 @@ pub(crate) struct Judge {
     /// What that set answered before.
     replayed: Replayed,
     /// Shapes of an ask and of the decision upon it whose verdict this set gives, with the date.
-    again: HashMap<(u64, u64), String>,
+    again: FoldMap<(u64, u64), String>,
     /// Of a scope's declaration, whether its verdicts may rest on parameters.
-    minds_params: HashMap<Digest, bool>,
+    minds_params: FoldMap<Digest, bool>,
     /// The second that was asked for last.
     second: Option<(i64, Moment)>,
     /// The shapes of asks that are not decided yet, whose parameters are of their types.
-    asked: HashMap<RequestId, u64>,
+    asked: FoldMap<RequestId, u64>,
     /// Of each request that waits for people, what its last verdict rested on.
-    last: HashMap<RequestId, Basis>,
+    last: FoldMap<RequestId, Basis>,
 }
 
 /// The attributes of an agent, and of those that passed the right on to it.

@@ -1,23 +1,19 @@
 use std::fmt;
 
-use hpke::aead::ChaCha20Poly1305;
-use hpke::kdf::HkdfSha256;
-use hpke::kem::X25519HkdfSha256;
-use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
+use aws_lc_rs::agreement::{PrivateKey, X25519};
+use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_CHACHA20_POLY1305 as SUITE;
+use rustls::crypto::hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePublicKey};
+use zeroize::Zeroize as _;
 
 use crate::{Credential, CredentialError, Secret};
-
-type PrivateKey = <X25519HkdfSha256 as Kem>::PrivateKey;
-type PublicKey = <X25519HkdfSha256 as Kem>::PublicKey;
-type EncappedKey = <X25519HkdfSha256 as Kem>::EncappedKey;
 
 /// Length in bytes of secret, public and encapsulated X25519 keys.
 pub const SEAL_KEY_LEN: usize = 32;
 
 /// The key pair of one instance, made at enrolment, kept over restarts and certificate rotation.
 pub struct SealKeyPair {
-    secret: PrivateKey,
-    public: PublicKey,
+    secret: Secret<[u8; SEAL_KEY_LEN]>,
+    public: SealPublicKey,
 }
 
 impl SealKeyPair {
@@ -25,9 +21,13 @@ impl SealKeyPair {
     ///
     /// # Panics
     /// If the system has no randomness to give.
+    #[expect(clippy::expect_used, reason = "without randomness nothing is safe")]
     pub fn generate() -> Self {
-        let (secret, public) = X25519HkdfSha256::gen_keypair();
-        Self { secret, public }
+        let mut bytes = [0; SEAL_KEY_LEN];
+        aws_lc_rs::rand::fill(&mut bytes).expect("randomness");
+        let secret = Secret::new(bytes);
+        bytes.zeroize();
+        Self::from_secret_bytes(&secret).expect("every clamped number is a key")
     }
 
     /// The pair of a kept secret key (RFC 9180 §7.1.2: clamped here).
@@ -35,22 +35,28 @@ impl SealKeyPair {
     /// # Errors
     /// [`CredentialError::Key`] if it is no X25519 key.
     pub fn from_secret_bytes(bytes: &Secret<[u8; SEAL_KEY_LEN]>) -> Result<Self, CredentialError> {
-        let secret =
-            PrivateKey::from_bytes(bytes.expose_secret()).map_err(|_| CredentialError::Key)?;
-        let public = X25519HkdfSha256::sk_to_pk(&secret);
+        // RFC 7748 §5; other keys are derived from the clamped bytes, so it is no matter of taste.
+        let mut clamped = *bytes.expose_secret();
+        let [first, .., last] = &mut clamped;
+        *first &= 0b1111_1000;
+        *last = *last & 0b0111_1111 | 0b0100_0000;
+        let secret = Secret::new(clamped);
+        clamped.zeroize();
+        let public = PrivateKey::from_private_key(&X25519, secret.expose_secret())
+            .and_then(|key| key.compute_public_key().map_err(Into::into))
+            .map_err(|_| CredentialError::Key)?;
+        let public = SealPublicKey::from_bytes(public.as_ref())?;
         Ok(Self { secret, public })
     }
 
     /// Lets the secret key out, to be kept in a file of mode 0600.
     pub fn expose_secret_bytes(&self) -> Secret<[u8; SEAL_KEY_LEN]> {
-        let mut bytes = [0; SEAL_KEY_LEN];
-        self.secret.write_exact(&mut bytes);
-        Secret::new(bytes)
+        Secret::new(*self.secret.expose_secret())
     }
 
     /// The half that the broker seals to.
     pub fn public(&self) -> SealPublicKey {
-        SealPublicKey(self.public.clone())
+        self.public.clone()
     }
 }
 
@@ -62,7 +68,7 @@ impl fmt::Debug for SealKeyPair {
 
 /// The public half of a [`SealKeyPair`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealPublicKey(PublicKey);
+pub struct SealPublicKey([u8; SEAL_KEY_LEN]);
 
 impl SealPublicKey {
     /// Reads 32 bytes.
@@ -70,14 +76,12 @@ impl SealPublicKey {
     /// # Errors
     /// [`CredentialError::Key`] if they are not 32.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CredentialError> {
-        PublicKey::from_bytes(bytes).map(Self).map_err(|_| CredentialError::Key)
+        bytes.try_into().map(Self).map_err(|_| CredentialError::Key)
     }
 
     /// Its 32 bytes.
     pub fn to_bytes(&self) -> [u8; SEAL_KEY_LEN] {
-        let mut bytes = [0; SEAL_KEY_LEN];
-        self.0.write_exact(&mut bytes);
-        bytes
+        self.0
     }
 
     /// Whether sealing to it works at all. To be called at enrolment: a key of small order is
@@ -137,14 +141,10 @@ pub fn seal(
 }
 
 fn seal_bytes(to: &SealPublicKey, info: &[u8], plain: &[u8]) -> Result<Sealed, CredentialError> {
-    let (encapped, ciphertext) = hpke::single_shot_seal::<
-        ChaCha20Poly1305,
-        HkdfSha256,
-        X25519HkdfSha256,
-    >(&OpModeS::Base, &to.0, info, plain, &[])
-    .map_err(|_| CredentialError::Seal)?;
-    let mut bytes = vec![0; SEAL_KEY_LEN];
-    encapped.write_exact(&mut bytes);
+    let (encapsulated, ciphertext) = SUITE
+        .seal(info, &[], plain, &HpkePublicKey(to.0.to_vec()))
+        .map_err(|_| CredentialError::Seal)?;
+    let mut bytes = encapsulated.0;
     bytes.extend(ciphertext);
     Ok(Sealed(bytes))
 }
@@ -155,18 +155,13 @@ fn seal_bytes(to: &SealPublicKey, info: &[u8], plain: &[u8]) -> Result<Sealed, C
 /// [`CredentialError::Open`] for another key, another `info`, or any altered bit;
 /// [`CredentialError::Malformed`] if the sealed bytes are no credential.
 pub fn open(with: &SealKeyPair, info: &[u8], sealed: &[u8]) -> Result<Credential, CredentialError> {
-    let (encapped, ciphertext) =
+    let (encapsulated, ciphertext) =
         sealed.split_at_checked(SEAL_KEY_LEN).ok_or(CredentialError::Open)?;
-    let encapped = EncappedKey::from_bytes(encapped).map_err(|_| CredentialError::Open)?;
-    let plain = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
-        &OpModeR::Base,
-        &with.secret,
-        &encapped,
-        info,
-        ciphertext,
-        &[],
-    )
-    .map_err(|_| CredentialError::Open)?;
+    let secret = HpkePrivateKey::from(with.secret.expose_secret().to_vec());
+    let encapsulated = EncapsulatedSecret(encapsulated.to_vec());
+    let plain = SUITE
+        .open(&encapsulated, info, &[], ciphertext, &secret)
+        .map_err(|_| CredentialError::Open)?;
     Credential::from_json(plain)
 }
 
@@ -253,5 +248,24 @@ mod tests {
             seal_info("r", "in"),
             b"grantwright/seal/v1\0\0\0\0\0\0\0\0\x01r\0\0\0\0\0\0\0\x02in"
         );
+    }
+
+    /// What an implementation of HPKE other than this one sealed, and a secret key that it clamped.
+    #[test]
+    fn it_opens_what_another_implementation_sealed() {
+        let pair = SealKeyPair::from_secret_bytes(&Secret::new([7; 32])).unwrap();
+        let public = "13be4feaeaf204c7fd3358fc9c00721881d174278128227ec674f37f7fe97b6d";
+        let sealed = "2343f4cba8e455f529deb82d0095401be8588b8cb286de1295a2420c9addef5449012b8439258b4c\
+                      8ceb68050588ac9bcf076b86de197bb7288c2ed39b0bc9cc2326c2";
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(hex(&pair.public().to_bytes()), public);
+        let kept = pair.expose_secret_bytes();
+        assert_eq!(hex(kept.expose_secret()), format!("00{}47", "07".repeat(30)));
+        let bytes: Vec<u8> = (0..sealed.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&sealed[at..at + 2], 16).unwrap())
+            .collect();
+        let opened = open(&pair, &seal_info("r-1", "i-1"), &bytes).unwrap();
+        assert_eq!(opened, Credential::jwt("hunter2"));
     }
 }

@@ -1,290 +1,435 @@
-"""Who may decide: the fold of all leaves that belong to no request."""
+"""The rules of conduct: what is kept of the leaves, what each kind of leaf changes, and (RULES) when it may come."""
 
+import base64
+import json
 import re
 
-from leaf import HEX, Row, canonical, fits, narrower
-from log import CannotVerify, Checkpoint, Key, Wrong, need, unbase64
+from leaf import HEX, SHAPES, Row, canonical, check_params, digest_of, fits, millis, narrower
+from log import CannotVerify, Key, Wrong, checkpoint, need, sha256, unbase64, verifies
 
-DAY, HALF_DAY, CLOCK_MS, FOREVER = 24 * 3600_000, 12 * 3600_000, 30_000, float("inf")
-MAX_EPOCHS, MOST_GROUPS, MOST_PASSKEYS = 64, 64, 10
-MAX_DEPTH, MOST_SCOPES, MOST_LIVE, MOST_KEPT = 4, 64, 100, 1000
-# Kinds whose `by` is an active operator, whose `human` an active person; what separates duties.
-BY_OPERATORS = ("agent_revoked", "agent_set", "erased", "group_set", "identity_set", "join_created",
-                "link_created", "model_set", "policy_loaded", "token_issued")
-OF_PEOPLE = ("account_linked", "identity_set", "link_created", "passkey_enrolled", "token_issued")
-CHANGES = ("agent_revoked", "agent_set", "group_set", "join_created")
-
+DAY, HALF_DAY, CLOCK_MS, COLLECT_MS, NONCE_MS = 24 * 3600_000, 12 * 3600_000, 30_000, 600_000, 300_000
+MAX_EPOCHS, MAX_QUESTIONS, MOST_GROUPS, MOST_PASSKEYS, MAX_DEPTH, MOST_SCOPES = 64, 5, 64, 10, 4, 64
+MOST_LIVE, MOST_KEPT, FOREVER = 100, 1000, float("inf")
+# Of a kind that belongs to no request, the newest leaf of each id is kept: where, by which field (none: all are); and
+# the rule by which these other fields are new: no such leaf before named the same.
+KEPT = {
+    "human_set": ("humans", "human", ""), "group_set": ("groups", "group", ""), "agent_set": ("agents", "agent", ""),
+    "groups_claimed": ("claims", "human", ""), "token_issued": ("tokens", "token_hash", ""),
+    "identity_set": ("identities", None, ""), "account_linked": ("accounts", None, ""),
+    "model_set": ("models", None, ""), "issued": (None, None, "lease-once", "lease_id"),
+    "join_created": ("joins", "join_id", "join-once", "join_id", "token_hash"),
+    "link_created": ("links", "link_id", "link-once", "link_id", "code_hash"),
+    "instance_enrolled": ("instances", "instance", "instance-new", "instance", "serial"),
+    "instance_renewed": ("instances", "instance", "instance-known", "serial"),
+    "passkey_enrolled": ("passkeys", "credential_id", "passkey-enrolment", "credential_id"),
+    "delegated": ("delegations", "delegation_id", "delegation", "delegation_id")}
+# What is kept beside it.
+BESIDE = {
+    "agent_set": lambda a, e: {"ended": a.agents.get(e.agent, e).ended},
+    "identity_set": lambda a, e: {"ended": None if e.human else e},
+    "account_linked": lambda a, e: {"makers": a.stand_ins(e.human, e.ms)},
+    "instance_renewed": lambda a, e: {**a.instances[e.instance], "serial": e.serial},
+    "passkey_enrolled": lambda a, e: {"by": a.links[e.link_id].by},
+    "delegated": lambda a, e: {"chain": a.chain(e), "passes": e.passes or 0, "over_ms": e.expires_ms}}
+# What a leaf ends, revokes or uses up: what is live in a table, of the same fields.
+ENDS = {
+    "agent_revoked": ("agents", "agent"), "instance_revoked": ("instances", "instance"),
+    "token_revoked": ("tokens", "token_id"), "model_set": ("models", "model", "model_version"),
+    "identity_set": ("identities", "issuer", "subject"), "account_unlinked": ("accounts", "account"),
+    "passkey_revoked": ("passkeys", "credential_id"), "link_spent": ("links", "link_id"),
+    "passkey_enrolled": ("links", "link_id", "human"), "instance_enrolled": ("joins", "join_id", "agent")}
+# Of which delegations it ends the right, with all that was passed on from them.
+ENDS_RIGHTS = {"delegation_ended": lambda d, e: d.delegation_id == e.delegation_id,
+               "agent_revoked": lambda d, e: e.agent in (d.to, *d.chain),
+               "instance_revoked": lambda d, e: d.instance == e.instance}
 
 class Authority:
+    """Who may decide, by the leaves that belong to no request."""
     def __init__(self):
-        self.index, self.latest, self.log, self.epochs, self.changes = 0, 0, None, [], []
-        self.policy_set, self.scopes, self.catalog, self.models = None, {}, {}, {}
-        self.humans, self.groups, self.claims, self.agents, self.owners = {}, {}, {}, {}, {}
-        self.joins, self.instances, self.delegations = {}, {}, {}
-        self.serials, self.nonces, self.recovery = set(), set(), []
-        self.links, self.tokens, self.passkeys, self.accounts, self.identities = {}, {}, {}, {}, []
+        self.index, self.latest, self.carried, self.log, self.loaded = 0, 0, 0, None, Row(scopes={})
+        self.epochs, self.recovery, self.changes, self.catalog, self.used = [], [], [], {}, set()
+        for table in (table for table, *_ in KEPT.values() if table):
+            setattr(self, table, {})
+    def same(self, table, e, *fields):
+        """What a table holds that has not ended, and has the same fields."""
+        return [own for own in table.values() if not own.ended and all(own[field] == e[field] for field in fields)]
     def active(self, human):
         return human in self.humans and self.humans[human].active
     def operator(self, human):
         return self.active(human) and self.humans[human].operator
     def lives(self, agent, instance=None):
         """Whether an agent, and its sidecar if one is named, are known and not revoked."""
-        door = self.instances.get(instance, Row(agent=agent, revoked=instance))
-        known = self.agents.get(agent, Row(revoked=True))
-        return not known.revoked and not door.revoked and door.agent == agent
+        door = self.instances.get(instance, Row(agent=agent, ended=instance))
+        return agent in self.agents and not self.agents[agent].ended and not door.ended and door.agent == agent
     def groups_of(self, human, at):
         claim = self.claims.get(human)
-        fresh = claim.groups if claim and claim.ms <= at < claim.until_ms else []
-        return sorted({g for g, members in self.groups.items() if human in members}.union(fresh))
+        fresh = claim.groups if claim and not claim.ended and claim.ms <= at < claim.until_ms else []
+        return sorted({group for group, set_ in self.groups.items() if human in set_.members}.union(fresh))
     def owned_since(self, agent, human, since):
-        spans = self.owners.get(agent)
-        return not spans or any(owner == human and until >= since for owner, until in spans)
+        sets = [c for c in self.changes if c.kind == "agent_set" and c.agent == agent]
+        ends = [*(e.ms for e in sets[1:]), FOREVER]
+        return not sets or any(e.owner == human and end >= since for e, end in zip(sets, ends))
     def bearers(self, human):
-        tables = (self.tokens, self.links, self.passkeys)
-        return [own for table in tables for own in table.values() if own.human == human]
+        owned = (*self.tokens.values(), *self.links.values(), *self.passkeys.values())
+        return [own for own in owned if own.human == human]
     def stand_ins(self, human, at):
         """Who could act as a person: by a token, link, passkey, session or account they made."""
         def works(b):
+            lately = b.ended and at - b.ended.ms < HALF_DAY
             if b.kind in ("identity_set", "passkey_enrolled"):
-                return at - (b.ended_ms or at) < HALF_DAY
-            used = b.spent_ms and at - b.spent_ms < HALF_DAY and b.purpose != "api"
-            return used or not b.ended_ms and b.expires_ms > at
-        bearers = (*self.bearers(human), *(i for i in self.identities if i.human == human))
-        makers = [a.makers for a in self.accounts.values() if a.human == human]
+                return lately or not b.ended
+            used = lately and b.purpose != "api" and b.ended.kind in ("link_spent", "passkey_enrolled")
+            return used or not b.ended and b.expires_ms > at
+        bearers = (*self.bearers(human), *(i for i in self.identities.values() if i.human == human))
+        makers = [account.makers for account in self.same(self.accounts, Row(human=human), "human")]
         return {b.by for b in bearers if works(b)}.union(*makers) - {human}
     def same_hand(self, human, others, at):
         """Whether one of these could act as this person, or this person as one of them."""
         return any(o in self.stand_ins(human, at) or human in self.stand_ins(o, at) for o in others)
     def changed_recently(self, human, agents, groups, at):
-        return any(c.by == human and at - c.ms < DAY and (c.agent in agents or c.group in groups)
-                   for c in self.changes)
+        lately = [c for c in self.changes if c.by == human and at - c.ms < DAY]
+        return any(c.agent in agents or c.group in groups for c in lately)
     def attributes(self, agent, at):
         if not self.lives(agent):
             return {}
         owner, own = self.agents[agent].owner, self.agents[agent].attributes
-        qualified = self.models.get((own.model, own.model_version), at) > at
-        groups = self.groups_of(owner, at)
-        return {**own, "owner": owner, "owner_groups": groups, "qualified": qualified}
-    @property
-    def carried(self):
-        return self.epochs[0].carried if self.epochs else 0
+        qualified = any(known.until_ms > at for known in self.same(self.models, own, "model", "model_version"))
+        return {**own, "owner": owner, "owner_groups": self.groups_of(owner, at), "qualified": qualified}
     def may_name(self, origin):
         """The log that terms name: this one, or among what was carried over an older one."""
         past = 0 < self.index <= self.carried
         return origin in [e.old_origin for e in self.epochs] if past else origin == self.log.origin
-    def not_before(self, at):
+    def in_time(self, at):
         began = self.epochs[0].ms if self.epochs and self.index > self.carried else 0
-        need(max(self.latest, began) - at <= CLOCK_MS, "time", "its time lies before the log's")
-    def apply(self, e):
-        if e.kind in ("opened", "epoch_started"):
-            return self.begin(e)
-        self.not_before(e.ms)
-        need(self.log, "opened-first")
-        need(not len(self.epochs) == self.index <= self.carried, "epoch", "no first leaf")
-        need(e.kind not in BY_OPERATORS or self.operator(e.by), "operator", f"`{e.by}` is none")
-        need(e.kind not in OF_PEOPLE or not e.human or self.active(e.human), "human-known")
-        getattr(self, e.kind)(e)
-        self.changes += [e] if e.kind in CHANGES else []
-        self.latest = max(self.latest, e.ms)
-    def begin(self, e):
-        """The first leaf of this log or, carried over, of an older one, which vouches for it."""
-        need(e.version == 1 and e.origin and e.carried != 0, "opened-first")
-        if self.index == 0:
-            self.log, self.latest = e, e.ms if e.kind == "opened" else 0
-            self.recovery = [e.recovery_key] if e.kind == "opened" else []
-        else:
-            need(self.index == len(self.epochs) <= self.carried, "opened-first")
-            newer, domain = self.epochs[-1], self.log.trust_domain
-            need((newer.old_origin, newer.old_vkey, domain) == (e.origin, e.vkey, e.trust_domain),
-                 "epoch", "it begins another log")
-            vouched(newer, e.recovery_key or "")
-            self.recovery.append(e.recovery_key)
-        need(len(self.epochs) < MAX_EPOCHS, "epoch", "too many epochs")
-        self.epochs += [e] if e.kind == "epoch_started" else []
-    def human_set(self, e):
-        rules = e.active and e.operator
-        first = not self.humans and rules and e.by == e.human
-        need(first or self.operator(e.by), "operator", f"`{e.by}` is none")
-        need(rules or any(self.operator(h) for h in self.humans if h != e.human), "last-operator")
-        self.humans[e.human] = e
-        if not e.active:
-            for own in self.bearers(e.human):
-                own.ended_ms = own.ended_ms or e.ms
-            self.accounts = {k: a for k, a in self.accounts.items() if a.human != e.human}
-    def group_set(self, e):
-        need(set(e.members) <= set(self.humans), "group-member")
-        self.groups[e.group] = e.members
-    def agent_set(self, e):
-        need(self.active(e.owner), "agent-owner")
-        self.agents[e.agent] = Row(e, revoked=self.agents.get(e.agent, e).revoked)
-        spans = self.owners.setdefault(e.agent, [])
-        spans[-1:] = [*((owner, e.ms) for owner, _ in spans[-1:]), (e.owner, FOREVER)]
-    def agent_revoked(self, e):
-        need(e.agent in self.agents, "agent-known")
-        self.agents[e.agent].revoked = True
-        self.end_delegations(e.ms, lambda d: e.agent in (d.to, *d.chain))
-    def model_set(self, e):
-        self.models[e.model, e.model_version] = e.until_ms
-    def policy_loaded(self, e):
-        self.policy_set, self.scopes = e.policy_set, e.scopes
-    def erased(self, e):
-        """Texts beside the log are gone: nothing that is decided rests on them."""
-    def join_created(self, e):
-        need(self.lives(e.agent), "agent-known")
-        hashes = {join.token_hash for join in self.joins.values()}
-        need(e.join_id not in self.joins and e.token_hash not in hashes, "join-once")
-        self.joins[e.join_id] = Row(e)
-    def link_created(self, e):
-        hashes = {link.code_hash for link in self.links.values()}
-        need(e.link_id not in self.links and e.code_hash not in hashes, "link-once")
-        self.links[e.link_id] = Row(e)
-    def spend(self, bearer, at, rule, **of):
-        """Uses a join token or a link up, which is live and of these."""
-        need(bearer and not bearer.ended_ms and bearer.expires_ms > at
-             and all(bearer[name] == value for name, value in of.items()), rule)
-        bearer.spent_ms = bearer.ended_ms = at
-    def link_spent(self, e):
-        self.spend(self.links.get(e.link_id), e.ms, "link-single-use")
-    def instance_enrolled(self, e):
-        need(e.instance not in self.instances and e.serial not in self.serials, "instance-new")
-        need(self.lives(e.agent), "agent-known")
-        self.spend(self.joins.get(e.join_id), e.ms, "join-single-use", agent=e.agent)
-        self.serials.add(e.serial)
-        self.instances[e.instance] = Row(e)
-    def instance_renewed(self, e):
-        known = self.instances.get(e.instance)
-        need(known and e.serial not in self.serials, "instance-known")
-        need(not known.revoked and known.serial == e.old_serial, "renew-once")
-        need(self.lives(known.agent), "agent-known")
-        known.serial = e.serial
-        self.serials.add(e.serial)
-    def instance_revoked(self, e):
-        need(e.instance in self.instances, "instance-known")
-        self.instances[e.instance].revoked = True
-        self.end_delegations(e.ms, lambda d: d.instance == e.instance)
-    def token_issued(self, e):
-        need(e.expires_ms - e.ms <= HALF_DAY, "token-life")
-        self.tokens[e.token_hash] = Row(e)
-    def token_revoked(self, e):
-        for token in (token for token in self.tokens.values() if token.token_id == e.token_id):
-            token.ended_ms = token.ended_ms or e.ms
-    def passkey_enrolled(self, e):
-        form, link = {"ES256": "04[0-9a-f]{128}", "EdDSA": HEX}, self.links.get(e.link_id)
-        need(re.fullmatch(form[e.public_key.algorithm], e.public_key.key) and e.rp_id
-             and e.credential_id not in self.passkeys, "passkey-enrolment")
-        mine = [p for p in self.passkeys.values() if p.human == e.human and not p.ended_ms]
-        need(len(mine) < MOST_PASSKEYS, "passkey-bound")
-        self.spend(link, e.ms, "link-single-use", purpose="enrol", human=e.human)
-        self.passkeys[e.credential_id] = Row(e, by=link.by)
-    def passkey_revoked(self, e):
-        known = self.passkeys.get(e.credential_id)
-        need(known and not known.ended_ms, "passkey-known")
-        need(e.by == known.human or self.operator(e.by), "operator")
-        known.ended_ms = e.ms
-    def account_linked(self, e):
-        account = (e.account.channel, e.account.tenant, e.account.account)
-        there = any(k[:2] == account[:2] and a.human == e.human for k, a in self.accounts.items())
-        need(account not in self.accounts and not there, "account-once")
-        self.accounts[account] = Row(human=e.human, makers=self.stand_ins(e.human, e.ms))
-    def account_unlinked(self, e):
-        known = self.accounts.pop((e.account.channel, e.account.tenant, e.account.account), None)
-        need(known, "account-known")
-        need(known.human == e.by or self.operator(e.by), "operator")
-    def identity(self, of):
-        """Whose the account at an identity provider is."""
-        return next((known for known in self.identities if not known.ended_ms and
-                     (known.issuer, known.subject) == (of.issuer, of.subject)), None)
-    def identity_set(self, e):
-        known = self.identity(e)
-        need(known or e.human, "identity-known")
-        need(not known or e.human in (None, known.human), "identity-once")
-        self.identities += [Row(e)] if e.human else []
-        if known:
-            known.ended_ms = e.ms
-            self.claims = {h: claim for h, claim in self.claims.items() if self.identity(claim)}
-    def groups_claimed(self, e):
-        known = self.identity(e)
-        need(known and known.human == e.human, "identity-known")
-        need(0 < e.until_ms - e.ms <= DAY and len(e.groups) <= MOST_GROUPS, "claim-life")
-        self.claims[e.human] = e
-    def delegation(self, id_, agent, at):
+        return max(self.latest, began) - at <= CLOCK_MS
+    def in_force(self, id_, agent, at):
         known = self.delegations.get(id_)
-        need(known and known.to == agent and at < known.over_ms, "delegation", "it is not in force")
-        return known
-    def within(self, had, scope, template, ttl_s, params):
-        bounds, specs = had.scopes.get(scope, Row()), self.catalog[template]["params"]
-        need(bounds.template == template and 0 < ttl_s <= bounds.ttl_s and all(
-            name in params and narrower(specs[name], was, params[name])
-            for name, was in (bounds.params or {}).items()), "delegation", "wider than handed on")
-    def covers(self, terms, at):
-        """What is asked lies within the delegation that it names, and ends no later."""
-        need(bool(terms.delegation_id) == bool(terms.delegation), "delegation", "a chain of none")
-        if terms.delegation_id:
-            known = self.delegation(terms.delegation_id, terms.agent, at)
-            need(known.chain == terms.delegation and at + terms.ttl_s * 1000 <= known.expires_ms,
-                 "delegation", "it is of another chain, or ends before")
-            self.within(known, terms.scope, terms.template, terms.ttl_s, terms.params)
+        return known and agent in (None, known.to) and at < known.over_ms
+    def chain(self, e):
+        return [*(self.delegations[e.parent].chain if e.parent else ()), e["from"]]
     def handed_since(self, id_, at):
         """When the first who handed on the right of this delegation did; `at` where there is none."""
         while known := self.delegations.get(id_):
             id_, at = known.parent, known.ms
         return at
-    def outlasts(self, id_, e):
-        known = self.delegations.get(id_)
-        need(not id_ or known and e.expires_ms <= known.expires_ms, "delegation",
-             "the credential ends after its delegation")
-    def delegated(self, e):
-        had = self.delegation(e.parent, e["from"], e.ms) if e.parent else None
-        chain, passes = [*(had.chain if had else ()), e["from"]], e.passes or 0
-        need(self.lives(e["from"], e.instance) and self.lives(e.to), "agent-live")
-        need(e.delegation_id not in self.delegations and e.to not in chain, "delegation", "a cycle")
-        need(len(chain) + passes <= MAX_DEPTH and (not had or passes < had.passes), "delegation",
-             "it is passed on too often")
-        need(e.ms < e.expires_ms <= (had.expires_ms if had else e.ms + DAY), "delegation")
-        need(0 < len(e.scopes) <= MOST_SCOPES, "delegation", "of no scope, or too many")
-        for name, bounds in e.scopes.items():
-            template, params = bounds.template, bounds.params or {}
-            need(self.scopes.get(name) == template in self.catalog, "scope-pinned")
-            specs = {p: s for p, s in self.catalog[template].params.items() if not s.sensitive}
-            need(0 < bounds.ttl_s <= self.catalog[template].ttl.max_s and all(
-                p in specs and fits(specs[p], value) for p, value in params.items()), "delegation",
-                f"`{name}` cannot be bounded so")
-            if had:
-                self.within(had, name, template, bounds.ttl_s, params)
-        mine = [d.over_ms for d in self.delegations.values() if d["from"] == e["from"]]
-        need(sum(over > e.ms for over in mine) < MOST_LIVE
-             and sum(over + DAY > e.ms for over in mine) < MOST_KEPT, "delegation", "too many")
-        self.delegations[e.delegation_id] = Row(e, chain=chain, passes=passes, over_ms=e.expires_ms)
-    def delegation_ended(self, e):
-        known = self.delegations.get(e.delegation_id)
-        need(known and e.ms < known.over_ms, "delegation", "it is not in force")
-        agents = (known.to, *known.chain)
-        owners = [self.agents[agent].owner for agent in agents]
-        owner = self.active(e.human) and e.human in owners
-        need((e.agent in agents or owner or self.operator(e.human)) and not (e.agent and e.human),
-             "delegation", "it is ended by somebody who may not")
-        self.end_delegations(e.ms, lambda d: d is known)
-    def end_delegations(self, at, which):
-        """Those, and what was passed on from them: parents come before their children."""
-        over = set()
-        for id_, d in self.delegations.items():
-            if which(d) or d.parent in over:
-                d.over_ms = min(d.over_ms, at)
+    def within(self, id_, scope, asked):
+        """Whether what is asked, or handed on, lies within what a delegation hands on."""
+        bounds, specs = self.delegations[id_].scopes.get(scope, Row()), self.catalog[asked.template].params
+        params = asked.params or {}
+        return bounds.template == asked.template and 0 < asked.ttl_s <= bounds.ttl_s and all(
+            name in params and narrower(specs[name], was, params[name])
+            for name, was in (bounds.params or {}).items())
+    def bounded(self, bounds):
+        """Whether a scope can be handed on so."""
+        scope = self.catalog[bounds.template]
+        specs = {name: spec for name, spec in scope.params.items() if not spec.sensitive}
+        return 0 < bounds.ttl_s <= scope.ttl.max_s and all(
+            name in specs and fits(specs[name], value) for name, value in (bounds.params or {}).items())
+    def covers(self, terms, at):
+        """Whether what is asked lies within the delegation that it names, and ends no later."""
+        id_, known = terms.delegation_id, self.delegations.get(terms.delegation_id)
+        return not id_ and not terms.delegation or id_ and self.in_force(id_, terms.agent, at) and (
+            known.chain == terms.delegation and at + terms.ttl_s * 1000 <= known.expires_ms
+            and self.within(id_, terms.scope, terms))
+    def handed(self, agent, at):
+        """How many delegations by an agent end after that."""
+        return sum(d.over_ms > at for d in self.delegations.values() if d["from"] == agent)
+    def pinned(self, name, bounds):
+        return self.loaded.scopes.get(name) == bounds.template in self.catalog
+    def outlasts(self, id_, at):
+        return not id_ or id_ in self.delegations and at <= self.delegations[id_].expires_ms
+    def ender(self, e):
+        """Whether who ends a delegation may."""
+        agents = (self.delegations[e.delegation_id].to, *self.delegations[e.delegation_id].chain)
+        owner = self.active(e.human) and e.human in [self.agents[agent].owner for agent in agents]
+        return (e.agent in agents or owner or self.operator(e.human)) and not (e.agent and e.human)
+    def ended(self, e):
+        """What a leaf ends."""
+        table, *fields = ENDS.get(e.kind, ("",))
+        found = self.same(getattr(self, table), e, *fields) if table else []
+        if e.kind == "human_set" and not e.active:
+            found = [*self.bearers(e.human), *self.same(self.accounts, e, "human")]
+        if e.kind == "identity_set" and not e.human:
+            found += self.same(self.claims, e, "issuer", "subject")
+        return found
+    def apply(self, e):
+        judge(e.kind, self, None, e)
+        if e.kind in BEGINS.split():
+            first = e.kind == "epoch_started"
+            self.recovery += [] if first and not self.index else [e.recovery_key]
+            if self.index == 0:
+                self.log, self.carried, self.latest = e, e.carried or 0, 0 if first else e.ms
+            self.epochs += [e] if first else []
+            return
+        over, ended, (table, field, *_) = set(), ENDS_RIGHTS.get(e.kind), KEPT.get(e.kind, (None, None))
+        beside = BESIDE.get(e.kind, lambda *_: {})(self, e)
+        for own in self.ended(e):
+            own.ended = own.ended or e
+        for id_, d in self.delegations.items() if ended else ():
+            if ended(d, e) or d.parent in over:
+                d.over_ms = min(d.over_ms, e.ms)
                 over.add(id_)
+        if table:
+            getattr(self, table)[e[field] if field else self.index] = Row(e, **beside)
+        self.loaded = e if e.kind == "policy_loaded" else self.loaded
+        self.changes += [e] if e.kind in SEPARATE.split() else []
+        self.latest = max(self.latest, e.ms)
 
+def possible(verdict):
+    """An ask that nobody can answer is a deny."""
+    v = verdict
+    return v if v.verdict != "ask" or v.quorum and v.channels and v.approvers else Row(v, verdict="deny", max_ttl_s=0)
+
+def stricter(one, two):
+    """Two verdicts together."""
+    one, two = sorted((possible(one), possible(two)), key=lambda v: ("allow", "ask", "deny").index(v.verdict))
+    both = Row(two, max_ttl_s=min(one.max_ttl_s, two.max_ttl_s))
+    if one.verdict == "ask" == two.verdict:
+        both.quorum, both.strength = max(one.quorum, two.quorum), max(one.strength, two.strength)
+        both.channels = sorted(set(one.channels) & set(two.channels))
+        both.approvers = sorted(set(one.approvers) | set(two.approvers))
+    return possible(both)
+
+# By the phase of a request, what may follow (`ended` is the `expired` of a lease); and the phase that this leads to.
+# The others lead to what the verdict then says: `pending`, `approved` or `denied`.
+OPEN, BY_PEOPLE = "decided answered withdrawn cancelled expired", "questioned narrowed voted"
+FOLLOW = {"recorded": OPEN, "pending": f"{OPEN} {BY_PEOPLE}", "approved": f"{OPEN} {BY_PEOPLE} intended",
+          "intended": "issued failed unknown", "granted": "ended renewed revoked"}
+LEAD = {"narrowed": "recorded", "issued": "granted", "ended": "granted", "renewed": "granted", "revoked": "granted",
+        **{kind: kind for kind in ("intended", "failed", "unknown", "cancelled", "expired")}}
+# What else each kind changes of its request.
+CHANGE = {
+    "decided": lambda r, e: {"verdict": stricter(e.verdict, r.floor) if r.floor else e.verdict,
+                             "under": e.verdict.policy_set, "excluded": e.excluded or []},
+    "questioned": lambda r, e: {"asked": e, "questions": r.questions + 1},
+    "narrowed": lambda r, e: {"terms": e.terms, "digest": e.digest, "floor": r.verdict, "verdict": None,
+                              "approved_at": None},
+    "withdrawn": lambda r, e: {"votes": [vote for vote in r.votes if vote.human != e.human]},
+    "issued": lambda r, e: {"lease": Row(e, state="live", latest_ms=e.ms + r.terms.ttl_s * 1000)},
+    "ended": lambda r, e: {"lease": Row(r.lease, state="over")},
+    "renewed": lambda r, e: {"lease": Row(r.lease, expires_ms=e.expires_ms)},
+    "revoked": lambda r, e: {"lease": Row(r.lease, state="withdrawn" if e.still_valid else "over")}}
+
+class Request(Row):
+    """The life of one request, folded leaf by leaf."""
+    @classmethod
+    def asked_for(cls, e, a):
+        r = cls(phase="recorded", terms=e.terms, digest=e.digest, since=e.ms, last=e.ms, version=1, questions=0,
+                votes=[], excluded=[], deadline=millis(e.terms.decide_by), scope=a.catalog.get(e.terms.template))
+        r.pause = r.deadline - e.ms
+        judge(e.kind, a, r, e)
+        return r
+    def ends(self):
+        paused = self.pause if self.asked else 0
+        return self.deadline + paused if self.approved_at is None else self.approved_at + COLLECT_MS
+    def eligible(self, a, human, channel, at):
+        """Whether this person may decide."""
+        v, agent, others = self.verdict, self.terms.agent, self.terms.delegation
+        if not v or v.verdict != "ask" or channel not in v.channels or not a.active(human) or agent not in a.agents:
+            return False
+        handed = min(self.since, a.handed_since(self.terms.delegation_id, self.since))
+        # Not as an owner, nor in whose interest it is; nor anybody who could act as them.
+        for who in (human, *a.stand_ins(human, at)):
+            if (who == self.terms.on_behalf_of or a.owned_since(agent, who, self.since)
+                    or any(a.owned_since(other, who, handed) for other in others)):
+                return False
+        return v.approvers and set(v.approvers) <= set(a.groups_of(human, at)) and not a.changed_recently(
+            human, (agent, *others), v.approvers, at)
+    def standing(self, a, at):
+        """Whose approvals count; `a` None: by the leaves alone, whatever became of rights."""
+        counted = []
+        for vote in self.votes if self.verdict else ():
+            signed = vote.proof and (not a or not a.passkeys[vote.proof.credential_id].ended)
+            counts = vote.digest == self.digest and vote.human not in self.excluded
+            if counts and (signed or self.verdict.strength == "chat") and (not a or self.eligible(
+                    a, vote.human, vote.channel, at) and not a.same_hand(vote.human, counted, at)):
+                counted.append(vote.human)
+        return sorted(set(counted))
+    def met(self, a, at):
+        v = self.verdict
+        if not v or v.verdict == "deny" or self.terms.ttl_s > v.max_ttl_s:
+            return False
+        return v.verdict == "allow" or not self.asked and 0 < v.quorum <= len(self.standing(a, at))
+    def within(self, new):
+        """Whether these terms are narrower than those in force."""
+        old, specs = self.terms, self.scope.params
+        return {**new, "params": old.params, "ttl_s": old.ttl_s} == old != new and (
+            0 < new.ttl_s <= old.ttl_s and new.params.keys() == old.params.keys()
+            and all(narrower(specs[name], was, new.params[name]) for name, was in old.params.items()))
+    def apply(self, e, a):
+        e = Row(e, kind="ended") if e.kind == "expired" and e.lease_id else e
+        kind, at = e.kind, e.ms
+        judge(kind, a, self, e)
+        if e.decision == "approve":
+            judge("approved", a, self, e)
+        a.used |= {("nonce", e.proof.nonce)} if e.proof else set()
+        if kind in ("questioned", "answered", "narrowed", "voted"):
+            # Ends an open question's pause; what changes the request voids all approvals.
+            used = min(max(at - self.asked.ms, 0), self.pause) if self.asked else 0
+            self.deadline, self.pause, self.asked = self.deadline + used, self.pause - used, None
+            self.seen, self.votes = (self.seen, [*self.votes, e]) if kind == "voted" else (self.version, [])
+        self.update(CHANGE.get(kind, lambda *_: {})(self, e), version=self.version + 1, last=at, phase=LEAD.get(kind))
+        if not self.phase:
+            self.approved_at, v = (self.approved_at or at) if self.met(None, at) else None, self.verdict
+            never = kind == "decided" and (v.verdict == "deny" or self.terms.ttl_s > v.max_ttl_s)
+            self.phase = "denied" if never or e.decision == "deny" else "approved" if self.met(a, at) else "pending"
+
+def unpadded(value):
+    raw = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+    need(base64.urlsafe_b64encode(raw).decode().rstrip("=") == value, "passkey", "not base64url")
+    return raw
+
+def signed(a, r, vote):
+    """Whether a vote's proof is an assertion (WebAuthn) over it, just now, by a live passkey of this person."""
+    proof, key = vote.proof, a.passkeys.get(vote.proof.credential_id, Row())
+    statement = {"origin": r.terms.origin, "nonce": proof.nonce, "expires_at": proof.expires_at,
+                 "digest": vote.digest, "decision": vote.decision, "human": vote.human}
+    data, client, signature = map(unpadded, (proof.authenticator_data, proof.client_data, proof.signature))
+    said = json.loads(client)
+    page = re.fullmatch(r"(?:https://([^:/]+)|http://(localhost))(:[0-9]{1,5})?", said["origin"])
+    return (proof.kind == "passkey" and 0 < millis(proof.expires_at) - vote.ms <= NONCE_MS
+            and key.human == vote.human and not key.ended and said["type"] == "webauthn.get"
+            and unpadded(said["challenge"]).hex() == digest_of("passkey-decision", statement)
+            and page and (page[1] or page[2]) == key.rp_id and said.get("crossOrigin", False) is False
+            and "topOrigin" not in said and len(data) >= 37 and data[:32] == sha256(key.rp_id.encode())
+            and data[32] & 69 == 5 and bool(data[32] & 8) == key.backup_eligible and verifies(
+                key.public_key.algorithm, bytes.fromhex(key.public_key.key), signature, data + sha256(client)))
 
 def vouched(epoch, recovery):
-    """That this recovery key signed the first leaf of an epoch, and that it is sound in itself."""
-    own = {k: v for k, v in epoch.items() if k != "signature" and not k.endswith("ms")}
-    text = canonical(own) + "\n"
+    """Whether this recovery key signed the first leaf of an epoch, and it is sound in itself."""
+    text = canonical({k: v for k, v in epoch.items() if k != "signature" and not k.endswith("ms")}) + "\n"
     try:
         new, old, _ = (Key(epoch[name]) for name in ("vkey", "old_vkey", "recovery_key"))
-        last = Checkpoint(epoch.old_checkpoint, old)
-        root, _ = unbase64(epoch.restored_root), unbase64(epoch.carried_root)
+        _ = unbase64(epoch.restored_root), unbase64(epoch.carried_root)
         signed = Key(recovery).signed(f"{text}\n{epoch.signature}") == text
     except (CannotVerify, ValueError) as fault:
         raise Wrong("epoch-signature", str(fault)) from None
-    named = (new.name, old.name, last.origin) == (epoch.origin, epoch.old_origin, old.name)
-    need(signed and named and new.name != old.name and new.raw != old.raw, "epoch-signature")
-    need(last.size > epoch.restored or (last.size, last.root) == (epoch.restored, root),
-         "epoch-signature", "its last checkpoint is not the backup's")
+    last = checkpoint(epoch.old_checkpoint, old)
+    named = last and (new.name, old.name, last.origin) == (epoch.origin, epoch.old_origin, old.name)
+    return signed and named and new.name != old.name and new.raw != old.raw and (
+        last.size > epoch.restored or (last.size, last.root) == (epoch.restored, epoch.restored_root))
+
+BEGINS, LATER = "opened epoch_started", f"{FOLLOW['approved']} {FOLLOW['intended']} {FOLLOW['granted']}"
+OTHERS = " ".join(k for k in SHAPES if k.islower() and k not in BEGINS.split() and not SHAPES[k].startswith("OF"))
+# What separates duties; what operators do; what is of an active person; what comes while a request is open.
+SEPARATE = "agent_revoked agent_set group_set join_created"
+BY_OPERATORS = f"{SEPARATE} erased identity_set link_created model_set policy_loaded token_issued"
+OF_PEOPLE = "account_linked identity_set link_created passkey_enrolled token_issued"
+IN_TIME = f"{BY_PEOPLE} decided answered withdrawn intended"
+# When a leaf may come: kinds, the rule, what must hold of it (`e`), of its request (`r`) and all else (`a`).
+RULES = [
+    (BEGINS, "opened-first", lambda a, r, e: e.version == 1 and e.origin and e.carried != 0),
+    (BEGINS, "opened-first", lambda a, r, e: a.index in (0, len(a.epochs)) and a.index <= a.carried),
+    (BEGINS, "epoch", lambda a, r, e: len(a.epochs) < MAX_EPOCHS and (not a.index or (
+        e.origin, e.vkey, e.trust_domain) == (a.epochs[-1].old_origin, a.epochs[-1].old_vkey, a.log.trust_domain))),
+    (BEGINS, "epoch-signature", lambda a, r, e: not a.index or vouched(a.epochs[-1], e.recovery_key or "")),
+    (f"{OTHERS} requested {LATER}", "time", lambda a, r, e: a.in_time(e.ms)),
+    (OTHERS, "opened-first", lambda a, r, e: a.log),
+    (OTHERS, "epoch", lambda a, r, e: not len(a.epochs) == a.index <= a.carried),
+    (BY_OPERATORS, "operator", lambda a, r, e: a.operator(e.by)),
+    (OF_PEOPLE, "human-known", lambda a, r, e: not e.human or a.active(e.human)),
+    ("human_set", "operator", lambda a, r, e: a.operator(e.by) or (
+        not a.humans and e.active and e.operator and e.by == e.human)),
+    ("human_set", "last-operator", lambda a, r, e: e.active and e.operator or any(
+        a.operator(human) for human in a.humans if human != e.human)),
+    ("group_set", "group-member", lambda a, r, e: set(e.members) <= set(a.humans)),
+    ("agent_set", "agent-owner", lambda a, r, e: a.active(e.owner)),
+    ("agent_revoked", "agent-known", lambda a, r, e: e.agent in a.agents),
+    ("join_created instance_enrolled", "agent-known", lambda a, r, e: a.lives(e.agent)),
+    ("instance_renewed instance_revoked", "instance-known", lambda a, r, e: e.instance in a.instances),
+    ("instance_renewed", "renew-once", lambda a, r, e: any(
+        own.serial == e.old_serial for own in a.same(a.instances, e, "instance"))),
+    ("instance_renewed", "agent-known", lambda a, r, e: a.lives(a.instances[e.instance].agent)),
+    ("instance_enrolled", "join-single-use", lambda a, r, e: any(own.expires_ms > e.ms for own in a.ended(e))),
+    ("link_spent passkey_enrolled", "link-single-use", lambda a, r, e: any(
+        own.expires_ms > e.ms and (e.kind == "link_spent" or own.purpose == "enrol") for own in a.ended(e))),
+    ("token_issued", "token-life", lambda a, r, e: e.expires_ms - e.ms <= HALF_DAY),
+    ("passkey_enrolled", "passkey-enrolment", lambda a, r, e: e.rp_id and re.fullmatch(
+        {"ES256": "04[0-9a-f]{128}", "EdDSA": HEX}[e.public_key.algorithm], e.public_key.key)),
+    ("passkey_enrolled", "passkey-bound", lambda a, r, e: len(a.same(a.passkeys, e, "human")) < MOST_PASSKEYS),
+    ("passkey_revoked", "passkey-known", lambda a, r, e: a.ended(e)),
+    ("account_unlinked", "account-known", lambda a, r, e: a.ended(e)),
+    ("passkey_revoked account_unlinked", "operator", lambda a, r, e: e.by == a.ended(e)[0].human or a.operator(e.by)),
+    ("account_linked", "account-once", lambda a, r, e: not a.same(a.accounts, e, "account") and all(
+        own.account.channel != e.account.channel or own.account.tenant != e.account.tenant
+        for own in a.same(a.accounts, e, "human"))),
+    ("identity_set", "identity-known", lambda a, r, e: e.human or a.ended(e)),
+    ("identity_set", "identity-once", lambda a, r, e: not e.human or all(own.human == e.human for own in a.ended(e))),
+    ("groups_claimed", "identity-known", lambda a, r, e: a.same(a.identities, e, "issuer", "subject", "human")),
+    ("groups_claimed", "claim-life", lambda a, r, e: 0 < e.until_ms - e.ms <= DAY and len(e.groups) <= MOST_GROUPS),
+    ("delegated", "delegation", lambda a, r, e: not e.parent or a.in_force(e.parent, e["from"], e.ms)),
+    ("delegated", "agent-live", lambda a, r, e: a.lives(e["from"], e.instance) and a.lives(e.to)),
+    ("delegated", "delegation", lambda a, r, e: e.to not in a.chain(e)),
+    ("delegated", "delegation", lambda a, r, e: len(a.chain(e)) + (e.passes or 0) <= MAX_DEPTH),
+    ("delegated", "delegation", lambda a, r, e: not e.parent or (e.passes or 0) < a.delegations[e.parent].passes),
+    ("delegated", "delegation", lambda a, r, e: e.ms < e.expires_ms <= (
+        a.delegations[e.parent].expires_ms if e.parent else e.ms + DAY)),
+    ("delegated", "delegation", lambda a, r, e: 0 < len(e.scopes) <= MOST_SCOPES),
+    ("delegated", "scope-pinned", lambda a, r, e: all(a.pinned(*scope) for scope in e.scopes.items())),
+    ("delegated", "delegation", lambda a, r, e: all(a.bounded(bounds) for bounds in e.scopes.values())),
+    ("delegated", "delegation", lambda a, r, e: not e.parent or all(
+        a.within(e.parent, name, bounds) for name, bounds in e.scopes.items())),
+    ("delegated", "delegation", lambda a, r, e: a.handed(e["from"], e.ms) < MOST_LIVE),
+    ("delegated", "delegation", lambda a, r, e: a.handed(e["from"], e.ms - DAY) < MOST_KEPT),
+    ("delegation_ended", "delegation", lambda a, r, e: a.in_force(e.delegation_id, None, e.ms) and a.ender(e)),
+    # What belongs to a request: what it asks for, its order and time, then each kind.
+    ("requested narrowed", "digest", lambda a, r, e: digest_of("request", e.terms) == e.digest),
+    ("requested", "digest", lambda a, r, e: r.terms.version == 1 and r.terms.request_id == e.request_id),
+    ("requested", "origin", lambda a, r, e: a.may_name(r.terms.origin)),
+    ("requested", "agent-live", lambda a, r, e: a.lives(r.terms.agent, r.terms.instance)),
+    ("requested", "scope-pinned", lambda a, r, e: a.loaded.scopes.get(r.terms.scope) == r.terms.template),
+    ("requested", "delegation", lambda a, r, e: a.covers(r.terms, e.ms)),
+    ("requested", "terms", lambda a, r, e: r.terms.ttl_s > 0 and r.deadline > e.ms),
+    (LATER, "time", lambda a, r, e: e.ms >= r.last),
+    (f"{OPEN} {BY_PEOPLE} intended issued", "epoch", lambda a, r, e: a.may_name(r.terms.origin)),
+    (LATER, "phase", lambda a, r, e: e.kind in FOLLOW.get(r.phase, "").split()),
+    (LATER, "digest", lambda a, r, e: (e.old_digest or e.digest) == r.digest),
+    (IN_TIME, "deadline", lambda a, r, e: e.ms < r.ends()),
+    ("expired", "deadline", lambda a, r, e: e.ms >= r.ends()),
+    ("decided voted", "policy-set", lambda a, r, e: (e.verdict or e).policy_set == a.loaded.policy_set),
+    (BY_PEOPLE, "eligible", lambda a, r, e: r.eligible(a, e.human, e.channel, e.ms)),
+    ("narrowed approved", "question-open", lambda a, r, e: not r.asked or r.asked.human == e.human),
+    ("decided", "decided-once", lambda a, r, e: e.again or not r.verdict),
+    ("decided", "attributes", lambda a, r, e: [e.attributes, *(e.chain or ())] == [
+        a.attributes(agent, e.ms) for agent in (r.terms.agent, *r.terms.delegation)]),
+    ("questioned", "question-open", lambda a, r, e: not r.asked),
+    ("questioned", "question-bound", lambda a, r, e: r.questions < MAX_QUESTIONS),
+    ("answered", "answer", lambda a, r, e: r.asked),
+    ("narrowed", "scope-known", lambda a, r, e: r.scope),
+    ("narrowed", "narrower", lambda a, r, e: r.within(e.terms)),
+    ("requested narrowed", "params", lambda a, r, e: not r.scope or check_params(r.scope.params, e.terms)),
+    ("voted", "group-evidence", lambda a, r, e: e.groups == a.groups_of(e.human, e.ms)),
+    ("voted", "canonical", lambda a, r, e: e.decision in ("approve", "deny")),
+    ("voted", "passkey", lambda a, r, e: not e.proof or signed(a, r, e)),
+    ("voted", "passkey-nonce", lambda a, r, e: not e.proof or ("nonce", e.proof.nonce) not in a.used),
+    ("approved", "passkey", lambda a, r, e: e.proof or r.verdict.strength != "passkey"),
+    ("approved", "confirmation", lambda a, r, e: not r.scope or r.scope.confirm in (None, "", e.confirmed)),
+    ("approved", "seen", lambda a, r, e: e.seen == r.seen),
+    ("approved", "vote-once", lambda a, r, e: e.human not in [vote.human for vote in r.votes]),
+    ("approved", "eligible", lambda a, r, e: r.verdict.quorum < 2 or not a.same_hand(
+        e.human, r.standing(a, e.ms), e.ms)),
+    ("withdrawn", "withdraw", lambda a, r, e: e.human in [vote.human for vote in r.votes]),
+    ("intended", "quorum", lambda a, r, e: r.met(a, e.ms)),
+    ("intended", "policy-set", lambda a, r, e: r.under == a.loaded.policy_set),
+    ("intended", "approvers", lambda a, r, e: e.approvers == r.standing(a, e.ms)),
+    ("intended", "minter", lambda a, r, e: r.scope and r.scope.minter == e.minter),
+    ("intended", "agent-live", lambda a, r, e: a.lives(r.terms.agent, r.terms.instance)),
+    ("intended", "delegation", lambda a, r, e: a.covers(r.terms, e.ms)),
+    ("ended renewed revoked", "lease", lambda a, r, e: r.lease.lease_id == e.lease_id and r.lease.state != "over"),
+    ("renewed", "lease", lambda a, r, e: r.lease.state == "live"),
+    ("ended", "deadline", lambda a, r, e: e.ms >= r.lease.expires_ms),
+    ("renewed", "lifetime", lambda a, r, e: e.ms < r.lease.expires_ms and e.ms < e.expires_ms <= r.lease.latest_ms),
+    ("issued", "lifetime", lambda a, r, e: e.ms < e.expires_ms <= e.ms + r.terms.ttl_s * 1000),
+    ("issued renewed", "delegation", lambda a, r, e: a.outlasts(r.terms.delegation_id, e.expires_ms)),
+]
+RULES_OF = {kind: [row for row in RULES if kind in row[0].split()] for kind in (*SHAPES, "approved", "ended")}
+
+def judge(kind, a, r, e):
+    """Checks every rule of a kind of leaf, and that what has to be new in it is."""
+    _, _, once, *fields = KEPT.get(kind, (None, None, ""))
+    named = {(field, e[field]) for field in fields}
+    need(not named & a.used, once, "a leaf before names the same")
+    for _, rule, holds in RULES_OF[kind]:
+        if not holds(a, r, e):
+            raise Wrong(rule, f"`{kind}` breaks `{rule}` (rules.py, line {holds.__code__.co_firstlineno})")
+    a.used |= named

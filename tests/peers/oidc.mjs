@@ -1,9 +1,9 @@
-// A real OpenID provider for tests: `node oidc.mjs FOLDER < told.json`, told: {port, redirect, alg}.
+// A real OpenID provider for tests: `node oidc.mjs FOLDER < told.json`, told: {port, redirect, alg, kept}.
 // People sign in by naming themselves: GET /interaction/<uid>?as=<subject> ends the interaction. Prints
 // one line once it listens. Its only client is `grantwright`, public, PKCE demanded.
 
 import { createRequire } from "node:module";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { generateKeyPairSync } from "node:crypto";
 
@@ -16,9 +16,12 @@ const made = {
     ES256: () => generateKeyPairSync("ec", { namedCurve: "P-256" }),
     EdDSA: () => generateKeyPairSync("ed25519"),
 };
-const keys = Object.entries(made).map(([alg, make]) => ({
-    ...make().privateKey.export({ format: "jwk" }), kid: alg, alg, use: "sig",
-}));
+// `kept`: a file of keys, made where it is not there yet.
+const keys = told.kept && existsSync(told.kept) ? JSON.parse(readFileSync(told.kept, "utf8"))
+    : Object.entries(made).map(([alg, make]) => ({
+        ...make().privateKey.export({ format: "jwk" }), kid: alg, alg, use: "sig",
+    }));
+if (told.kept) writeFileSync(told.kept, JSON.stringify(keys), { mode: 0o600 });
 const alg = told.alg ?? "ES256";
 const client = (id) => ({
     client_id: id, token_endpoint_auth_method: "none", grant_types: ["authorization_code"],

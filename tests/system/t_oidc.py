@@ -11,7 +11,7 @@ import unittest
 from http.cookies import SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from harness import GRANTWRIGHT, ROOT, Demo, Process, call, clean_env, until
+from harness import GRANTWRIGHT, ROOT, Demo, Process, call, clean_env, scratch, until
 from peers import node
 from peers.ports import free_port
 
@@ -305,13 +305,14 @@ class OnBehalfOf(unittest.TestCase):
 
     def test_every_allowed_algorithm_verifies(self):
         link("bob", "u-bob")
+        kept = scratch("keys")
         for n, alg in enumerate(("RS256", "EdDSA")):
             global provider
             with self.subTest(alg):
                 before = provider
                 before.end()
-                # Same issuer, new keys: they are read again when a token's key is unknown.
-                provider = Provider(f"{console()}/oidc/callback", alg=alg, port=before.port)
+                # Same issuer, at first new keys: they are read again when a token's key is unknown.
+                provider = Provider(f"{console()}/oidc/callback", alg=alg, port=before.port, kept=str(kept))
                 reply = until(f"{alg} is believed", 45, lambda: self.believed(alg, n), step=1)
                 self.assertEqual(reply.status, 202, reply)
 

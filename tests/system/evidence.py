@@ -212,9 +212,9 @@ def judge_second(case):
     verify = second()
     import leaf
     import log
-    import life
+    import rules
     verify.read_leaf = READ.setdefault("leaf", functools.lru_cache(4096)(leaf.read_leaf))
-    life.digest_of = READ.setdefault("digest", of_the_same(leaf.digest_of))
+    rules.digest_of = READ.setdefault("digest", of_the_same(leaf.digest_of))
     try:
         source = log.Tiles(case["files"].get)
         report = verify.verify(source, case["vkey"], case["kept"], recovery=case["recovery"])

@@ -456,6 +456,30 @@ async fn a_role_that_owns_objects_is_ended_and_said_to_stay() {
     assert_eq!(server.psql("SELECT count(*) FROM mine").unwrap(), "0", "nobody's data is dropped");
 }
 
+/// It keeps its role, by which the next try finds it.
+#[tokio::test]
+async fn a_session_that_does_not_end_is_told_of() {
+    let Some(server) = Server::start() else { return };
+    let minter = server.minter(server.port);
+    let minted = mint(&server, &minter, "sales").await.unwrap();
+    let (role, _) = parts(&minted);
+    let session = server.log_in(&minted).await.unwrap();
+    let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let signal = |name: &str| {
+        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
+        assert!(sent.unwrap().success(), "SIG{name}");
+    };
+    signal("STOP");
+    let tried = minter.revoke(&lease(&minted)).await;
+    let kept = server.has(&role);
+    signal("CONT");
+    assert!(!tried.ended && tried.effect.contains("1 of its sessions go on"), "{tried:?}");
+    assert!(kept, "the role is gone, and its session is not");
+    assert!(minter.revoke(&lease(&minted)).await.ended);
+    assert!(!server.has(&role));
+    session.query("SELECT 1", &[]).await.map(drop).expect_err("the session goes on");
+}
+
 /// Passes bytes on, until a message that makes a role: that one reaches the server, its answer nobody.
 async fn losing_proxy(to: u16) -> (u16, Arc<AtomicBool>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -407,6 +407,22 @@ mod tests {
         }
     }
 
+    /// A broker with keys of its own.
+    pub(super) fn by_keys(region: &str, endpoint: Option<&str>) -> StsConfig {
+        StsConfig {
+            region: region.into(),
+            endpoint: endpoint.map(Into::into),
+            identity: Identity::Keys {
+                access_key_id: "AKIAOWN".into(),
+                secret_access_key: Secret::new("own-secret".into()),
+                session_token: None,
+            },
+            chain: Vec::new(),
+            revoke: None,
+            timeout: Duration::from_secs(10),
+        }
+    }
+
     struct At;
 
     impl Clock for At {
@@ -423,19 +439,7 @@ mod tests {
             ("us-east-1", "sts.us-east-1.amazonaws.com"),
             ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
         ] {
-            let config = StsConfig {
-                region: region.into(),
-                endpoint: None,
-                identity: Identity::Keys {
-                    access_key_id: "AKIAOWN".into(),
-                    secret_access_key: Secret::new("own-secret".into()),
-                    session_token: None,
-                },
-                chain: Vec::new(),
-                revoke: None,
-                timeout: Duration::from_secs(10),
-            };
-            let minter = StsMinter::new(config, Arc::new(At)).unwrap();
+            let minter = StsMinter::new(by_keys(region, None), Arc::new(At)).unwrap();
             let stopped = Stopped::default();
             let role = "arn:aws:iam::111122223333:role/reader";
             let assume = || minter.client.assume_role().role_arn(role).role_session_name("r-1");

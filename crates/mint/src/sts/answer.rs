@@ -148,7 +148,6 @@ fn names_session(assumed: &str, role_arn: &str, session: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use grantwright_domain::{Clock, Scope};
     use serde_json::json;
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
     use crate::Minter as _;
     use crate::conformance::danger_grant;
-    use crate::sts::{Identity, StsConfig, StsMinter, is_aws};
+    use crate::sts::{StsMinter, is_aws};
 
     const ARN: &str = "arn:aws:sts::111122223333:assumed-role/reader/r-1";
     const OTHER: &str = "arn:aws:sts::111122223333:assumed-role/reader/r-2";
@@ -172,18 +171,7 @@ mod tests {
     }
 
     fn configured(endpoint: Option<&str>) -> StsMinter {
-        let config = StsConfig {
-            region: "eu-west-1".into(),
-            endpoint: endpoint.map(Into::into),
-            identity: Identity::Keys {
-                access_key_id: "AKIAOWN".into(),
-                secret_access_key: Secret::new("own-secret".into()),
-                session_token: None,
-            },
-            chain: Vec::new(),
-            revoke: None,
-            timeout: Duration::from_secs(10),
-        };
+        let config = crate::sts::tests::by_keys("eu-west-1", endpoint);
         StsMinter::new(config, Arc::new(At)).unwrap()
     }
 

@@ -23,7 +23,7 @@ use grantwright_domain::{Clock, Digest, Grant, LeaseId, Params, Scope, Timestamp
 
 use crate::template::{first_s, step_faults, step_s};
 use crate::{Backend, BoxFuture, Declaration, Ended, MintError, Minted, Minter, SetupError};
-use link::{Fault, Links, identifier, literal};
+use link::{Fault, Links, Sessions, identifier, literal};
 use template::Asked;
 
 /// How far the server's clock and ours may differ, in seconds.
@@ -222,40 +222,42 @@ impl PostgresMinter {
         let still = |effect: String| Ended { ended: false, effect: format!("{effect}{otherwise}") };
         let role = identifier(name);
         let stopped = async {
-            let Some(number) = self.links.role(name).await? else { return Ok(None) };
-            self.links.run(&format!("ALTER ROLE {role} NOLOGIN PASSWORD NULL")).await?;
-            let (ended, mut left) = self.links.end_sessions(number).await?;
-            if left > 0 {
+            let stop = format!("ALTER ROLE {role} NOLOGIN PASSWORD NULL");
+            let (said, sessions) = self.links.run_and_end_sessions_of(&stop, name).await?;
+            let Some(mut sessions) = sessions else { return Ok(None) };
+            said?;
+            if sessions.left > 0 {
                 // One that ended by itself meanwhile is none.
-                left = self.links.end_sessions(number).await?.1;
+                sessions.left = self.links.end_sessions(sessions.role).await?.left;
             }
-            if left > 0 {
-                return Ok(Some((ended, left, Ok(()))));
+            if sessions.left > 0 {
+                return Ok(Some((sessions, Ok(()))));
             }
-            let dropped = self.links.run(&format!("DROP ROLE IF EXISTS {role}")).await;
+            let drop = format!("DROP ROLE IF EXISTS {role}");
             // One that was logging in as the role was kept from it may be there only now.
-            let (late, left) = self.links.end_sessions(number).await?;
-            Ok::<_, Fault>(Some((ended + late, left, dropped)))
+            let (dropped, late) = self.links.run_and_end_sessions(&drop, sessions.role).await?;
+            let ended = sessions.ended + late.ended;
+            Ok::<_, Fault>(Some((Sessions { ended, ..late }, dropped)))
         };
         match stopped.await {
             Err(fault) => still(format!("not ended: {}", fault.told())),
             Ok(None) => Ended { ended: true, effect: "the role is gone already".into() },
-            Ok(Some((_, left, _))) if left > 0 => {
+            Ok(Some((Sessions { left, .. }, _))) if left > 0 => {
                 still(format!("the role may not log in any more, but {left} of its sessions go on"))
             }
-            Ok(Some((ended, _, Ok(())))) => Ended {
+            Ok(Some((Sessions { ended, .. }, Ok(())))) => Ended {
                 ended: true,
                 effect: format!("the role is dropped and {ended} sessions were ended"),
             },
             // It owns something: without login, password and sessions it is no credential.
-            Ok(Some((ended, _, Err(Fault::Refused { .. })))) => Ended {
+            Ok(Some((Sessions { ended, .. }, Err(Fault::Refused { .. })))) => Ended {
                 ended: true,
                 effect: format!(
                     "the role may not log in and {ended} sessions were ended; it owns objects, so it \
                      stays until an operator reassigns them"
                 ),
             },
-            Ok(Some((_, _, Err(fault)))) => still(format!("not dropped: {}", fault.told())),
+            Ok(Some((_, Err(fault)))) => still(format!("not dropped: {}", fault.told())),
         }
     }
 

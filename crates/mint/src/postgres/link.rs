@@ -106,6 +106,35 @@ impl Link {
     }
 }
 
+/// A role's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sessions {
+    /// The role's number.
+    pub(super) role: u32,
+    /// How many were ended.
+    pub(super) ended: i64,
+    /// How many did not end.
+    pub(super) left: i64,
+}
+
+impl Sessions {
+    fn read(row: &Row) -> Result<Self, Fault> {
+        let read = || {
+            let (role, ended) = (row.try_get(0).ok()?, row.try_get(1).ok()?);
+            Some(Self { role, ended, left: row.try_get(2).ok()? })
+        };
+        read().ok_or_else(other_shape)
+    }
+}
+
+fn other_shape() -> Fault {
+    Fault::Away("an answer of another shape".into())
+}
+
+/// Ends the sessions of a role, which may be gone itself, and waits for that.
+const END_SESSIONS: &str = "SELECT $1::oid, count(*) FILTER (WHERE gone), count(*) FILTER (WHERE NOT gone) FROM \
+    (SELECT pg_terminate_backend(pid, $2) AS gone FROM pg_stat_activity WHERE usesysid = $1) AS sessions";
+
 /// A few connections, made when they are needed and anew when they are lost. Where all are in use,
 /// statements of several grants are pipelined on them; each message is a transaction of its own.
 pub(super) struct Links {
@@ -283,7 +312,7 @@ impl Links {
     ) -> Result<i64, Fault> {
         let rows = self.rows(sql, values).await?;
         let value = rows.first().and_then(|r| r.try_get::<_, i64>(0).ok());
-        value.ok_or_else(|| Fault::Away("an answer of another shape".into()))
+        value.ok_or_else(other_shape)
     }
 
     /// The server's clock, in seconds since 1970.
@@ -300,30 +329,61 @@ impl Links {
                    FROM pg_roles JOIN reached USING (oid)";
         let rows = self.rows(sql, &[&role]).await?;
         let read = |row: &Row| Some((row.try_get::<_, i64>(0).ok()?, row.try_get(1).ok()?));
-        let (count, powers) = rows
-            .first()
-            .and_then(read)
-            .ok_or_else(|| Fault::Away("an answer of another shape".into()))?;
+        let (count, powers) = rows.first().and_then(read).ok_or_else(other_shape)?;
         Ok((count > 0).then_some(powers))
     }
 
-    /// The role's number at the server, under which its sessions are found when it is gone too.
-    pub(super) async fn role(&self, name: &str) -> Result<Option<u32>, Fault> {
-        let rows = self.rows("SELECT oid FROM pg_roles WHERE rolname = $1", &[&name]).await?;
-        let number = |row: &Row| {
-            row.try_get(0).map_err(|_| Fault::Away("an answer of another shape".into()))
-        };
-        rows.first().map(number).transpose()
+    /// Runs a statement, a transaction of its own, and then ends the sessions of a role that is known by its
+    /// name: in one message, since thousands of roles may be ended at a time. What the statement said, and
+    /// the role's sessions, `None` where there is no such role any more.
+    pub(super) async fn run_and_end_sessions_of(
+        &self,
+        sql: &str,
+        name: &str,
+    ) -> Result<(Result<(), Fault>, Option<Sessions>), Fault> {
+        let ending = "SELECT oid, ended, left_ FROM pg_roles, LATERAL \
+                      (SELECT count(*) FILTER (WHERE gone) AS ended, count(*) FILTER (WHERE NOT gone) AS left_ \
+                      FROM (SELECT pg_terminate_backend(pid, $2) AS gone FROM pg_stat_activity \
+                      WHERE usesysid = pg_roles.oid) AS sessions) AS counted WHERE rolname = $1";
+        let (said, rows) = self.run_then(sql, ending, &[&name, &SESSION_END_MS]).await?;
+        Ok((said, rows.first().map(Sessions::read).transpose()?))
     }
 
-    /// Ends a role's sessions and waits for that: how many ended, and how many did not.
-    pub(super) async fn end_sessions(&self, role: u32) -> Result<(i64, i64), Fault> {
-        let sql = "SELECT count(*) FILTER (WHERE gone), count(*) FILTER (WHERE NOT gone) FROM \
-                   (SELECT pg_terminate_backend(pid, $2) AS gone FROM pg_stat_activity \
-                   WHERE usesysid = $1) AS sessions";
-        let rows = self.rows(sql, &[&role, &SESSION_END_MS]).await?;
-        let read = |row: &Row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?));
-        rows.first().and_then(read).ok_or_else(|| Fault::Away("an answer of another shape".into()))
+    /// The same for a role that is known by its number, which finds its sessions when it is gone too.
+    pub(super) async fn run_and_end_sessions(
+        &self,
+        sql: &str,
+        role: u32,
+    ) -> Result<(Result<(), Fault>, Sessions), Fault> {
+        let (said, rows) = self.run_then(sql, END_SESSIONS, &[&role, &SESSION_END_MS]).await?;
+        let row = rows.first().ok_or_else(other_shape)?;
+        Ok((said, Sessions::read(row)?))
+    }
+
+    /// Ends a role's sessions and waits for that.
+    pub(super) async fn end_sessions(&self, role: u32) -> Result<Sessions, Fault> {
+        let rows = self.rows(END_SESSIONS, &[&role, &SESSION_END_MS]).await?;
+        Sessions::read(rows.first().ok_or_else(other_shape)?)
+    }
+
+    /// Runs statements as one transaction, then a reading in one of its own, on one connection, so that it
+    /// sees their effect. A lost answer is a fault of both.
+    async fn run_then(
+        &self,
+        sql: &str,
+        reading: &'static str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<(Result<(), Fault>, Vec<Row>), Fault> {
+        let link = self.link().await?;
+        // The first is sent before the second is looked at: the server answers in this order.
+        let (said, rows) = tokio::join!(
+            self.settled(&link, link.0.client.batch_execute(sql)),
+            self.settled(&link, link.0.query(reading, values)),
+        );
+        match said {
+            Err(lost @ (Fault::Lost { .. } | Fault::Away(_))) => Err(lost),
+            said => Ok((said, rows?)),
+        }
     }
 
     /// Ends a session of our own, so that nothing it was told can still happen.

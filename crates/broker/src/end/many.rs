@@ -32,7 +32,9 @@ pub(super) struct Many {
     /// How many are being ended, by backend.
     trying: BTreeMap<String, usize>,
     /// Those that wait for a place, by backend.
-    waiting: BTreeMap<String, VecDeque<RequestId>>,
+    waiting: BTreeMap<String, VecDeque<(RequestId, Option<Box<Loaded>>)>>,
+    /// How many of these are kept as they were looked at.
+    kept: usize,
     over: Over,
 }
 
@@ -56,8 +58,11 @@ enum Found {
     Ended(One),
     NotToEnd,
     /// Its end is a call to this backend.
-    At(String, RequestId),
+    At(String, RequestId, Box<Loaded>),
 }
+
+/// Most that are kept in memory as they were looked at while they wait for a place; others are read again.
+const MOST_KEPT: usize = 4096;
 
 impl Many {
     pub(super) fn new(
@@ -73,6 +78,7 @@ impl Many {
             looking: 0,
             trying: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            kept: 0,
             over: Over::default(),
         }
     }
@@ -104,7 +110,8 @@ impl Many {
         }
         self.looking += 1;
         let (broker, by, why) = (Arc::clone(&self.broker), self.by.clone(), Arc::clone(&self.why));
-        self.work.spawn(async move { Step::Looked(one(&broker, id, &by, &*why, false).await) });
+        let look = async move { Step::Looked(one(&broker, id, None, &by, &*why, false).await) };
+        self.work.spawn(look);
     }
 
     /// How many were ended so far.
@@ -152,8 +159,10 @@ impl Many {
         match found {
             Ok(Found::Ended(one)) => self.over.ended.push(one),
             Ok(Found::NotToEnd) => {}
-            Ok(Found::At(backend, id)) => {
-                self.waiting.entry(backend.clone()).or_default().push_back(id);
+            Ok(Found::At(backend, id, loaded)) => {
+                let kept = (self.kept < MOST_KEPT).then_some(loaded);
+                self.kept += usize::from(kept.is_some());
+                self.waiting.entry(backend.clone()).or_default().push_back((id, kept));
                 self.begin(&backend);
             }
             Err(refusal) => {
@@ -168,9 +177,10 @@ impl Many {
         let busy = self.trying.entry(backend.to_owned()).or_default();
         let Some(waiting) = self.waiting.get_mut(backend) else { return };
         while *busy < AT_ONCE
-            && let Some(id) = waiting.pop_front()
+            && let Some((id, kept)) = waiting.pop_front()
         {
             *busy += 1;
+            self.kept = self.kept.saturating_sub(usize::from(kept.is_some()));
             let (broker, by, why, backend) = (
                 Arc::clone(&self.broker),
                 self.by.clone(),
@@ -178,7 +188,7 @@ impl Many {
                 backend.to_owned(),
             );
             self.work.spawn(async move {
-                let found = one(&broker, id, &by, &*why, true).await;
+                let found = one(&broker, id, kept, &by, &*why, true).await;
                 Step::Tried(backend, found)
             });
         }
@@ -188,10 +198,12 @@ impl Many {
     }
 }
 
-/// Ends the lease of one, unless that is for a backend to do and has no place there yet.
+/// Ends the lease of one, unless that is for a backend to do and has no place there yet. `kept`: as it was
+/// looked at before; where it changed meanwhile its end is not written, and it is read again.
 async fn one(
     broker: &Broker,
     id: RequestId,
+    mut kept: Option<Box<Loaded>>,
     by: &str,
     why: &Why,
     has_place: bool,
@@ -199,15 +211,19 @@ async fn one(
     let mut tries = 0;
     loop {
         tries += 1;
-        let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else {
-            return Err(hidden(&id));
+        let loaded = match kept.take() {
+            Some(loaded) => loaded,
+            None => match broker.store.load(&id).await.map_err(of_store)? {
+                Some(loaded) => Box::new(loaded),
+                None => return Err(hidden(&id)),
+            },
         };
         let Some(why) = why(broker, &loaded)? else { return Ok(Found::NotToEnd) };
-        let state = loaded.state;
-        let Some(lease) = state.lease.clone() else { return Ok(Found::NotToEnd) };
-        if !has_place && let Some(backend) = outside(broker, &state) {
-            return Ok(Found::At(backend, id));
+        let Some(lease) = loaded.state.lease.clone() else { return Ok(Found::NotToEnd) };
+        if !has_place && let Some(backend) = outside(broker, &loaded.state) {
+            return Ok(Found::At(backend, id, loaded));
         }
+        let state = loaded.state;
         if !why.is_empty() {
             tracing::warn!(request = %id, why, "a live lease is ended");
         }
@@ -224,4 +240,31 @@ async fn one(
 fn outside(broker: &Broker, state: &RequestState) -> Option<String> {
     let name = super::queue::backend_of(broker, state);
     broker.minters.get(&name).is_some_and(|m| m.signer().is_none()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use grantwright_domain::Event;
+
+    use super::*;
+    use crate::end::end_lease;
+    use crate::issue::rig::{Rig, id_of};
+
+    /// Ended by somebody else between a look and its place: told as that, once, whatever was kept of it.
+    #[tokio::test]
+    async fn what_changed_since_it_was_looked_at_is_read_again() {
+        let rig = Rig::new().await;
+        let asked = rig.issue(rig.ask("account", r#"{"dataset":"sales"}"#, "")).await;
+        let id = RequestId::parse(&id_of(&asked.expect("granted"))).expect("an id");
+        let kept = rig.broker.store.load(&id).await.expect("read").expect("known");
+        let state = kept.state.clone();
+        end_lease(&rig.broker, state, "olivia").await.expect("ended");
+        let why: &Why = &|_, _| Ok(Some(""));
+        let found = one(&rig.broker, id.clone(), Some(Box::new(kept)), "broker", why, true).await;
+        assert!(matches!(found, Ok(Found::NotToEnd)));
+        let leaves = rig.broker.store.load(&id).await.expect("read").expect("known").leaves;
+        let ends = leaves.iter().filter(|(_, leaf)| matches!(leaf, Event::Revoked(_))).count();
+        assert_eq!(ends, 1);
+        rig.fold().await;
+    }
 }

@@ -63,26 +63,36 @@ async fn measure(url: &str, leaves: u64, grants: u64) -> Value {
     })
 }
 
-/// Appends grants until the log holds so many leaves.
+/// Appends grants until the log holds so many leaves. Their leases are over, as those of a past are.
 async fn fill(store: &Store, world: &World, leaves: u64, next: &mut u64) {
     while store.head().size < leaves {
-        let missing = (leaves - store.head().size).div_ceil(4);
-        together(store, world, missing.min(20_000), 512, next).await;
+        let missing = (leaves - store.head().size).div_ceil(5);
+        together(store, world, missing.min(20_000), 512, next, true).await;
     }
 }
 
-/// Grants a second, median of rounds.
+/// Grants a second, median of rounds. What was written before is on the disk by then: the syncs that are
+/// measured wait for nothing but their own.
 async fn appends(store: &Store, world: &World, grants: u64, next: &mut u64) -> f64 {
+    rustix::fs::sync();
     let mut rates = Vec::new();
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        together(store, world, grants, CALLERS, next).await;
+        together(store, world, grants, CALLERS, next, false).await;
         rates.push(grants as f64 / began.elapsed().as_secs_f64());
     }
     quantile(rates, 0.5)
 }
 
-async fn together(store: &Store, world: &World, grants: u64, callers: u64, next: &mut u64) {
+/// Grants by so many callers, each after the one before; `over`: their leases end too.
+async fn together(
+    store: &Store,
+    world: &World,
+    grants: u64,
+    callers: u64,
+    next: &mut u64,
+    over: bool,
+) {
     let first = *next;
     *next += grants;
     let mut tasks = JoinSet::new();
@@ -92,7 +102,11 @@ async fn together(store: &Store, world: &World, grants: u64, callers: u64, next:
             let mine =
                 (first + caller..first + grants).step_by(usize::try_from(callers).unwrap_or(1));
             for n in mine {
-                store.commit(world.grant(n)).await.expect("a grant");
+                let done = store.commit(world.grant(n)).await.expect("a grant");
+                if over {
+                    let state = done.state.expect("a request");
+                    store.commit(world.lapse(&state)).await.expect("its end");
+                }
             }
         });
     }

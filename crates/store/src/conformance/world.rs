@@ -417,7 +417,23 @@ impl World {
         Transition::at(state.clone(), vec![Event::Expired(expired)])
     }
 
-    /// The end of a granted request's lease.
+    /// The end of a granted request's lease by its time.
+    ///
+    /// # Panics
+    /// When the request has none.
+    #[must_use]
+    pub fn lapse(&self, state: &RequestState) -> Transition {
+        let lease = state.lease.as_ref().expect("a lease");
+        let expired = Expired {
+            at: lease.expires_at,
+            digest: state.digest,
+            request_id: state.terms.request_id.clone(),
+            lease_id: Some(lease.id.clone()),
+        };
+        Transition::at(state.clone(), vec![Event::Expired(expired)])
+    }
+
+    /// The end of a granted request's lease by somebody.
     ///
     /// # Panics
     /// When the request has none.

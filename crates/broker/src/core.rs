@@ -10,7 +10,7 @@ use grantwright_domain::{
 };
 use grantwright_mint::Minter;
 use grantwright_policy::PolicySet;
-use grantwright_store::{Committed, Store, StoreError, Transition};
+use grantwright_store::{Coming, Committed, Store, StoreError, Transition};
 use grantwright_wire::Refusal;
 
 use crate::config::Config;
@@ -152,6 +152,7 @@ impl Drop for Place {
 pub struct Minting<'b> {
     broker: &'b Broker,
     id: RequestId,
+    _outcome: Coming,
 }
 
 impl Drop for Minting<'_> {
@@ -370,14 +371,15 @@ impl Broker {
     #[must_use]
     pub fn minting(&self, id: &RequestId) -> Minting<'_> {
         self.minting.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        Minting { broker: self, id: id.clone() }
+        Minting { broker: self, id: id.clone(), _outcome: self.store.coming() }
     }
 
     /// As [`Broker::minting`], unless something is under way for this request.
     #[must_use]
     pub fn minting_alone(&self, id: &RequestId) -> Option<Minting<'_>> {
         let mut minting = self.minting.lock().unwrap_or_else(PoisonError::into_inner);
-        minting.insert(id.clone()).then(|| Minting { broker: self, id: id.clone() })
+        let mark = || Minting { broker: self, id: id.clone(), _outcome: self.store.coming() };
+        minting.insert(id.clone()).then(mark)
     }
 
     /// A place among the instance's streams.

@@ -39,7 +39,7 @@ pub use read::{
     RequestSummary, StoredText, Unacknowledged,
 };
 pub use side::{MAX_SIDE_VALUE, SideRow};
-pub use store::{Options, Store};
+pub use store::{Coming, Options, Store};
 pub use transition::{
     Base, Committed, Evidence, KeyClaim, MAX_EVENTS, Sealed, Side, Text, Transition,
 };

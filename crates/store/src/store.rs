@@ -50,6 +50,17 @@ pub struct Store {
     turn: Arc<AtomicUsize>,
     board: Board,
     macs: Macs,
+    coming: Arc<AtomicUsize>,
+}
+
+/// A transition that is sure to come, see [`Store::coming`]; dropping it says that none does any more.
+#[derive(Debug)]
+pub struct Coming(Arc<AtomicUsize>);
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -79,13 +90,15 @@ impl Store {
         let (writer, mut commands) = mpsc::channel(MAX_WAITING);
         let (opened, is_open) = oneshot::channel();
         let place = url.clone();
+        let coming = Arc::<AtomicUsize>::default();
+        let awaited = Arc::clone(&coming);
         spawn("store-writer", move || {
             let open = || {
                 let db: Box<dyn Db> = match &place {
                     Url::Sqlite(path) => Box::new(Sqlite::open_writer(path)?),
                     Url::Postgres(url) => Box::new(Postgres::open(url, true, options.alone)?),
                 };
-                Writer::open(db, keys, options.faults)
+                Writer::open(db, keys, options.faults, awaited)
             };
             match open() {
                 Ok((writer, board)) => {
@@ -102,7 +115,15 @@ impl Store {
         for _ in 0..READERS {
             readers.push(reader(url.clone()).await?);
         }
-        Ok(Self { writer, readers: readers.into(), turn: Arc::default(), board, macs })
+        Ok(Self { writer, readers: readers.into(), turn: Arc::default(), board, macs, coming })
+    }
+
+    /// Announces a transition that comes when a backend has answered. While many are announced, commits await
+    /// some of them for up to 2 ms: a commit costs the same for one as for twenty.
+    #[must_use]
+    pub fn coming(&self) -> Coming {
+        self.coming.fetch_add(1, Ordering::Relaxed);
+        Coming(Arc::clone(&self.coming))
     }
 
     /// Writes a transition and returns once it is durable. It is written even if the caller stops

@@ -3,6 +3,7 @@
 mod stage;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use grantwright_domain::{AgentId, Authority, RequestId};
@@ -25,6 +26,8 @@ pub(crate) const MAX_BATCH: usize = 256;
 /// Transitions in a batch from which on the next batch is awaited a little: there are many callers, and
 /// a commit costs the same for one as for fifty.
 const CROWD: usize = 4;
+/// Announced transitions from which on a batch is awaited with patience: backends keep their callers apart.
+const MANY_COMING: usize = 16;
 /// How long one look for more callers takes, and how many looks at most: 2 ms in all.
 const LOOK: std::time::Duration = std::time::Duration::from_micros(250);
 const LOOKS: usize = 8;
@@ -73,6 +76,8 @@ pub(crate) struct Writer {
     waiting: Vec<RequestId>,
     board: Board,
     faults: Faults,
+    /// Transitions that were announced.
+    coming: Arc<AtomicUsize>,
 }
 
 impl Writer {
@@ -81,6 +86,7 @@ impl Writer {
         mut db: Box<dyn Db>,
         keys: Keys,
         faults: Faults,
+        coming: Arc<AtomicUsize>,
     ) -> Result<(Self, Board), StoreError> {
         let macs = Macs::new(&keys.mac_key);
         db.begin(Mode::Write)?;
@@ -106,6 +112,7 @@ impl Writer {
             waiting: Vec::new(),
             board: Arc::clone(&board),
             faults,
+            coming,
         };
         Ok((this, board))
     }
@@ -116,8 +123,9 @@ impl Writer {
         let mut beside: Vec<(Box<SideWrite>, Reply<SideDone>)> = Vec::new();
         let mut last = 0;
         while let Some(first) = commands.blocking_recv() {
-            if last >= CROWD {
-                gather(commands);
+            let patient = self.coming.load(Ordering::Relaxed) >= MANY_COMING;
+            if last >= CROWD || patient {
+                gather(commands, patient);
             }
             let mut command = Some(first);
             let mut other = None;
@@ -415,9 +423,9 @@ impl Writer {
     }
 }
 
-/// Waits while more callers arrive. With few callers it is never called, so that nobody waits for
-/// others who do not come.
-fn gather(commands: &mpsc::Receiver<Command>) {
+/// Waits while more callers arrive, with patience also while none does. With few callers it is never called,
+/// so that nobody waits for others who do not come.
+fn gather(commands: &mpsc::Receiver<Command>, patient: bool) {
     let mut waiting = commands.len();
     for _ in 0..LOOKS {
         if waiting >= ENOUGH {
@@ -425,7 +433,7 @@ fn gather(commands: &mpsc::Receiver<Command>) {
         }
         std::thread::sleep(LOOK);
         let now = commands.len();
-        if now == waiting {
+        if now == waiting && !patient {
             return;
         }
         waiting = now;

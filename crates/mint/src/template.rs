@@ -67,10 +67,17 @@ pub(crate) fn text_faults(text: &str, scope: &Scope, wildcards: Wildcards) -> Ve
     };
     let mut open = None;
     let mut wild = false;
+    // Between `://` and the next `/`.
+    let mut host = false;
     for (n, piece) in pieces.iter().enumerate() {
         match *piece {
             Piece::Slot(name) => {
                 out.extend(slot_fault(name, scope));
+                if host && scope.params.get(name).is_some_and(may_end_a_host) {
+                    out.push(format!(
+                        "`{text}`: a value of `${{{name}}}` may hold a `/`, and would say itself which host it is"
+                    ));
+                }
                 if wild {
                     out.push(format!(
                         "`{text}` has a wildcard before `${{{name}}}`, which reaches past it"
@@ -81,6 +88,10 @@ pub(crate) fn text_faults(text: &str, scope: &Scope, wildcards: Wildcards) -> Ve
                 open = (!delimited).then_some(name);
             }
             Piece::Literal(literal) => {
+                host = match literal.rsplit_once("://") {
+                    Some((_, after)) => !after.contains('/'),
+                    None => host && !literal.contains('/'),
+                };
                 for (at, c) in literal.chars().enumerate() {
                     match c {
                         '*' | '?' if wildcards == Wildcards::Faults => {
@@ -148,6 +159,14 @@ fn slot_fault(name: &str, scope: &Scope) -> Option<String> {
         return None;
     };
     Some(format!("slot `${{{name}}}`: the parameter {fault}"))
+}
+
+fn may_end_a_host(spec: &ParamSpec) -> bool {
+    match &spec.kind {
+        ParamType::S3Prefix => true,
+        ParamType::Choice { values } => values.iter().any(|v| v.contains('/')),
+        _ => admits_slash(spec),
+    }
 }
 
 fn admits_slash(spec: &ParamSpec) -> bool {

@@ -24,6 +24,7 @@ mod sts;
 mod subset;
 #[cfg(test)]
 mod subset_clouds;
+mod subset_named;
 #[cfg(test)]
 mod template;
 #[cfg(test)]

@@ -15,8 +15,9 @@ use crate::subset::{Given, given, said};
 
 /// The scope with those of the two parameters that its template uses, and what it asks for; `None` where the
 /// scope does not load, the parameters are not of their types, or nothing is asked for with them.
-fn asked(given: &Given, backend: Backend, template: &Value) -> Option<(Params, Value)> {
+pub fn asked(given: &Given, backend: Backend, template: &Value) -> Option<(Params, Value)> {
     let text = template.to_string();
+    let ttl_s = backend.declaration.ttl_floor_s.max(3600);
     let (mut types, mut values) = (json!({}), json!({}));
     for (name, (kind, value)) in ["a", "b"].into_iter().zip(given) {
         if text.contains(&format!("${{{name}}}")) {
@@ -26,7 +27,7 @@ fn asked(given: &Given, backend: Backend, template: &Value) -> Option<(Params, V
     }
     let scope: Scope = serde_json::from_value(json!({
         "name": "cloud.use", "title": "Use it", "minter": "cloud", "params": types, "template": template,
-        "ttl": { "default_s": 3600, "max_s": 3600 },
+        "ttl": { "default_s": ttl_s, "max_s": ttl_s },
     }))
     .ok()?;
     let params = check_all(&scope.params, &values).ok()?;
@@ -37,16 +38,16 @@ fn asked(given: &Given, backend: Backend, template: &Value) -> Option<(Params, V
 }
 
 /// Each of the parameters stands in each of the texts: another value asks for something else.
-fn narrows(params: &Params, texts: &[&str]) -> bool {
+pub fn narrows(params: &Params, texts: &[&str]) -> bool {
     params.keys().all(|name| texts.iter().all(|text| text.contains(&format!("${{{name}}}"))))
 }
 
-fn words(value: &Value) -> Vec<&str> {
+pub fn words(value: &Value) -> Vec<&str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// A value that means nothing but itself, whatever reads it.
-fn is_literal(text: &str) -> bool {
+pub fn is_literal(text: &str) -> bool {
     !text.is_empty()
         && !text.contains("..")
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-@:/".contains(c))

@@ -78,7 +78,8 @@ impl Http {
             .tcp_nodelay(true)
             .connect_timeout(CONNECT.min(endpoint.timeout))
             .timeout(endpoint.timeout)
-            // A connection that died while idle loses the answer, and with it what became of a mint.
+            // A connection that died while idle loses the answer, and with it what became of a mint; and on
+            // one that carried another call, what comes twice or late would be taken for this call's answer.
             .pool_max_idle_per_host(0);
         if plain {
             builder = builder.tls_certs_only([]);

@@ -156,6 +156,7 @@ impl StsMinter {
         }
         let http = Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+            // As in `call.rs`: an answer belongs to its call.
             .pool_max_idle_per_host(0)
             .build_https();
         let timeouts = TimeoutConfig::builder()

@@ -112,15 +112,18 @@ async fn pass(
     }
     let mut server = TcpStream::connect(to).await.ok()?;
     server.write_all(&call).await.ok()?;
-    let answer = closing(&message(&mut server).await?);
+    let kept = message(&mut server).await?;
+    let answer = closing(&kept);
     let line = if is_making { line } else { Line::Well };
     match line {
         Line::Late => tokio::time::sleep(Duration::from_secs(60)).await,
         Line::Never => {}
         Line::Half => client.write_all(&answer[..answer.len() - 20]).await.ok()?,
         Line::Twice => {
-            client.write_all(&answer).await.ok()?;
-            client.write_all(&answer).await.ok()?;
+            // The connection stays: whoever asks on it again finds the second copy waiting.
+            client.write_all(&kept).await.ok()?;
+            client.write_all(&kept).await.ok()?;
+            tokio::time::sleep(Duration::from_secs(5)).await;
         }
         Line::Gigabyte => {
             let head = b"HTTP/1.1 200 X\r\ncontent-length: 1073741824\r\n\r\n";

@@ -21,6 +21,9 @@ type Why = dyn Fn(&Broker, &Loaded) -> Result<Option<&'static str>, Refusal> + S
 /// A lease that was ended, when it would have ended by itself, and what ending it did.
 type One = (LeaseId, Timestamp, Ended);
 
+/// One that waits for a place, as it was looked at if that is kept.
+type Waiting = (RequestId, Option<Box<Loaded>>);
+
 /// See the module.
 pub(super) struct Many {
     broker: Arc<Broker>,
@@ -32,7 +35,7 @@ pub(super) struct Many {
     /// How many are being ended, by backend.
     trying: BTreeMap<String, usize>,
     /// Those that wait for a place, by backend.
-    waiting: BTreeMap<String, VecDeque<(RequestId, Option<Box<Loaded>>)>>,
+    waiting: BTreeMap<String, VecDeque<Waiting>>,
     /// How many of these are kept as they were looked at.
     kept: usize,
     over: Over,

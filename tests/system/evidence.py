@@ -217,7 +217,7 @@ def judge_second(case):
     rules.digest_of = READ.setdefault("digest", of_the_same(leaf.digest_of))
     try:
         source = log.Tiles(case["files"].get)
-        report = verify.verify(source, case["vkey"], case["kept"], recovery=case["recovery"])
+        report = verify.Verifier(source, case["vkey"], case["kept"], recovery=case["recovery"]).run()
     except log.CannotVerify as e:
         return {"exit": 2, "findings": [], "why": str(e)}
     return {"exit": 0 if report["ok"] else 1,

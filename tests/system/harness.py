@@ -371,7 +371,7 @@ class Demo:
             return
         from stored import Store
         kept = verify.split_notes(Path(self.env["GRANTWRIGHT_CHECKPOINT"]).read_text()) or [""]
-        report = verify.verify(Store(store_path(store)), vkey, kept, int(time.time() * 1000))
+        report = verify.Verifier(Store(store_path(store)), vkey, kept, int(time.time() * 1000)).run()
         assert report["ok"], f"the second verifier: {report}"
 
     def cli(self, *arguments, person=None, env=None, timeout=60):

@@ -70,7 +70,7 @@ def second(place, vkey, kept=None):
     from log import CannotVerify, opened, split_notes
     try:
         notes = (split_notes(kept.read_text()) or [""]) if kept else []
-        report = evidence.second().verify(opened(str(place)), vkey, notes, now=int(time.time() * 1000))
+        report = evidence.second().Verifier(opened(str(place)), vkey, notes, now=int(time.time() * 1000)).run()
     except CannotVerify as e:
         return 2, {"said": str(e)}
     return 0 if report["ok"] else 1, report

@@ -32,20 +32,18 @@ class CannotVerify(Exception):
 class Wrong(Exception):
     """A rule is broken, a finding: which, and how."""
 
-def need(ok, rule, detail=""):
+def need(ok, *said, fault=Wrong):
     if not ok:
-        raise Wrong(rule, detail or f"it breaks the rule `{rule}`")
+        raise fault(*said)
 
-def sure(ok, detail, fault=CannotVerify):
-    if not ok:
-        raise fault(detail)
+sure = functools.partial(need, fault=CannotVerify)
 
 def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
 
 def unbase64(text):
     raw = base64.b64decode(text, validate=True)
-    sure(base64.b64encode(raw).decode() == text, "base64 that is not canonical", ValueError)
+    sure(base64.b64encode(raw).decode() == text, "base64 that is not canonical", fault=ValueError)
     return raw
 
 def verifies(algorithm, key, signature, message):
@@ -53,27 +51,20 @@ def verifies(algorithm, key, signature, message):
         if algorithm == "EdDSA":
             Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
         else:
-            public = EllipticCurvePublicKey.from_encoded_point(SECP256R1(), key)
-            public.verify(signature, message, ECDSA(SHA256()))
+            EllipticCurvePublicKey.from_encoded_point(SECP256R1(), key).verify(signature, message, ECDSA(SHA256()))
         return True
     except InvalidSignature:
         return False
 
 class Tree:
-    """A growing RFC 6962 tree: by level, the roots of its complete subtrees."""
-    def __init__(self, hashes=()):
-        self.levels = [[]]
-        for hash_ in hashes:
-            self.add(hash_)
-    def add(self, hash_, level=0):
-        self.levels += [[]] if level == len(self.levels) else []
-        row = self.levels[level]
-        row.append(hash_)
-        if len(row) % 2 == 0:
-            self.add(sha256(b"\1", *row[-2:]), level + 1)
-    def root(self):
-        """As notes write it."""
-        lone = [row[-1] for row in self.levels if len(row) % 2] or [sha256()]
+    """An RFC 6962 tree: by level, the roots of its complete subtrees."""
+    def __init__(self, hashes):
+        self.levels = [hashes]
+        while len(row := self.levels[-1]) > 1:
+            self.levels.append([sha256(b"\1", *pair) for pair in zip(row[::2], row[1::2])])
+    def root(self, size):
+        """Of its first leaves, as notes write it."""
+        lone = [row[(size >> level) - 1] for level, row in enumerate(self.levels) if size >> level & 1] or [sha256()]
         return base64.b64encode(functools.reduce(lambda right, left: sha256(b"\1", left, right), lone)).decode()
 
 class Key:
@@ -91,41 +82,36 @@ class Key:
     def signed(self, note):
         """The text of a note that it signed, or None; ValueError where its line is wrong."""
         found = len(note) <= MAX_NOTE and NOTE.fullmatch(note)
-        sure(found, "no signed note", ValueError)
+        sure(found, "no signed note", fault=ValueError)
         text, lines = found[1], re.findall("\u2014 (.+) (.+)\n", found[2])
         blobs = [unbase64(value) for name, value in lines if name == self.name]
         mine = [blob[4:] for blob in blobs if blob[:4].hex() == self.hint]
         for value in mine:
-            time, value = (value[:8], value[8:]) if self.witness else (b"", value)
-            said = f"cosignature/v1\ntime {int.from_bytes(time, 'big')}\n{text}" if self.witness else text
-            good = verifies("EdDSA", self.raw, value, said.encode())
-            sure(good, f"the signature of {self.name} does not verify", ValueError)
+            said = f"cosignature/v1\ntime {int.from_bytes(value[:8], 'big')}\n{text}" if self.witness else text
+            good = verifies("EdDSA", self.raw, value[8:] if self.witness else value, said.encode())
+            sure(good, f"the signature of {self.name} does not verify", fault=ValueError)
         return text if mine else None
-
-def checkpoint(note, key):
-    """What a note (C2SP tlog-checkpoint) promises; None where it is none that this log's key signed."""
-    try:
-        text = key.signed(note)
-        found = text and CHECKPOINT.fullmatch(text)
-        return found and unbase64(found[3]) and Checkpoint(note, found[1], int(found[2]), found[3])
-    except ValueError:
-        return None
+    def checkpoint(self, note):
+        """What a note (C2SP tlog-checkpoint) promises; None where it is none that this log's key signed."""
+        try:
+            text = self.signed(note)
+            found = text and CHECKPOINT.fullmatch(text)
+            return found and unbase64(found[3]) and Checkpoint(note, found[1], int(found[2]), found[3])
+        except ValueError:
+            return None
 
 def split_notes(text):
     """A file may hold several notes: each ends with its last signature line."""
     return re.findall("(?:(?!\u2014 ).*\n)+(?:\u2014 .*\n)*|.+", text)
 
 def numbered(folder, number):
-    text = f"{number % 1000:03}"
-    while number := number // 1000:
-        text = f"x{number % 1000:03}/{text}"
-    return f"{folder}/{text}"
+    *first, last = (digits.zfill(3) for digits in f"{number:,}".split(","))
+    return "/".join([folder, *(f"x{digits}" for digits in first), last])
 
 def pages(read, folder, most):
     """Its files, up to the first that is not there."""
     for number in range(most + 1):
-        page = read(numbered(folder, number))
-        if page is None:
+        if (page := read(numbered(folder, number))) is None:
             return
         yield page
     raise CannotVerify(f"`{folder}` holds more files than a log has")
@@ -142,7 +128,7 @@ class Tiles:
         sure("\n\n\u2014 ".encode() in (newest or b""), "there is no checkpoint, or it is no signed note")
         notes = [newest, *pages(note, "checkpoints", MOST_NOTES), note("witnessed")]
         self.notes = [note.decode(errors="replace") for note in notes if note is not None]
-        size = (self.notes[0].split("\n") + [""])[1]
+        size = self.notes[0].split("\n")[1]
         self.size = int(size) if re.fullmatch("[0-9]{1,18}", size) else 0
     def tile(self, kind, number, items):
         width, path = min(WIDTH, items - number * WIDTH), numbered(f"tile/{kind}", number)

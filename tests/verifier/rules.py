@@ -4,59 +4,37 @@ import base64
 import json
 import re
 
-from leaf import HEX, SHAPES, Row, canonical, check_params, digest_of, fits, millis, narrower
-from log import CannotVerify, Key, Wrong, checkpoint, need, sha256, unbase64, verifies
+from leaf import FORMAT, KINDS, MOST, Row, canonical, check_params, digest_of, fits, millis, narrower
+from log import CannotVerify, Key, Wrong, need, sha256, unbase64, verifies
 
-DAY, HALF_DAY, CLOCK_MS, COLLECT_MS, NONCE_MS = 24 * 3600_000, 12 * 3600_000, 30_000, 600_000, 300_000
-MAX_EPOCHS, MAX_QUESTIONS, MOST_GROUPS, MOST_PASSKEYS, MAX_DEPTH, MOST_SCOPES = 64, 5, 64, 10, 4, 64
-MOST_LIVE, MOST_KEPT, FOREVER = 100, 1000, float("inf")
-# Of a kind that belongs to no request, the newest leaf of each id is kept: where, by which field (none: all are); and
-# the rule by which these other fields are new: no such leaf before named the same.
-KEPT = {
-    "human_set": ("humans", "human", ""), "group_set": ("groups", "group", ""), "agent_set": ("agents", "agent", ""),
-    "groups_claimed": ("claims", "human", ""), "token_issued": ("tokens", "token_hash", ""),
-    "identity_set": ("identities", None, ""), "account_linked": ("accounts", None, ""),
-    "model_set": ("models", None, ""), "issued": (None, None, "lease-once", "lease_id"),
-    "join_created": ("joins", "join_id", "join-once", "join_id", "token_hash"),
-    "link_created": ("links", "link_id", "link-once", "link_id", "code_hash"),
-    "instance_enrolled": ("instances", "instance", "instance-new", "instance", "serial"),
-    "instance_renewed": ("instances", "instance", "instance-known", "serial"),
-    "passkey_enrolled": ("passkeys", "credential_id", "passkey-enrolment", "credential_id"),
-    "delegated": ("delegations", "delegation_id", "delegation", "delegation_id")}
-# What is kept beside it.
+FOLLOW, REGISTERS, FOREVER = FORMAT.phases, FORMAT.registers, float("inf")
+# What is kept beside a leaf in its register.
 BESIDE = {
     "agent_set": lambda a, e: {"ended": a.agents.get(e.agent, e).ended},
     "identity_set": lambda a, e: {"ended": None if e.human else e},
     "account_linked": lambda a, e: {"makers": a.stand_ins(e.human, e.ms)},
     "instance_renewed": lambda a, e: {**a.instances[e.instance], "serial": e.serial},
     "passkey_enrolled": lambda a, e: {"by": a.links[e.link_id].by},
-    "delegated": lambda a, e: {"chain": a.chain(e), "passes": e.passes or 0, "over_ms": e.expires_ms}}
-# What a leaf ends, revokes or uses up: what is live in a table, of the same fields.
-ENDS = {
-    "agent_revoked": ("agents", "agent"), "instance_revoked": ("instances", "instance"),
-    "token_revoked": ("tokens", "token_id"), "model_set": ("models", "model", "model_version"),
-    "identity_set": ("identities", "issuer", "subject"), "account_unlinked": ("accounts", "account"),
-    "passkey_revoked": ("passkeys", "credential_id"), "link_spent": ("links", "link_id"),
-    "passkey_enrolled": ("links", "link_id", "human"), "instance_enrolled": ("joins", "join_id", "agent")}
-# Of which delegations it ends the right, with all that was passed on from them.
-ENDS_RIGHTS = {"delegation_ended": lambda d, e: d.delegation_id == e.delegation_id,
-               "agent_revoked": lambda d, e: e.agent in (d.to, *d.chain),
-               "instance_revoked": lambda d, e: d.instance == e.instance}
+    "delegated": lambda a, e: {
+        "chain": a.chain(e), "since": a.parent(e).since or e.ms, "passes": e.passes or 0, "over_ms": e.expires_ms,
+        "rests_on": {*a.parent(e).rests_on, ("agent", e["from"]), ("agent", e.to), ("instance", e.instance),
+                     ("delegation_id", e.delegation_id)}}}
 
 class Authority:
     """Who may decide, by the leaves that belong to no request."""
     def __init__(self):
         self.index, self.latest, self.carried, self.log, self.loaded = 0, 0, 0, None, Row(scopes={})
         self.epochs, self.recovery, self.changes, self.catalog, self.used = [], [], [], {}, set()
-        for table in (table for table, *_ in KEPT.values() if table):
-            setattr(self, table, {})
-    def same(self, table, e, *fields):
-        """What a table holds that has not ended, and has the same fields."""
-        return [own for own in table.values() if not own.ended and all(own[field] == e[field] for field in fields)]
+        for keeps in REGISTERS.keeps.values():
+            setattr(self, keeps["in"], {})
+    def same(self, register, e, *fields):
+        """What a register holds that has not ended, and has the same fields."""
+        return [own for own in getattr(self, register).values()
+                if not own.ended and all(own[field] == e[field] for field in fields)]
     def active(self, human):
         return human in self.humans and self.humans[human].active
-    def operator(self, human):
-        return self.active(human) and self.humans[human].operator
+    def operators(self):
+        return {human for human, own in self.humans.items() if own.active and own.operator}
     def lives(self, agent, instance=None):
         """Whether an agent, and its sidecar if one is named, are known and not revoked."""
         door = self.instances.get(instance, Row(agent=agent, ended=instance))
@@ -69,49 +47,37 @@ class Authority:
         sets = [c for c in self.changes if c.kind == "agent_set" and c.agent == agent]
         ends = [*(e.ms for e in sets[1:]), FOREVER]
         return not sets or any(e.owner == human and end >= since for e, end in zip(sets, ends))
-    def bearers(self, human):
-        owned = (*self.tokens.values(), *self.links.values(), *self.passkeys.values())
-        return [own for own in owned if own.human == human]
     def stand_ins(self, human, at):
         """Who could act as a person: by a token, link, passkey, session or account they made."""
-        def works(b):
-            lately = b.ended and at - b.ended.ms < HALF_DAY
-            if b.kind in ("identity_set", "passkey_enrolled"):
-                return lately or not b.ended
-            used = lately and b.purpose != "api" and b.ended.kind in ("link_spent", "passkey_enrolled")
-            return used or not b.ended and b.expires_ms > at
-        bearers = (*self.bearers(human), *(i for i in self.identities.values() if i.human == human))
-        makers = [account.makers for account in self.same(self.accounts, Row(human=human), "human")]
-        return {b.by for b in bearers if works(b)}.union(*makers) - {human}
-    def same_hand(self, human, others, at):
+        def works(own):
+            lasting, end = not own.expires_at, own.ended
+            used = lasting or end and own.purpose != "api" and end.kind in ("link_spent", "passkey_enrolled")
+            return used and at - end.ms < MOST.stand_in_ms if end else lasting or own.expires_ms > at
+        bearers = (*self.tokens.values(), *self.links.values(), *self.passkeys.values(), *self.identities.values())
+        makers = [account.makers for account in self.same("accounts", Row(human=human), "human")]
+        return {own.by for own in bearers if own.human == human and works(own)}.union(*makers) - {human}
+    def tied(self, human, others, at):
         """Whether one of these could act as this person, or this person as one of them."""
         return any(o in self.stand_ins(human, at) or human in self.stand_ins(o, at) for o in others)
-    def changed_recently(self, human, agents, groups, at):
-        lately = [c for c in self.changes if c.by == human and at - c.ms < DAY]
-        return any(c.agent in agents or c.group in groups for c in lately)
     def attributes(self, agent, at):
         if not self.lives(agent):
             return {}
         owner, own = self.agents[agent].owner, self.agents[agent].attributes
-        qualified = any(known.until_ms > at for known in self.same(self.models, own, "model", "model_version"))
+        qualified = any(known.until_ms > at for known in self.same("models", own, "model", "model_version"))
         return {**own, "owner": owner, "owner_groups": self.groups_of(owner, at), "qualified": qualified}
     def may_name(self, origin):
         """The log that terms name: this one, or among what was carried over an older one."""
         past = 0 < self.index <= self.carried
         return origin in [e.old_origin for e in self.epochs] if past else origin == self.log.origin
-    def in_time(self, at):
-        began = self.epochs[0].ms if self.epochs and self.index > self.carried else 0
-        return max(self.latest, began) - at <= CLOCK_MS
     def in_force(self, id_, agent, at):
         known = self.delegations.get(id_)
         return known and agent in (None, known.to) and at < known.over_ms
+    def parent(self, e):
+        """What a delegation is passed on from; without one it is an agent's own right, for a time."""
+        own = Row(chain=(), rests_on=(), passes=FOREVER, expires_ms=e.ms + MOST.delegation_ms)
+        return self.delegations[e.parent] if e.parent else own
     def chain(self, e):
-        return [*(self.delegations[e.parent].chain if e.parent else ()), e["from"]]
-    def handed_since(self, id_, at):
-        """When the first who handed on the right of this delegation did; `at` where there is none."""
-        while known := self.delegations.get(id_):
-            id_, at = known.parent, known.ms
-        return at
+        return [*self.parent(e).chain, e["from"]]
     def within(self, id_, scope, asked):
         """Whether what is asked, or handed on, lies within what a delegation hands on."""
         bounds, specs = self.delegations[id_].scopes.get(scope, Row()), self.catalog[asked.template].params
@@ -119,11 +85,11 @@ class Authority:
         return bounds.template == asked.template and 0 < asked.ttl_s <= bounds.ttl_s and all(
             name in params and narrower(specs[name], was, params[name])
             for name, was in (bounds.params or {}).items())
-    def bounded(self, bounds):
+    def bounded(self, parent, name, bounds):
         """Whether a scope can be handed on so."""
         scope = self.catalog[bounds.template]
         specs = {name: spec for name, spec in scope.params.items() if not spec.sensitive}
-        return 0 < bounds.ttl_s <= scope.ttl.max_s and all(
+        return 0 < bounds.ttl_s <= scope.ttl.max_s and (not parent or self.within(parent, name, bounds)) and all(
             name in specs and fits(specs[name], value) for name, value in (bounds.params or {}).items())
     def covers(self, terms, at):
         """Whether what is asked lies within the delegation that it names, and ends no later."""
@@ -134,50 +100,38 @@ class Authority:
     def handed(self, agent, at):
         """How many delegations by an agent end after that."""
         return sum(d.over_ms > at for d in self.delegations.values() if d["from"] == agent)
-    def pinned(self, name, bounds):
-        return self.loaded.scopes.get(name) == bounds.template in self.catalog
-    def outlasts(self, id_, at):
-        return not id_ or id_ in self.delegations and at <= self.delegations[id_].expires_ms
     def ender(self, e):
         """Whether who ends a delegation may."""
         agents = (self.delegations[e.delegation_id].to, *self.delegations[e.delegation_id].chain)
         owner = self.active(e.human) and e.human in [self.agents[agent].owner for agent in agents]
-        return (e.agent in agents or owner or self.operator(e.human)) and not (e.agent and e.human)
+        return (e.agent in agents or owner or e.human in self.operators()) and not (e.agent and e.human)
     def ended(self, e):
         """What a leaf ends."""
-        table, *fields = ENDS.get(e.kind, ("",))
-        found = self.same(getattr(self, table), e, *fields) if table else []
-        if e.kind == "human_set" and not e.active:
-            found = [*self.bearers(e.human), *self.same(self.accounts, e, "human")]
-        if e.kind == "identity_set" and not e.human:
-            found += self.same(self.claims, e, "issuer", "subject")
-        return found
+        rows = [row for row in REGISTERS.ends.get(e.kind, ()) if not e.get(row.unless)]
+        return [own for row in rows for own in self.same(row["in"], e, *row.same)]
     def apply(self, e):
         judge(e.kind, self, None, e)
-        if e.kind in BEGINS.split():
+        if e.kind in FORMAT.groups.begin:
             first = e.kind == "epoch_started"
             self.recovery += [] if first and not self.index else [e.recovery_key]
             if self.index == 0:
                 self.log, self.carried, self.latest = e, e.carried or 0, 0 if first else e.ms
             self.epochs += [e] if first else []
             return
-        over, ended, (table, field, *_) = set(), ENDS_RIGHTS.get(e.kind), KEPT.get(e.kind, (None, None))
-        beside = BESIDE.get(e.kind, lambda *_: {})(self, e)
+        keeps, beside = REGISTERS.keeps.get(e.kind), BESIDE.get(e.kind, lambda *_: {})(self, e)
         for own in self.ended(e):
-            own.ended = own.ended or e
-        for id_, d in self.delegations.items() if ended else ():
-            if ended(d, e) or d.parent in over:
-                d.over_ms = min(d.over_ms, e.ms)
-                over.add(id_)
-        if table:
-            getattr(self, table)[e[field] if field else self.index] = Row(e, **beside)
+            own.ended = e
+        field = REGISTERS.ends_rights.get(e.kind)
+        for d in self.delegations.values() if field else ():
+            d.over_ms = min(d.over_ms, e.ms) if (field, e[field]) in d.rests_on else d.over_ms
+        if keeps:
+            getattr(self, keeps["in"])[e.get(keeps.by, self.index)] = Row(e, **beside)
         self.loaded = e if e.kind == "policy_loaded" else self.loaded
-        self.changes += [e] if e.kind in SEPARATE.split() else []
+        self.changes += [e] if e.kind in FORMAT.groups.separate else []
         self.latest = max(self.latest, e.ms)
 
-def possible(verdict):
-    """An ask that nobody can answer is a deny."""
-    v = verdict
+def possible(v):
+    """A verdict: an ask that nobody can answer is a deny."""
     return v if v.verdict != "ask" or v.quorum and v.channels and v.approvers else Row(v, verdict="deny", max_ttl_s=0)
 
 def stricter(one, two):
@@ -185,19 +139,11 @@ def stricter(one, two):
     one, two = sorted((possible(one), possible(two)), key=lambda v: ("allow", "ask", "deny").index(v.verdict))
     both = Row(two, max_ttl_s=min(one.max_ttl_s, two.max_ttl_s))
     if one.verdict == "ask" == two.verdict:
-        both.quorum, both.strength = max(one.quorum, two.quorum), max(one.strength, two.strength)
-        both.channels = sorted(set(one.channels) & set(two.channels))
-        both.approvers = sorted(set(one.approvers) | set(two.approvers))
+        both.update(quorum=max(one.quorum, two.quorum), strength=max(one.strength, two.strength),
+                    channels={*one.channels} & {*two.channels}, approvers={*one.approvers, *two.approvers})
     return possible(both)
 
-# By the phase of a request, what may follow (`ended` is the `expired` of a lease); and the phase that this leads to.
-# The others lead to what the verdict then says: `pending`, `approved` or `denied`.
-OPEN, BY_PEOPLE = "decided answered withdrawn cancelled expired", "questioned narrowed voted"
-FOLLOW = {"recorded": OPEN, "pending": f"{OPEN} {BY_PEOPLE}", "approved": f"{OPEN} {BY_PEOPLE} intended",
-          "intended": "issued failed unknown", "granted": "ended renewed revoked"}
-LEAD = {"narrowed": "recorded", "issued": "granted", "ended": "granted", "renewed": "granted", "revoked": "granted",
-        **{kind: kind for kind in ("intended", "failed", "unknown", "cancelled", "expired")}}
-# What else each kind changes of its request.
+# What each kind changes of its request, beside its phase.
 CHANGE = {
     "decided": lambda r, e: {"verdict": stricter(e.verdict, r.floor) if r.floor else e.verdict,
                              "under": e.verdict.policy_set, "excluded": e.excluded or []},
@@ -212,44 +158,56 @@ CHANGE = {
 
 class Request(Row):
     """The life of one request, folded leaf by leaf."""
-    @classmethod
-    def asked_for(cls, e, a):
-        r = cls(phase="recorded", terms=e.terms, digest=e.digest, since=e.ms, last=e.ms, version=1, questions=0,
-                votes=[], excluded=[], deadline=millis(e.terms.decide_by), scope=a.catalog.get(e.terms.template))
-        r.pause = r.deadline - e.ms
-        judge(e.kind, a, r, e)
-        return r
+    def __init__(self, e, a):
+        end, scope = millis(e.terms.decide_by), a.catalog.get(e.terms.template)
+        super().__init__(phase="recorded", terms=e.terms, digest=e.digest, scope=scope, since=e.ms, last=e.ms,
+                         version=1, questions=0, votes=[], excluded=[], deadline=end, pause=end - e.ms)
+        judge(e.kind, a, self, e)
     def ends(self):
         paused = self.pause if self.asked else 0
-        return self.deadline + paused if self.approved_at is None else self.approved_at + COLLECT_MS
+        return self.deadline + paused if self.approved_at is None else self.approved_at + MOST.collect_ms
     def eligible(self, a, human, channel, at):
         """Whether this person may decide."""
         v, agent, others = self.verdict, self.terms.agent, self.terms.delegation
-        if not v or v.verdict != "ask" or channel not in v.channels or not a.active(human) or agent not in a.agents:
+        if v.verdict != "ask" or channel not in v.channels or not a.active(human):
             return False
-        handed = min(self.since, a.handed_since(self.terms.delegation_id, self.since))
+        handed = min(self.since, a.delegations.get(self.terms.delegation_id, self).since)
         # Not as an owner, nor in whose interest it is; nor anybody who could act as them.
         for who in (human, *a.stand_ins(human, at)):
-            if (who == self.terms.on_behalf_of or a.owned_since(agent, who, self.since)
-                    or any(a.owned_since(other, who, handed) for other in others)):
+            owned = a.owned_since(agent, who, self.since) or any(a.owned_since(own, who, handed) for own in others)
+            if owned or who == self.terms.on_behalf_of:
                 return False
-        return v.approvers and set(v.approvers) <= set(a.groups_of(human, at)) and not a.changed_recently(
-            human, (agent, *others), v.approvers, at)
+        lately = [c for c in a.changes if c.by == human and at - c.ms < MOST.changed_ms]
+        return v.approvers and set(v.approvers) <= set(a.groups_of(human, at)) and not any(
+            c.agent in (agent, *others) or c.group in v.approvers for c in lately)
     def standing(self, a, at):
         """Whose approvals count; `a` None: by the leaves alone, whatever became of rights."""
         counted = []
-        for vote in self.votes if self.verdict else ():
+        for vote in self.votes:
             signed = vote.proof and (not a or not a.passkeys[vote.proof.credential_id].ended)
-            counts = vote.digest == self.digest and vote.human not in self.excluded
-            if counts and (signed or self.verdict.strength == "chat") and (not a or self.eligible(
-                    a, vote.human, vote.channel, at) and not a.same_hand(vote.human, counted, at)):
+            counts = (signed or self.verdict.strength == "chat") and vote.human not in self.excluded
+            if counts and (not a or self.eligible(a, vote.human, vote.channel, at)
+                           and not a.tied(vote.human, counted, at)):
                 counted.append(vote.human)
-        return sorted(set(counted))
+        return sorted(counted)
+    def signed(self, a, vote):
+        """Whether a vote's proof is an assertion (WebAuthn) over it, just now, by a live passkey of this person."""
+        proof, key = vote.proof, a.passkeys.get(vote.proof.credential_id, Row())
+        statement = {"origin": self.terms.origin, "nonce": proof.nonce, "expires_at": proof.expires_at,
+                     "digest": vote.digest, "decision": vote.decision, "human": vote.human}
+        data, client, signature = map(unpadded, (proof.authenticator_data, proof.client_data, proof.signature))
+        said = json.loads(client)
+        page = re.fullmatch(r"(?:https://([^:/]+)|http://(localhost))(:[0-9]{1,5})?", said["origin"])
+        return (proof.kind == "passkey" and 0 < millis(proof.expires_at) - vote.ms <= MOST.passkey_vote_ms
+                and key.human == vote.human and not key.ended and said["type"] == "webauthn.get"
+                and unpadded(said["challenge"]).hex() == digest_of("passkey-decision", statement)
+                and page and (page[1] or page[2]) == key.rp_id and said.get("crossOrigin", False) is False
+                and "topOrigin" not in said and len(data) >= 37 and data[:32] == sha256(key.rp_id.encode())
+                and data[32] & 69 == 5 and bool(data[32] & 8) == key.backup_eligible and verifies(
+                    key.public_key.algorithm, bytes.fromhex(key.public_key.key), signature, data + sha256(client)))
     def met(self, a, at):
         v = self.verdict
-        if not v or v.verdict == "deny" or self.terms.ttl_s > v.max_ttl_s:
-            return False
-        return v.verdict == "allow" or not self.asked and 0 < v.quorum <= len(self.standing(a, at))
+        return v and (v.verdict == "allow" or not self.asked and 0 < v.quorum <= len(self.standing(a, at)))
     def within(self, new):
         """Whether these terms are narrower than those in force."""
         old, specs = self.terms, self.scope.params
@@ -258,42 +216,27 @@ class Request(Row):
             and all(narrower(specs[name], was, new.params[name]) for name, was in old.params.items()))
     def apply(self, e, a):
         e = Row(e, kind="ended") if e.kind == "expired" and e.lease_id else e
-        kind, at = e.kind, e.ms
-        judge(kind, a, self, e)
+        judge(e.kind, a, self, e)
         if e.decision == "approve":
             judge("approved", a, self, e)
         a.used |= {("nonce", e.proof.nonce)} if e.proof else set()
-        if kind in ("questioned", "answered", "narrowed", "voted"):
+        if e.kind in ("questioned", "answered", "narrowed", "voted"):
             # Ends an open question's pause; what changes the request voids all approvals.
-            used = min(max(at - self.asked.ms, 0), self.pause) if self.asked else 0
+            used = min(max(e.ms - self.asked.ms, 0), self.pause) if self.asked else 0
             self.deadline, self.pause, self.asked = self.deadline + used, self.pause - used, None
-            self.seen, self.votes = (self.seen, [*self.votes, e]) if kind == "voted" else (self.version, [])
-        self.update(CHANGE.get(kind, lambda *_: {})(self, e), version=self.version + 1, last=at, phase=LEAD.get(kind))
+            self.seen, self.votes = (self.seen, [*self.votes, e]) if e.kind == "voted" else (self.version, [])
+        self.update(CHANGE.get(e.kind, lambda *_: {})(self, e), version=self.version + 1, last=e.ms,
+                    phase=FOLLOW[self.phase][e.kind])
         if not self.phase:
-            self.approved_at, v = (self.approved_at or at) if self.met(None, at) else None, self.verdict
-            never = kind == "decided" and (v.verdict == "deny" or self.terms.ttl_s > v.max_ttl_s)
-            self.phase = "denied" if never or e.decision == "deny" else "approved" if self.met(a, at) else "pending"
+            self.approved_at, v = (self.approved_at or e.ms) if self.met(None, e.ms) else None, self.verdict
+            never = e.kind == "decided" and (v.verdict == "deny" or self.terms.ttl_s > v.max_ttl_s)
+            self.phase = "denied" if never or e.decision == "deny" else "approved" if self.met(a, e.ms) else "pending"
+        return self
 
 def unpadded(value):
     raw = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
     need(base64.urlsafe_b64encode(raw).decode().rstrip("=") == value, "passkey", "not base64url")
     return raw
-
-def signed(a, r, vote):
-    """Whether a vote's proof is an assertion (WebAuthn) over it, just now, by a live passkey of this person."""
-    proof, key = vote.proof, a.passkeys.get(vote.proof.credential_id, Row())
-    statement = {"origin": r.terms.origin, "nonce": proof.nonce, "expires_at": proof.expires_at,
-                 "digest": vote.digest, "decision": vote.decision, "human": vote.human}
-    data, client, signature = map(unpadded, (proof.authenticator_data, proof.client_data, proof.signature))
-    said = json.loads(client)
-    page = re.fullmatch(r"(?:https://([^:/]+)|http://(localhost))(:[0-9]{1,5})?", said["origin"])
-    return (proof.kind == "passkey" and 0 < millis(proof.expires_at) - vote.ms <= NONCE_MS
-            and key.human == vote.human and not key.ended and said["type"] == "webauthn.get"
-            and unpadded(said["challenge"]).hex() == digest_of("passkey-decision", statement)
-            and page and (page[1] or page[2]) == key.rp_id and said.get("crossOrigin", False) is False
-            and "topOrigin" not in said and len(data) >= 37 and data[:32] == sha256(key.rp_id.encode())
-            and data[32] & 69 == 5 and bool(data[32] & 8) == key.backup_eligible and verifies(
-                key.public_key.algorithm, bytes.fromhex(key.public_key.key), signature, data + sha256(client)))
 
 def vouched(epoch, recovery):
     """Whether this recovery key signed the first leaf of an epoch, and it is sound in itself."""
@@ -304,131 +247,122 @@ def vouched(epoch, recovery):
         signed = Key(recovery).signed(f"{text}\n{epoch.signature}") == text
     except (CannotVerify, ValueError) as fault:
         raise Wrong("epoch-signature", str(fault)) from None
-    last = checkpoint(epoch.old_checkpoint, old)
+    last = old.checkpoint(epoch.old_checkpoint)
     named = last and (new.name, old.name, last.origin) == (epoch.origin, epoch.old_origin, old.name)
     return signed and named and new.name != old.name and new.raw != old.raw and (
         last.size > epoch.restored or (last.size, last.root) == (epoch.restored, epoch.restored_root))
 
-BEGINS, LATER = "opened epoch_started", f"{FOLLOW['approved']} {FOLLOW['intended']} {FOLLOW['granted']}"
-OTHERS = " ".join(k for k in SHAPES if k.islower() and k not in BEGINS.split() and not SHAPES[k].startswith("OF"))
-# What separates duties; what operators do; what is of an active person; what comes while a request is open.
-SEPARATE = "agent_revoked agent_set group_set join_created"
-BY_OPERATORS = f"{SEPARATE} erased identity_set link_created model_set policy_loaded token_issued"
-OF_PEOPLE = "account_linked identity_set link_created passkey_enrolled token_issued"
-IN_TIME = f"{BY_PEOPLE} decided answered withdrawn intended"
+# Which kinds are of what, by log-format.json.
+OF = Row({group: " ".join(kinds) for group, kinds in FORMAT.groups.items()})
 # When a leaf may come: kinds, the rule, what must hold of it (`e`), of its request (`r`) and all else (`a`).
 RULES = [
-    (BEGINS, "opened-first", lambda a, r, e: e.version == 1 and e.origin and e.carried != 0),
-    (BEGINS, "opened-first", lambda a, r, e: a.index in (0, len(a.epochs)) and a.index <= a.carried),
-    (BEGINS, "epoch", lambda a, r, e: len(a.epochs) < MAX_EPOCHS and (not a.index or (
+    (OF.begin, "opened-first", lambda a, r, e: e.version == 1 and e.origin and e.carried != 0),
+    (OF.begin, "opened-first", lambda a, r, e: a.index in (0, len(a.epochs)) and a.index <= a.carried),
+    (OF.begin, "epoch", lambda a, r, e: len(a.epochs) < MOST.epochs and (not a.index or (
         e.origin, e.vkey, e.trust_domain) == (a.epochs[-1].old_origin, a.epochs[-1].old_vkey, a.log.trust_domain))),
-    (BEGINS, "epoch-signature", lambda a, r, e: not a.index or vouched(a.epochs[-1], e.recovery_key or "")),
-    (f"{OTHERS} requested {LATER}", "time", lambda a, r, e: a.in_time(e.ms)),
-    (OTHERS, "opened-first", lambda a, r, e: a.log),
-    (OTHERS, "epoch", lambda a, r, e: not len(a.epochs) == a.index <= a.carried),
-    (BY_OPERATORS, "operator", lambda a, r, e: a.operator(e.by)),
-    (OF_PEOPLE, "human-known", lambda a, r, e: not e.human or a.active(e.human)),
-    ("human_set", "operator", lambda a, r, e: a.operator(e.by) or (
+    (OF.begin, "epoch-signature", lambda a, r, e: not a.index or vouched(a.epochs[-1], e.recovery_key or "")),
+    (f"{OF.authority} requested {OF.later}", "time", lambda a, r, e: max(
+        a.latest, a.epochs[0].ms if a.epochs and a.index > a.carried else 0) - e.ms <= MOST.behind_ms),
+    (OF.authority, "opened-first", lambda a, r, e: a.log),
+    (OF.authority, "epoch", lambda a, r, e: not len(a.epochs) == a.index <= a.carried),
+    (OF.by_operators, "operator", lambda a, r, e: e.by in a.operators()),
+    (OF.active_people, "human-known", lambda a, r, e: not e.human or a.active(e.human)),
+    ("human_set", "operator", lambda a, r, e: e.by in a.operators() or (
         not a.humans and e.active and e.operator and e.by == e.human)),
-    ("human_set", "last-operator", lambda a, r, e: e.active and e.operator or any(
-        a.operator(human) for human in a.humans if human != e.human)),
+    ("human_set", "last-operator", lambda a, r, e: e.active and e.operator or a.operators() - {e.human}),
     ("group_set", "group-member", lambda a, r, e: set(e.members) <= set(a.humans)),
     ("agent_set", "agent-owner", lambda a, r, e: a.active(e.owner)),
     ("agent_revoked", "agent-known", lambda a, r, e: e.agent in a.agents),
     ("join_created instance_enrolled", "agent-known", lambda a, r, e: a.lives(e.agent)),
     ("instance_renewed instance_revoked", "instance-known", lambda a, r, e: e.instance in a.instances),
     ("instance_renewed", "renew-once", lambda a, r, e: any(
-        own.serial == e.old_serial for own in a.same(a.instances, e, "instance"))),
+        own.serial == e.old_serial for own in a.same("instances", e, "instance"))),
     ("instance_renewed", "agent-known", lambda a, r, e: a.lives(a.instances[e.instance].agent)),
     ("instance_enrolled", "join-single-use", lambda a, r, e: any(own.expires_ms > e.ms for own in a.ended(e))),
     ("link_spent passkey_enrolled", "link-single-use", lambda a, r, e: any(
         own.expires_ms > e.ms and (e.kind == "link_spent" or own.purpose == "enrol") for own in a.ended(e))),
-    ("token_issued", "token-life", lambda a, r, e: e.expires_ms - e.ms <= HALF_DAY),
+    ("token_issued", "token-life", lambda a, r, e: e.expires_ms - e.ms <= MOST.token_ms),
     ("passkey_enrolled", "passkey-enrolment", lambda a, r, e: e.rp_id and re.fullmatch(
-        {"ES256": "04[0-9a-f]{128}", "EdDSA": HEX}[e.public_key.algorithm], e.public_key.key)),
-    ("passkey_enrolled", "passkey-bound", lambda a, r, e: len(a.same(a.passkeys, e, "human")) < MOST_PASSKEYS),
+        {"ES256": "04[0-9a-f]{128}", "EdDSA": "[0-9a-f]{64}"}[e.public_key.algorithm], e.public_key.key)),
+    ("passkey_enrolled", "passkey-bound", lambda a, r, e: len(a.same("passkeys", e, "human")) < MOST.passkeys),
     ("passkey_revoked", "passkey-known", lambda a, r, e: a.ended(e)),
     ("account_unlinked", "account-known", lambda a, r, e: a.ended(e)),
-    ("passkey_revoked account_unlinked", "operator", lambda a, r, e: e.by == a.ended(e)[0].human or a.operator(e.by)),
-    ("account_linked", "account-once", lambda a, r, e: not a.same(a.accounts, e, "account") and all(
+    ("passkey_revoked account_unlinked", "operator", lambda a, r, e: e.by in {a.ended(e)[0].human, *a.operators()}),
+    ("account_linked", "account-once", lambda a, r, e: not a.same("accounts", e, "account") and all(
         own.account.channel != e.account.channel or own.account.tenant != e.account.tenant
-        for own in a.same(a.accounts, e, "human"))),
+        for own in a.same("accounts", e, "human"))),
     ("identity_set", "identity-known", lambda a, r, e: e.human or a.ended(e)),
     ("identity_set", "identity-once", lambda a, r, e: not e.human or all(own.human == e.human for own in a.ended(e))),
-    ("groups_claimed", "identity-known", lambda a, r, e: a.same(a.identities, e, "issuer", "subject", "human")),
-    ("groups_claimed", "claim-life", lambda a, r, e: 0 < e.until_ms - e.ms <= DAY and len(e.groups) <= MOST_GROUPS),
+    ("groups_claimed", "identity-known", lambda a, r, e: a.same("identities", e, "issuer", "subject", "human")),
+    ("groups_claimed", "claim-life", lambda a, r, e: 0 < e.until_ms - e.ms <= MOST.claim_ms),
+    ("groups_claimed", "claim-life", lambda a, r, e: len(e.groups) <= MOST.claim_groups),
     ("delegated", "delegation", lambda a, r, e: not e.parent or a.in_force(e.parent, e["from"], e.ms)),
     ("delegated", "agent-live", lambda a, r, e: a.lives(e["from"], e.instance) and a.lives(e.to)),
-    ("delegated", "delegation", lambda a, r, e: e.to not in a.chain(e)),
-    ("delegated", "delegation", lambda a, r, e: len(a.chain(e)) + (e.passes or 0) <= MAX_DEPTH),
-    ("delegated", "delegation", lambda a, r, e: not e.parent or (e.passes or 0) < a.delegations[e.parent].passes),
-    ("delegated", "delegation", lambda a, r, e: e.ms < e.expires_ms <= (
-        a.delegations[e.parent].expires_ms if e.parent else e.ms + DAY)),
-    ("delegated", "delegation", lambda a, r, e: 0 < len(e.scopes) <= MOST_SCOPES),
-    ("delegated", "scope-pinned", lambda a, r, e: all(a.pinned(*scope) for scope in e.scopes.items())),
-    ("delegated", "delegation", lambda a, r, e: all(a.bounded(bounds) for bounds in e.scopes.values())),
-    ("delegated", "delegation", lambda a, r, e: not e.parent or all(
-        a.within(e.parent, name, bounds) for name, bounds in e.scopes.items())),
-    ("delegated", "delegation", lambda a, r, e: a.handed(e["from"], e.ms) < MOST_LIVE),
-    ("delegated", "delegation", lambda a, r, e: a.handed(e["from"], e.ms - DAY) < MOST_KEPT),
+    ("delegated", "delegation", lambda a, r, e: e.to not in a.chain(e) and 0 < len(e.scopes) <= MOST.delegation_scopes),
+    ("delegated", "delegation", lambda a, r, e: len(a.chain(e)) + (e.passes or 0) <= MOST.delegation_agents),
+    ("delegated", "delegation", lambda a, r, e: (e.passes or 0) < a.parent(e).passes),
+    ("delegated", "delegation", lambda a, r, e: e.ms < e.expires_ms <= a.parent(e).expires_ms),
+    ("delegated", "scope-pinned", lambda a, r, e: all(
+        a.loaded.scopes.get(name) == bounds.template in a.catalog for name, bounds in e.scopes.items())),
+    ("delegated", "delegation", lambda a, r, e: all(a.bounded(e.parent, *scope) for scope in e.scopes.items())),
+    ("delegated", "delegation", lambda a, r, e: a.handed(e["from"], e.ms) < MOST.live_delegations),
+    ("delegated", "delegation", lambda a, r, e: a.handed(e["from"], e.ms - MOST.delegation_ms) < MOST.day_delegations),
     ("delegation_ended", "delegation", lambda a, r, e: a.in_force(e.delegation_id, None, e.ms) and a.ender(e)),
     # What belongs to a request: what it asks for, its order and time, then each kind.
     ("requested narrowed", "digest", lambda a, r, e: digest_of("request", e.terms) == e.digest),
     ("requested", "digest", lambda a, r, e: r.terms.version == 1 and r.terms.request_id == e.request_id),
     ("requested", "origin", lambda a, r, e: a.may_name(r.terms.origin)),
-    ("requested", "agent-live", lambda a, r, e: a.lives(r.terms.agent, r.terms.instance)),
-    ("requested", "scope-pinned", lambda a, r, e: a.loaded.scopes.get(r.terms.scope) == r.terms.template),
-    ("requested", "delegation", lambda a, r, e: a.covers(r.terms, e.ms)),
-    ("requested", "terms", lambda a, r, e: r.terms.ttl_s > 0 and r.deadline > e.ms),
-    (LATER, "time", lambda a, r, e: e.ms >= r.last),
-    (f"{OPEN} {BY_PEOPLE} intended issued", "epoch", lambda a, r, e: a.may_name(r.terms.origin)),
-    (LATER, "phase", lambda a, r, e: e.kind in FOLLOW.get(r.phase, "").split()),
-    (LATER, "digest", lambda a, r, e: (e.old_digest or e.digest) == r.digest),
-    (IN_TIME, "deadline", lambda a, r, e: e.ms < r.ends()),
+    (OF.later, "time", lambda a, r, e: e.ms >= r.last),
+    (f"{OF.open} intended issued", "epoch", lambda a, r, e: a.may_name(r.terms.origin)),
+    (OF.later, "phase", lambda a, r, e: e.kind in FOLLOW.get(r.phase, ())),
+    (OF.later, "digest", lambda a, r, e: (e.old_digest or e.digest) == r.digest),
+    (OF.in_time, "deadline", lambda a, r, e: e.ms < r.ends()),
     ("expired", "deadline", lambda a, r, e: e.ms >= r.ends()),
     ("decided voted", "policy-set", lambda a, r, e: (e.verdict or e).policy_set == a.loaded.policy_set),
-    (BY_PEOPLE, "eligible", lambda a, r, e: r.eligible(a, e.human, e.channel, e.ms)),
+    (OF.by_deciders, "eligible", lambda a, r, e: r.eligible(a, e.human, e.channel, e.ms)),
     ("narrowed approved", "question-open", lambda a, r, e: not r.asked or r.asked.human == e.human),
     ("decided", "decided-once", lambda a, r, e: e.again or not r.verdict),
     ("decided", "attributes", lambda a, r, e: [e.attributes, *(e.chain or ())] == [
         a.attributes(agent, e.ms) for agent in (r.terms.agent, *r.terms.delegation)]),
     ("questioned", "question-open", lambda a, r, e: not r.asked),
-    ("questioned", "question-bound", lambda a, r, e: r.questions < MAX_QUESTIONS),
+    ("questioned", "question-bound", lambda a, r, e: r.questions < MOST.questions),
     ("answered", "answer", lambda a, r, e: r.asked),
     ("narrowed", "scope-known", lambda a, r, e: r.scope),
     ("narrowed", "narrower", lambda a, r, e: r.within(e.terms)),
-    ("requested narrowed", "params", lambda a, r, e: not r.scope or check_params(r.scope.params, e.terms)),
     ("voted", "group-evidence", lambda a, r, e: e.groups == a.groups_of(e.human, e.ms)),
     ("voted", "canonical", lambda a, r, e: e.decision in ("approve", "deny")),
-    ("voted", "passkey", lambda a, r, e: not e.proof or signed(a, r, e)),
+    ("voted", "passkey", lambda a, r, e: not e.proof or r.signed(a, e)),
     ("voted", "passkey-nonce", lambda a, r, e: not e.proof or ("nonce", e.proof.nonce) not in a.used),
     ("approved", "passkey", lambda a, r, e: e.proof or r.verdict.strength != "passkey"),
     ("approved", "confirmation", lambda a, r, e: not r.scope or r.scope.confirm in (None, "", e.confirmed)),
     ("approved", "seen", lambda a, r, e: e.seen == r.seen),
     ("approved", "vote-once", lambda a, r, e: e.human not in [vote.human for vote in r.votes]),
-    ("approved", "eligible", lambda a, r, e: r.verdict.quorum < 2 or not a.same_hand(
-        e.human, r.standing(a, e.ms), e.ms)),
+    ("approved", "eligible", lambda a, r, e: r.verdict.quorum < 2 or not a.tied(e.human, r.standing(a, e.ms), e.ms)),
     ("withdrawn", "withdraw", lambda a, r, e: e.human in [vote.human for vote in r.votes]),
     ("intended", "quorum", lambda a, r, e: r.met(a, e.ms)),
     ("intended", "policy-set", lambda a, r, e: r.under == a.loaded.policy_set),
     ("intended", "approvers", lambda a, r, e: e.approvers == r.standing(a, e.ms)),
     ("intended", "minter", lambda a, r, e: r.scope and r.scope.minter == e.minter),
-    ("intended", "agent-live", lambda a, r, e: a.lives(r.terms.agent, r.terms.instance)),
-    ("intended", "delegation", lambda a, r, e: a.covers(r.terms, e.ms)),
+    ("requested intended", "agent-live", lambda a, r, e: a.lives(r.terms.agent, r.terms.instance)),
+    ("requested", "scope-pinned", lambda a, r, e: a.loaded.scopes.get(r.terms.scope) == r.terms.template),
+    ("requested intended", "delegation", lambda a, r, e: a.covers(r.terms, e.ms)),
+    ("requested", "terms", lambda a, r, e: r.terms.ttl_s > 0 and r.deadline > e.ms),
+    ("requested narrowed", "params", lambda a, r, e: not r.scope or check_params(r.scope.params, e.terms)),
     ("ended renewed revoked", "lease", lambda a, r, e: r.lease.lease_id == e.lease_id and r.lease.state != "over"),
     ("renewed", "lease", lambda a, r, e: r.lease.state == "live"),
     ("ended", "deadline", lambda a, r, e: e.ms >= r.lease.expires_ms),
     ("renewed", "lifetime", lambda a, r, e: e.ms < r.lease.expires_ms and e.ms < e.expires_ms <= r.lease.latest_ms),
     ("issued", "lifetime", lambda a, r, e: e.ms < e.expires_ms <= e.ms + r.terms.ttl_s * 1000),
-    ("issued renewed", "delegation", lambda a, r, e: a.outlasts(r.terms.delegation_id, e.expires_ms)),
+    ("issued renewed", "delegation", lambda a, r, e: (
+        not r.terms.delegation_id or e.expires_ms <= a.delegations[r.terms.delegation_id].expires_ms)),
 ]
-RULES_OF = {kind: [row for row in RULES if kind in row[0].split()] for kind in (*SHAPES, "approved", "ended")}
+RULES_OF = {kind: [row for row in RULES if kind in row[0].split()] for kind in (*KINDS, "approved", "ended")}
 
 def judge(kind, a, r, e):
     """Checks every rule of a kind of leaf, and that what has to be new in it is."""
-    _, _, once, *fields = KEPT.get(kind, (None, None, ""))
-    named = {(field, e[field]) for field in fields}
-    need(not named & a.used, once, "a leaf before names the same")
+    new = REGISTERS.new.get(kind, Row(fields=()))
+    named = {(field, e[field]) for field in new.fields}
+    need(not named & a.used, new.rule, "a leaf before names the same")
     for _, rule, holds in RULES_OF[kind]:
         if not holds(a, r, e):
             raise Wrong(rule, f"`{kind}` breaks `{rule}` (rules.py, line {holds.__code__.co_firstlineno})")

@@ -11,11 +11,11 @@ import json
 import sys
 import time
 
-from leaf import Row, digest, read_leaf
-from log import CannotVerify, Key, Tree, Wrong, checkpoint, need, opened, sha256, split_notes, sure
-from rules import Authority, Request
+from leaf import MOST, Row, digest, read_leaf
+from log import CannotVerify, Key, Tree, Wrong, need, opened, sha256, split_notes, sure
+from rules import FOREVER, Authority, Request
 
-MOST, ORDER_MS = 20, 300_000
+MOST_FINDINGS = 20
 
 class Verifier:
     """Reads a source (log.Tiles, or one like it) once, from its first leaf to its last."""
@@ -23,13 +23,14 @@ class Verifier:
         self.witnesses = {key.name: key for key in (Key(text, witness=True) for text in witnesses)}.values()
         self.quorum, most = len(self.witnesses) if quorum is None else quorum, len(self.witnesses)
         sure(not most or 1 <= self.quorum <= most, f"a quorum of {self.quorum} is none of {most} witnesses")
-        self.source, self.kept, self.now = source, kept, now
+        self.source, self.kept, self.last, self.now = source, kept, -FOREVER, now or FOREVER
         self.given, self.recovery = vkey and Key(vkey), recovery and Key(recovery)
-        self.authority, self.tree, self.findings = Authority(), Tree(), []
-        self.requests, self.broken, self.texts, self.last = {}, set(), {}, None
+        self.authority, self.hashes, self.findings = Authority(), [], []
+        self.requests, self.broken, self.texts = {}, set(), {}
     def find(self, leaf, rule, detail):
         self.findings.append({"leaf": max(leaf, 0), "rule": rule, "detail": str(detail)})
     def run(self):
+        """The report, or CannotVerify."""
         leaves = self.source.leaves()
         body = next(leaves, None)
         try:
@@ -37,18 +38,15 @@ class Verifier:
             self.key = self.given if self.given and not self.recovery else Key(read_leaf(body).vkey)
         except (Wrong, AttributeError):
             raise CannotVerify("no key was given, and the first leaf names none") from None
-        points, kept = ([checkpoint(note, self.key) for note in notes] for notes in (self.source.notes, self.kept))
+        points, kept = ([self.key.checkpoint(note) for note in notes] for notes in (self.source.notes, self.kept))
         if None in points:
             self.find(0, "signature", "a note beside the log is no checkpoint that its key signed")
-        points, older = [point for point in points if point], [n for n, point in zip(self.kept, kept) if not point]
-        kept = [point for point in kept if point]
+        older = [note for note, point in zip(self.kept, kept) if not point]
+        points, kept = [*filter(None, points)], [*filter(None, kept)]
         sure(points, "no checkpoint of this log is signed by the key")
-        witnessed = self.witnessed((*kept, *points))
-        roots, index = {point.size: Tree().root() for point in (*kept, *points)}, 0
-        while body is not None and len(self.findings) < MOST:
-            self.tree.add(sha256(b"\0", body))
-            if index + 1 in roots:
-                roots[index + 1] = self.tree.root()
+        witnessed, index = self.witnessed((*kept, *points)), 0
+        while body is not None and len(self.findings) < MOST_FINDINGS:
+            self.hashes.append(sha256(b"\0", body))
             try:
                 self.fold(index, read_leaf(body))
             except Wrong as e:
@@ -56,18 +54,19 @@ class Verifier:
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
                 self.find(index, "canonical", f"not of the form of its kind: {type(e).__name__} {e}")
             body, index = next(leaves, None), index + 1
-        self.end(points, roots)
+        self.tree = Tree(self.hashes)
+        self.end(points)
         before = len(self.findings)
-        self.promised(kept, roots, "rollback", "fork")
+        self.promised(kept, "rollback", "fork")
         self.older(older)
         found = "found" if len(self.findings) > before else "none" if self.kept else "not checked"
-        findings = sorted(self.findings, key=lambda found: found["leaf"])[:MOST]
+        findings = sorted(self.findings, key=lambda found: found["leaf"])[:MOST_FINDINGS]
         return {"ok": not findings, "leaves": index, "requests": len(self.requests), "rollback": found,
                 "witnessed": witnessed, "findings": findings,
                 "not_checked": ["that the recorded verdicts are what the policies give"]}
     def fold(self, index, e):
         a, id_, terms = self.authority, e.request_id, e.terms or Row()
-        if self.last is not None and self.last - e.ms > ORDER_MS or self.now and e.ms - self.now > ORDER_MS:
+        if max(self.last - e.ms, e.ms - self.now) > MOST.out_of_order_ms:
             self.find(index, "time", f"{e.at} is out of order, or after now")
         a.index, self.last = index, self.last if e.kind == "epoch_started" else e.ms
         if id_ is None:
@@ -80,11 +79,9 @@ class Verifier:
         # Nothing more is said of a request that broke a rule.
         self.broken.add(id_)
         need(a.log, "opened-first", "the first leaf of a log opens it")
-        need((e.kind == "requested") == (id_ not in self.requests), "request-known")
-        if e.kind == "requested":
-            self.requests[id_] = Request.asked_for(e, a)
-        else:
-            self.requests[id_].apply(e, a)
+        known = self.requests.get(id_)
+        need((e.kind == "requested") == (known is None), "request-known", "it breaks the rule `request-known`")
+        self.requests[id_] = known.apply(e, a) if known else Request(e, a)
         self.broken.discard(id_)
     def learn(self, e):
         """Policies and scopes lie beside the log, and prove themselves by their digests."""
@@ -93,13 +90,13 @@ class Verifier:
             need(blob and digest(label, blob) == wanted, "blob", f"{wanted} is not beside the log")
             if label == "scope":
                 self.authority.catalog[wanted] = json.loads(blob, object_hook=Row)
-    def promised(self, points, roots, shorter, other):
+    def promised(self, points, shorter, other):
         """Whether the leaves are those that checkpoints promise."""
-        size = len(self.tree.levels[0])
+        size = len(self.hashes)
         for point in points:
             if point.size > size:
                 self.find(size, shorter, f"a checkpoint covers {point.size} leaves")
-            elif point.root != roots[point.size]:
+            elif point.root != self.tree.root(point.size):
                 self.find(point.size - 1, other, f"the first {point.size} leaves are not its")
             elif point.origin != (self.authority.log or point).origin:
                 self.find(0, "origin", f"a checkpoint is of the log `{point.origin}`")
@@ -115,23 +112,22 @@ class Verifier:
         if self.witnesses and not found:
             self.find(0, "witness", f"no checkpoint is cosigned by {self.quorum} of the witnesses")
         return max(found, default=None)
-    def end(self, points, roots):
+    def end(self, points):
         """What is seen once all leaves are read."""
-        a, epochs, hashes = self.authority, self.authority.epochs, self.tree.levels[0]
+        a, epochs, hashes = self.authority, self.authority.epochs, self.hashes
         if a.log and a.log.vkey != self.key.text:
             self.find(0, "key", "the first leaf names another key than the log is verified with")
-        if len(self.findings) >= MOST:
+        if len(self.findings) >= MOST_FINDINGS:
             return
         carried = hashes[1:1 + a.carried]
         named = epochs and (epochs[0].carried, epochs[0].carried_root)
-        if named and not self.findings and (len(carried), Tree(carried).root()) != named:
+        if named and not self.findings and (len(carried), Tree(carried).root(len(carried))) != named:
             self.find(0, "epoch-carried", "the leaves carried over are not those it names")
-        signers = a.recovery
-        if self.given and self.given.text != self.key.text:
-            signers = [key for key, e in zip(signers, epochs) if e.old_vkey == self.given.text]
+        given, signers = (self.given or self.key).text, zip(a.recovery, [*epochs, Row()])
+        signers = [key for key, e in signers if given in (self.key.text, e.old_vkey)]
         if self.recovery and self.recovery.text not in signers:
             self.find(0, "recovery-key", "the log does not rest on the recovery key that was given")
-        self.promised(points, roots, "truncated", "root")
+        self.promised(points, "truncated", "root")
         newest = max(point.size for point in points)
         if newest < len(hashes):
             self.find(newest, "uncovered", f"the newest checkpoint covers {newest} leaves")
@@ -148,7 +144,7 @@ class Verifier:
         """Kept checkpoints of logs before this epoch: nothing that they show is undeclared."""
         epochs = [(leaf, e, Key(e.old_vkey)) for leaf, e in enumerate(self.authority.epochs if notes else ())]
         for note in notes:
-            shown = [(leaf, e, checkpoint(note, key), checkpoint(e.old_checkpoint, key)) for leaf, e, key in epochs]
+            shown = [(leaf, e, key.checkpoint(note), key.checkpoint(e.old_checkpoint)) for leaf, e, key in epochs]
             leaf, e, point, last = next((row for row in shown if all(row[2:])), (None,) * 4)
             sure(point, "a kept checkpoint is of no log that the key, or an epoch, vouches for")
             known = ((last.size, last.root), (e.restored, e.restored_root))
@@ -157,10 +153,6 @@ class Verifier:
                 self.find(leaf, "rollback", f"a kept checkpoint covers {point.size} leaves")
             elif told and point.root not in told or point.origin != e.old_origin:
                 self.find(leaf, "fork", "a kept checkpoint of the log before promises other leaves")
-
-def verify(*given, **more):
-    """The report, or CannotVerify."""
-    return Verifier(*given, **more).run()
 
 def main(open_place=opened):
     parse, many = argparse.ArgumentParser(description=__doc__.split("\n")[0]), {"action": "append", "default": []}
@@ -172,8 +164,8 @@ def main(open_place=opened):
         for file in options.checkpoint:
             kept += split_notes(open(file, encoding="utf-8").read()) or [""]
         recovery = options.recovery_key and open(options.recovery_key, encoding="utf-8").read()
-        report = verify(open_place(options.place), options.vkey, kept, int(time.time() * 1000), options.witness,
-                        options.witness_quorum, recovery)
+        report = Verifier(open_place(options.place), options.vkey, kept, int(time.time() * 1000), options.witness,
+                          options.witness_quorum, recovery).run()
     except (CannotVerify, OSError, UnicodeError) as e:
         report = {"ok": False, "code": "unable", "detail": str(e)}
     print(json.dumps(report, indent=None if options.json else 1))

@@ -1,71 +1,57 @@
 """What a leaf looks like: its fields, by docs/log-format.json; its canonical form, digests and typed parameters."""
 
-import hashlib
 import json
 import re
-from calendar import timegm
 from datetime import datetime
 from pathlib import Path
 
-from log import Wrong, need
+from log import Row, Wrong, need, sha256
 
-class Row(dict):
-    """An object of a leaf, and what is kept of it; a field that is absent is None."""
-    __getattr__, __setattr__ = dict.get, dict.__setitem__
-
-SCHEMA = Path(__file__).resolve().parents[2] / "docs/log-format.json"
-FORMAT = json.loads(SCHEMA.read_text(encoding="utf-8"), object_hook=Row)
-SHAPES, KINDS, MOST = FORMAT["$defs"], {ref["$ref"].rpartition("/")[2] for ref in FORMAT.oneOf}, FORMAT.limits
+FORMAT = json.loads((Path(__file__).resolve().parents[2] / "docs/log-format.json").read_text("utf-8"), object_hook=Row)
+SHAPES, MOST = {f"#/$defs/{name}": form for name, form in FORMAT["$defs"].items()}, FORMAT.limits
 TYPES = {"string": str, "boolean": bool, "integer": int, "array": list, "object": Row}
 # Characters that change how others are shown, or show as nothing.
-DECEPTIVE = re.compile("[%s]" % "".join(
-    f"{chr(int(first, 16))}-{chr(int(last, 16))}" for first, last in FORMAT.parameters.deceptive))
+DECEPTIVE = re.compile("|".join(FORMAT.parameters.deceptive))
 
 def holds(form, value):
     """Whether a value is of a form: JSON Schema, as far as log-format.json uses it. Wrong where an object is not."""
     shape = form.get("$ref")
-    form = SHAPES[shape.removeprefix("#/$defs/")] if shape else form
+    form = SHAPES[shape] if shape else form
+    if "pattern" in form:
+        return isinstance(value, str) and re.fullmatch(form["pattern"], value) is not None
     if "properties" in form:
-        fields, required = form["properties"], form["required"]
-        known = isinstance(value, dict) and value.keys() <= fields.keys()
+        known = isinstance(value, dict) and set(form["required"]) <= value.keys() <= form["properties"].keys()
         need(known, "canonical", f"other fields than `{shape.rpartition('/')[2]}` has")
-        for name, inner in fields.items():
-            ok = holds(inner, value[name]) if name in value else name not in required
-            need(ok, "canonical", f"`{name}` is not of its form")
+        for name, part in value.items():
+            need(holds(form["properties"][name], part), "canonical", f"`{name}` is not of its form")
         return True
     if "const" in form:
         return (type(value), value) == (type(form["const"]), form["const"])
-    kind, pattern = form["type"], form.get("pattern")
+    kind, inner = form["type"], form.get("items", form.get("additionalProperties"))
     if kind in ("boolean", "integer") or type(value) is not TYPES[kind]:
         return type(value) is TYPES[kind] and (kind == "boolean" or value >= form["minimum"])
-    if kind == "string":
-        return len(value) >= form.get("minLength", 0) and (not pattern or re.fullmatch(pattern, value) is not None)
-    parts, inner = (value, form["items"]) if kind == "array" else (value.values(), form.get("additionalProperties"))
-    return (len(value) >= form.get("minItems", form.get("minProperties", 0))
-            and (not inner or all(holds(inner, part) for part in parts))
+    return (len(value) >= form.get("minLength", form.get("minItems", form.get("minProperties", 0)))
+            and (not inner or all(holds(inner, part) for part in (value if kind == "array" else value.values())))
             and ("uniqueItems" not in form or value == sorted(set(value), key=str.encode)))
 
 def millis(value):
-    seconds, _, parts = value.removesuffix("Z").partition(".")
-    need(parts != "000", "canonical", f"{value!r} is not a time as leaves write it")
-    return timegm(datetime.fromisoformat(seconds).timetuple()) * 1000 + int(parts or 0)
+    need(not value.endswith(".000Z"), "canonical", f"{value!r} is not a time as leaves write it")
+    return round(datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp() * 1000)
 
 plain = json.JSONEncoder(ensure_ascii=False).encode
 
 def canonical(value, depth=0):
     """RFC 8785 over strings, integers, booleans, arrays and objects."""
-    if isinstance(value, (str, bool)):
+    if isinstance(value, (str, bool)) or type(value) is int and abs(value) < 1 << 53:
         return plain(value)
-    if type(value) is int and abs(value) < 1 << 53:
-        return str(value)
-    need(isinstance(value, (dict, list)) and depth <= MOST.depth, "canonical", "what no leaf holds, or too deep")
+    need(isinstance(value, (dict, list)) and depth <= MOST["depth"], "canonical", "what no leaf holds, or too deep")
     if isinstance(value, list):
         return "[" + ",".join(canonical(item, depth + 1) for item in value) + "]"
     pairs = sorted(value.items(), key=lambda pair: pair[0].encode("utf-16-be"))
     return "{" + ",".join(f"{plain(k)}:{canonical(v, depth + 1)}" for k, v in pairs) + "}"
 
 def digest(label, data):
-    return hashlib.sha256(f"grantwright/{label}/v1\0".encode() + data).hexdigest()
+    return sha256(f"grantwright/{label}/v1\0".encode(), data).hex()
 
 def digest_of(label, value):
     return digest(label, canonical(value).encode())
@@ -75,12 +61,11 @@ def read_leaf(body):
     try:
         e = json.loads(body.decode(), object_hook=Row)
         need(canonical(e, 1).encode() == body, "canonical", "not in canonical form")
-        need(e["kind"] in KINDS, "canonical", "not of a known kind")
-        holds({"$ref": f"#/$defs/{e['kind']}"}, e)
+        need(holds({"$ref": f"#/$defs/{e['kind']}"}, e), "canonical", "not of a known kind")
         expires, until = (millis(e[name]) if name in e else 0 for name in ("expires_at", "until"))
         return Row(e, ms=millis(e["at"]), expires_ms=expires, until_ms=until)
     except (KeyError, ValueError, TypeError, RecursionError) as fault:
-        raise Wrong("canonical", f"no leaf: {fault}") from None
+        raise Wrong("canonical", f"no leaf of a known kind: {fault}") from None
 
 def fits(spec, value):
     """Whether a value is of the type that a parameter of a scope declares."""
@@ -103,12 +88,10 @@ def narrower(spec, was, now):
         order == "max" and now <= was or order == "prefix" and now.startswith(was)
         or order == "subset" and set(now) <= set(was))
 
-def check_params(specs, terms):
-    """Every parameter is there, of its type, and sealed where it is sensitive."""
+def typed(specs, terms):
+    """Whether every parameter of a scope is there, of its type, and sealed where it is sensitive."""
     params, sealed = terms["params"], terms.get("sealed_params", {})
-    for name, spec in specs.items():
-        place, other = (sealed, params) if spec.get("sensitive") else (params, sealed)
-        need(name not in other and (name in place or spec.get("optional")), "params", f"`{name}`")
-        need(name not in params or fits(spec, params[name]), "params", f"`{name}` is no such value")
-    need({*sealed, *params} <= set(specs), "params", "unknown parameters")
-    return True
+    wanted = {name for name, spec in specs.items() if not spec.get("optional")}
+    secret = {name for name, spec in specs.items() if spec.get("sensitive")}
+    return (wanted <= {*params, *sealed} <= specs.keys() and sealed.keys() <= secret and secret.isdisjoint(params)
+            and all(fits(specs[name], value) for name, value in params.items()))

@@ -9,7 +9,6 @@ import re
 import tarfile
 import urllib.request
 import zlib
-from collections import namedtuple
 from http.client import HTTPException
 from pathlib import Path
 
@@ -24,7 +23,9 @@ BUNDLED = ("format", "checkpoint", "checkpoints", "tile", "blob", "texts", "keys
 NOTE = re.compile("((?:[^\0-\x1f]*\n)+)\n((?:\u2014 [^\\s\0-\x1f]+ [A-Za-z0-9+/]+={0,2}\n)+)")
 CHECKPOINT = re.compile("(.+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(?:.+\n)*")
 
-Checkpoint = namedtuple("Checkpoint", "note origin size root")
+class Row(dict):
+    """An object of a leaf, and what is kept of it; a field that is absent is None."""
+    __slots__, __getattr__, __setattr__ = (), dict.get, dict.__setitem__
 
 class CannotVerify(Exception):
     """Nothing can be said: exit code 2."""
@@ -49,10 +50,9 @@ def unbase64(text):
 def verifies(algorithm, key, signature, message):
     try:
         if algorithm == "EdDSA":
-            Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-        else:
-            EllipticCurvePublicKey.from_encoded_point(SECP256R1(), key).verify(signature, message, ECDSA(SHA256()))
-        return True
+            return Ed25519PublicKey.from_public_bytes(key).verify(signature, message) is None
+        point = EllipticCurvePublicKey.from_encoded_point(SECP256R1(), key)
+        return point.verify(signature, message, ECDSA(SHA256())) is None
     except InvalidSignature:
         return False
 
@@ -68,17 +68,15 @@ class Tree:
         return base64.b64encode(functools.reduce(lambda right, left: sha256(b"\1", left, right), lone)).decode()
 
 class Key:
-    """An Ed25519 key, `<name>+<hint>+<base64>`: of a log, or of a witness, which signs times."""
+    """An Ed25519 key, `<name>+<hint>+<base64 of 33 bytes>`: of a log, or of a witness, which signs times."""
     def __init__(self, text, witness=False):
         self.text, self.witness = text.strip(), witness
-        try:
-            self.name, self.hint, encoded = self.text.split("+", 2)
-            raw = unbase64(encoded)
-        except ValueError:
-            raise CannotVerify("a key is not <name>+<hint>+<key>") from None
-        id_, self.raw = sha256(self.name.encode(), b"\n", raw)[:4].hex(), raw[1:]
-        right = raw[:1] == (b"\4" if witness else b"\1") and len(raw) == 33 and id_ == self.hint
+        found = re.fullmatch(r"([^+]*)\+([0-9a-f]{8})\+([A-Za-z0-9+/]{44})", self.text)
+        sure(found, "a key is not <name>+<hint>+<key>")
+        self.name, self.hint, raw = found[1], found[2], base64.b64decode(found[3])
+        right = raw[0] == (4 if witness else 1) and sha256(self.name.encode(), b"\n", raw)[:4].hex() == self.hint
         sure(right, f"what names {self.name!r} is no Ed25519 key of that name and use")
+        self.raw = raw[1:]
     def signed(self, note):
         """The text of a note that it signed, or None; ValueError where its line is wrong."""
         found = len(note) <= MAX_NOTE and NOTE.fullmatch(note)
@@ -96,7 +94,7 @@ class Key:
         try:
             text = self.signed(note)
             found = text and CHECKPOINT.fullmatch(text)
-            return found and unbase64(found[3]) and Checkpoint(note, found[1], int(found[2]), found[3])
+            return found and unbase64(found[3]) and Row(note=note, origin=found[1], size=int(found[2]), root=found[3])
         except ValueError:
             return None
 
@@ -175,9 +173,8 @@ def bundle(path):
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 name, parts, total = member.name, member.name.split("/"), total + member.size
-                right = member.isfile() and name not in files and parts[0] in BUNDLED and not {"..", ""} & set(parts)
-                small = member.size <= MAX_FILE and total <= MAX_BUNDLE
-                sure(right and small, f"the bundle holds {name!r}, which no bundle has")
+                sure(member.isfile() and name not in files and parts[0] in BUNDLED and not {"..", ""} & set(parts)
+                     and member.size <= MAX_FILE and total <= MAX_BUNDLE, f"no bundle holds {name!r}")
                 files[name] = archive.extractfile(member).read()
     except (OSError, EOFError, tarfile.TarError, ValueError, zlib.error) as e:
         raise CannotVerify(f"`{path}` is not a whole bundle: {e}") from None

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 
-from leaf import FORMAT, KINDS, MOST, Row, canonical, check_params, digest_of, fits, millis, narrower
+from leaf import FORMAT, MOST, Row, canonical, digest_of, fits, millis, narrower, typed
 from log import CannotVerify, Key, Wrong, need, sha256, unbase64, verifies
 
 FOLLOW, REGISTERS, FOREVER = FORMAT.phases, FORMAT.registers, float("inf")
@@ -25,8 +25,7 @@ class Authority:
     def __init__(self):
         self.index, self.latest, self.carried, self.log, self.loaded = 0, 0, 0, None, Row(scopes={})
         self.epochs, self.recovery, self.changes, self.catalog, self.used = [], [], [], {}, set()
-        for keeps in REGISTERS.keeps.values():
-            setattr(self, keeps["in"], {})
+        vars(self).update({keeps["in"]: {} for keeps in REGISTERS.keeps.values()})
     def same(self, register, e, *fields):
         """What a register holds that has not ended, and has the same fields."""
         return [own for own in getattr(self, register).values()
@@ -71,32 +70,29 @@ class Authority:
         return origin in [e.old_origin for e in self.epochs] if past else origin == self.log.origin
     def in_force(self, id_, agent, at):
         known = self.delegations.get(id_)
-        return known and agent in (None, known.to) and at < known.over_ms
+        return known and agent in (None, known.to) and at < known.over_ms and known
     def parent(self, e):
         """What a delegation is passed on from; without one it is an agent's own right, for a time."""
-        own = Row(chain=(), rests_on=(), passes=FOREVER, expires_ms=e.ms + MOST.delegation_ms)
+        own = Row(chain=(), rests_on=(), passes=FOREVER, expires_ms=e.ms + MOST.delegation_ms, scopes=e.scopes)
         return self.delegations[e.parent] if e.parent else own
     def chain(self, e):
         return [*self.parent(e).chain, e["from"]]
-    def within(self, id_, scope, asked):
-        """Whether what is asked, or handed on, lies within what a delegation hands on."""
-        bounds, specs = self.delegations[id_].scopes.get(scope, Row()), self.catalog[asked.template].params
-        params = asked.params or {}
+    def within(self, bounds, asked):
+        """Whether what is asked, or handed on, keeps to a template, and within a lifetime and parameters."""
+        specs, params = self.catalog[asked.template].params, asked.params or {}
         return bounds.template == asked.template and 0 < asked.ttl_s <= bounds.ttl_s and all(
-            name in params and narrower(specs[name], was, params[name])
-            for name, was in (bounds.params or {}).items())
-    def bounded(self, parent, name, bounds):
+            name in params and narrower(specs[name], was, params[name]) for name, was in (bounds.params or {}).items())
+    def bounded(self, e, name, bounds):
         """Whether a scope can be handed on so."""
-        scope = self.catalog[bounds.template]
+        scope, above = self.catalog[bounds.template], self.parent(e).scopes.get(name, Row())
         specs = {name: spec for name, spec in scope.params.items() if not spec.sensitive}
-        return 0 < bounds.ttl_s <= scope.ttl.max_s and (not parent or self.within(parent, name, bounds)) and all(
-            name in specs and fits(specs[name], value) for name, value in (bounds.params or {}).items())
+        fit = all(name in specs and fits(specs[name], value) for name, value in (bounds.params or {}).items())
+        return fit and 0 < bounds.ttl_s <= scope.ttl.max_s and self.within(above, bounds)
     def covers(self, terms, at):
         """Whether what is asked lies within the delegation that it names, and ends no later."""
-        id_, known = terms.delegation_id, self.delegations.get(terms.delegation_id)
-        return not id_ and not terms.delegation or id_ and self.in_force(id_, terms.agent, at) and (
-            known.chain == terms.delegation and at + terms.ttl_s * 1000 <= known.expires_ms
-            and self.within(id_, terms.scope, terms))
+        known = self.in_force(terms.delegation_id, terms.agent, at)
+        return not terms.delegation_id and not terms.delegation or known and known.chain == terms.delegation and (
+            at + terms.ttl_s * 1000 <= known.expires_ms and self.within(known.scopes.get(terms.scope, Row()), terms))
     def handed(self, agent, at):
         """How many delegations by an agent end after that."""
         return sum(d.over_ms > at for d in self.delegations.values() if d["from"] == agent)
@@ -112,11 +108,9 @@ class Authority:
     def apply(self, e):
         judge(e.kind, self, None, e)
         if e.kind in FORMAT.groups.begin:
-            first = e.kind == "epoch_started"
-            self.recovery += [] if first and not self.index else [e.recovery_key]
-            if self.index == 0:
-                self.log, self.carried, self.latest = e, e.carried or 0, 0 if first else e.ms
-            self.epochs += [e] if first else []
+            self.log, self.carried = self.log or e, self.carried or e.carried or 0
+            self.epochs += [e] if e.kind == "epoch_started" else []
+            self.recovery, self.latest = [*self.recovery, e.recovery_key], 0 if self.epochs else e.ms
             return
         keeps, beside = REGISTERS.keeps.get(e.kind), BESIDE.get(e.kind, lambda *_: {})(self, e)
         for own in self.ended(e):
@@ -148,13 +142,12 @@ CHANGE = {
     "decided": lambda r, e: {"verdict": stricter(e.verdict, r.floor) if r.floor else e.verdict,
                              "under": e.verdict.policy_set, "excluded": e.excluded or []},
     "questioned": lambda r, e: {"asked": e, "questions": r.questions + 1},
-    "narrowed": lambda r, e: {"terms": e.terms, "digest": e.digest, "floor": r.verdict, "verdict": None,
-                              "approved_at": None},
+    "narrowed": lambda r, e: {"terms": e.terms, "digest": e.digest, "floor": r.verdict, "verdict": None},
     "withdrawn": lambda r, e: {"votes": [vote for vote in r.votes if vote.human != e.human]},
     "issued": lambda r, e: {"lease": Row(e, state="live", latest_ms=e.ms + r.terms.ttl_s * 1000)},
-    "ended": lambda r, e: {"lease": Row(r.lease, state="over")},
     "renewed": lambda r, e: {"lease": Row(r.lease, expires_ms=e.expires_ms)},
-    "revoked": lambda r, e: {"lease": Row(r.lease, state="withdrawn" if e.still_valid else "over")}}
+    **dict.fromkeys(("ended", "revoked"), lambda r, e: {
+        "lease": Row(r.lease, state="withdrawn" if e.still_valid else "over")})}
 
 class Request(Row):
     """The life of one request, folded leaf by leaf."""
@@ -167,28 +160,23 @@ class Request(Row):
         paused = self.pause if self.asked else 0
         return self.deadline + paused if self.approved_at is None else self.approved_at + MOST.collect_ms
     def eligible(self, a, human, channel, at):
-        """Whether this person may decide."""
-        v, agent, others = self.verdict, self.terms.agent, self.terms.delegation
-        if v.verdict != "ask" or channel not in v.channels or not a.active(human):
-            return False
-        handed = min(self.since, a.delegations.get(self.terms.delegation_id, self).since)
-        # Not as an owner, nor in whose interest it is; nor anybody who could act as them.
-        for who in (human, *a.stand_ins(human, at)):
-            owned = a.owned_since(agent, who, self.since) or any(a.owned_since(own, who, handed) for own in others)
-            if owned or who == self.terms.on_behalf_of:
-                return False
+        """Whether this person may decide: no owner, nor in whose interest it is, nor as whom one of those could act."""
+        v, terms, selves = self.verdict, self.terms, {human, *a.stand_ins(human, at)}
+        handed = min(self.since, a.delegations.get(terms.delegation_id, self).since)
+        agents = {terms.agent: self.since, **dict.fromkeys(terms.delegation, handed)}
         lately = [c for c in a.changes if c.by == human and at - c.ms < MOST.changed_ms]
-        return v.approvers and set(v.approvers) <= set(a.groups_of(human, at)) and not any(
-            c.agent in (agent, *others) or c.group in v.approvers for c in lately)
+        return (v.verdict == "ask" and channel in v.channels and a.active(human) and terms.on_behalf_of not in selves
+                and not any(a.owned_since(agent, who, since) for who in selves for agent, since in agents.items())
+                and v.approvers and set(v.approvers) <= set(a.groups_of(human, at))
+                and not any(c.agent in agents or c.group in v.approvers for c in lately))
     def standing(self, a, at):
         """Whose approvals count; `a` None: by the leaves alone, whatever became of rights."""
         counted = []
         for vote in self.votes:
             signed = vote.proof and (not a or not a.passkeys[vote.proof.credential_id].ended)
             counts = (signed or self.verdict.strength == "chat") and vote.human not in self.excluded
-            if counts and (not a or self.eligible(a, vote.human, vote.channel, at)
-                           and not a.tied(vote.human, counted, at)):
-                counted.append(vote.human)
+            may = not a or self.eligible(a, vote.human, vote.channel, at) and not a.tied(vote.human, counted, at)
+            counted += [vote.human] if counts and may else []
         return sorted(counted)
     def signed(self, a, vote):
         """Whether a vote's proof is an assertion (WebAuthn) over it, just now, by a live passkey of this person."""
@@ -208,12 +196,6 @@ class Request(Row):
     def met(self, a, at):
         v = self.verdict
         return v and (v.verdict == "allow" or not self.asked and 0 < v.quorum <= len(self.standing(a, at)))
-    def within(self, new):
-        """Whether these terms are narrower than those in force."""
-        old, specs = self.terms, self.scope.params
-        return {**new, "params": old.params, "ttl_s": old.ttl_s} == old != new and (
-            0 < new.ttl_s <= old.ttl_s and new.params.keys() == old.params.keys()
-            and all(narrower(specs[name], was, new.params[name]) for name, was in old.params.items()))
     def apply(self, e, a):
         e = Row(e, kind="ended") if e.kind == "expired" and e.lease_id else e
         judge(e.kind, a, self, e)
@@ -227,8 +209,8 @@ class Request(Row):
             self.seen, self.votes = (self.seen, [*self.votes, e]) if e.kind == "voted" else (self.version, [])
         self.update(CHANGE.get(e.kind, lambda *_: {})(self, e), version=self.version + 1, last=e.ms,
                     phase=FOLLOW[self.phase][e.kind])
+        self.approved_at, v = (self.approved_at or e.ms) if self.met(None, e.ms) else None, self.verdict
         if not self.phase:
-            self.approved_at, v = (self.approved_at or e.ms) if self.met(None, e.ms) else None, self.verdict
             never = e.kind == "decided" and (v.verdict == "deny" or self.terms.ttl_s > v.max_ttl_s)
             self.phase = "denied" if never or e.decision == "deny" else "approved" if self.met(a, e.ms) else "pending"
         return self
@@ -252,32 +234,29 @@ def vouched(epoch, recovery):
     return signed and named and new.name != old.name and new.raw != old.raw and (
         last.size > epoch.restored or (last.size, last.root) == (epoch.restored, epoch.restored_root))
 
-# Which kinds are of what, by log-format.json.
-OF = Row({group: " ".join(kinds) for group, kinds in FORMAT.groups.items()})
-# When a leaf may come: kinds, the rule, what must hold of it (`e`), of its request (`r`) and all else (`a`).
+# When a leaf may come: kinds, or groups; the rule; what must hold of it (`e`), its request (`r`) and all else (`a`).
 RULES = [
-    (OF.begin, "opened-first", lambda a, r, e: e.version == 1 and e.origin and e.carried != 0),
-    (OF.begin, "opened-first", lambda a, r, e: a.index in (0, len(a.epochs)) and a.index <= a.carried),
-    (OF.begin, "epoch", lambda a, r, e: len(a.epochs) < MOST.epochs and (not a.index or (
+    ("begin", "opened-first", lambda a, r, e: e.version == 1 and e.origin and e.carried != 0),
+    ("begin", "opened-first", lambda a, r, e: a.index in (0, len(a.epochs)) and a.index <= a.carried),
+    ("begin", "epoch", lambda a, r, e: len(a.epochs) < MOST.epochs and (not a.index or (
         e.origin, e.vkey, e.trust_domain) == (a.epochs[-1].old_origin, a.epochs[-1].old_vkey, a.log.trust_domain))),
-    (OF.begin, "epoch-signature", lambda a, r, e: not a.index or vouched(a.epochs[-1], e.recovery_key or "")),
-    (f"{OF.authority} requested {OF.later}", "time", lambda a, r, e: max(
+    ("begin", "epoch-signature", lambda a, r, e: not a.index or vouched(a.epochs[-1], e.recovery_key or "")),
+    ("authority requested later", "time", lambda a, r, e: max(
         a.latest, a.epochs[0].ms if a.epochs and a.index > a.carried else 0) - e.ms <= MOST.behind_ms),
-    (OF.authority, "opened-first", lambda a, r, e: a.log),
-    (OF.authority, "epoch", lambda a, r, e: not len(a.epochs) == a.index <= a.carried),
-    (OF.by_operators, "operator", lambda a, r, e: e.by in a.operators()),
-    (OF.active_people, "human-known", lambda a, r, e: not e.human or a.active(e.human)),
-    ("human_set", "operator", lambda a, r, e: e.by in a.operators() or (
+    ("authority", "opened-first", lambda a, r, e: a.log),
+    ("authority", "epoch", lambda a, r, e: not len(a.epochs) == a.index <= a.carried),
+    ("by_operators", "operator", lambda a, r, e: e.by in a.operators() or (
         not a.humans and e.active and e.operator and e.by == e.human)),
+    ("active_people", "human-known", lambda a, r, e: not e.human or a.active(e.human)),
     ("human_set", "last-operator", lambda a, r, e: e.active and e.operator or a.operators() - {e.human}),
     ("group_set", "group-member", lambda a, r, e: set(e.members) <= set(a.humans)),
     ("agent_set", "agent-owner", lambda a, r, e: a.active(e.owner)),
     ("agent_revoked", "agent-known", lambda a, r, e: e.agent in a.agents),
-    ("join_created instance_enrolled", "agent-known", lambda a, r, e: a.lives(e.agent)),
     ("instance_renewed instance_revoked", "instance-known", lambda a, r, e: e.instance in a.instances),
     ("instance_renewed", "renew-once", lambda a, r, e: any(
         own.serial == e.old_serial for own in a.same("instances", e, "instance"))),
     ("instance_renewed", "agent-known", lambda a, r, e: a.lives(a.instances[e.instance].agent)),
+    ("join_created instance_enrolled", "agent-known", lambda a, r, e: a.lives(e.agent)),
     ("instance_enrolled", "join-single-use", lambda a, r, e: any(own.expires_ms > e.ms for own in a.ended(e))),
     ("link_spent passkey_enrolled", "link-single-use", lambda a, r, e: any(
         own.expires_ms > e.ms and (e.kind == "link_spent" or own.purpose == "enrol") for own in a.ended(e))),
@@ -289,8 +268,7 @@ RULES = [
     ("account_unlinked", "account-known", lambda a, r, e: a.ended(e)),
     ("passkey_revoked account_unlinked", "operator", lambda a, r, e: e.by in {a.ended(e)[0].human, *a.operators()}),
     ("account_linked", "account-once", lambda a, r, e: not a.same("accounts", e, "account") and all(
-        own.account.channel != e.account.channel or own.account.tenant != e.account.tenant
-        for own in a.same("accounts", e, "human"))),
+        {**e.account, "account": own.account.account} != own.account for own in a.same("accounts", e, "human"))),
     ("identity_set", "identity-known", lambda a, r, e: e.human or a.ended(e)),
     ("identity_set", "identity-once", lambda a, r, e: not e.human or all(own.human == e.human for own in a.ended(e))),
     ("groups_claimed", "identity-known", lambda a, r, e: a.same("identities", e, "issuer", "subject", "human")),
@@ -299,12 +277,11 @@ RULES = [
     ("delegated", "delegation", lambda a, r, e: not e.parent or a.in_force(e.parent, e["from"], e.ms)),
     ("delegated", "agent-live", lambda a, r, e: a.lives(e["from"], e.instance) and a.lives(e.to)),
     ("delegated", "delegation", lambda a, r, e: e.to not in a.chain(e) and 0 < len(e.scopes) <= MOST.delegation_scopes),
-    ("delegated", "delegation", lambda a, r, e: len(a.chain(e)) + (e.passes or 0) <= MOST.delegation_agents),
-    ("delegated", "delegation", lambda a, r, e: (e.passes or 0) < a.parent(e).passes),
-    ("delegated", "delegation", lambda a, r, e: e.ms < e.expires_ms <= a.parent(e).expires_ms),
+    ("delegated", "delegation", lambda a, r, e: len(a.chain(e)) + (e.passes or 0) <= MOST.delegation_agents
+        and (e.passes or 0) < a.parent(e).passes and e.ms < e.expires_ms <= a.parent(e).expires_ms),
     ("delegated", "scope-pinned", lambda a, r, e: all(
         a.loaded.scopes.get(name) == bounds.template in a.catalog for name, bounds in e.scopes.items())),
-    ("delegated", "delegation", lambda a, r, e: all(a.bounded(e.parent, *scope) for scope in e.scopes.items())),
+    ("delegated", "delegation", lambda a, r, e: all(a.bounded(e, *scope) for scope in e.scopes.items())),
     ("delegated", "delegation", lambda a, r, e: a.handed(e["from"], e.ms) < MOST.live_delegations),
     ("delegated", "delegation", lambda a, r, e: a.handed(e["from"], e.ms - MOST.delegation_ms) < MOST.day_delegations),
     ("delegation_ended", "delegation", lambda a, r, e: a.in_force(e.delegation_id, None, e.ms) and a.ender(e)),
@@ -312,23 +289,23 @@ RULES = [
     ("requested narrowed", "digest", lambda a, r, e: digest_of("request", e.terms) == e.digest),
     ("requested", "digest", lambda a, r, e: r.terms.version == 1 and r.terms.request_id == e.request_id),
     ("requested", "origin", lambda a, r, e: a.may_name(r.terms.origin)),
-    (OF.later, "time", lambda a, r, e: e.ms >= r.last),
-    (f"{OF.open} intended issued", "epoch", lambda a, r, e: a.may_name(r.terms.origin)),
-    (OF.later, "phase", lambda a, r, e: e.kind in FOLLOW.get(r.phase, ())),
-    (OF.later, "digest", lambda a, r, e: (e.old_digest or e.digest) == r.digest),
-    (OF.in_time, "deadline", lambda a, r, e: e.ms < r.ends()),
-    ("expired", "deadline", lambda a, r, e: e.ms >= r.ends()),
+    ("later", "time", lambda a, r, e: e.ms >= r.last),
+    ("open intended issued", "epoch", lambda a, r, e: a.may_name(r.terms.origin)),
+    ("later", "phase", lambda a, r, e: e.kind in FOLLOW.get(r.phase, ())),
+    ("later", "digest", lambda a, r, e: (e.old_digest or e.digest) == r.digest),
+    ("in_time expired", "deadline", lambda a, r, e: (e.ms < r.ends()) == (e.kind != "expired")),
     ("decided voted", "policy-set", lambda a, r, e: (e.verdict or e).policy_set == a.loaded.policy_set),
-    (OF.by_deciders, "eligible", lambda a, r, e: r.eligible(a, e.human, e.channel, e.ms)),
+    ("by_deciders", "eligible", lambda a, r, e: r.eligible(a, e.human, e.channel, e.ms)),
+    ("questioned", "question-open", lambda a, r, e: not r.asked),
     ("narrowed approved", "question-open", lambda a, r, e: not r.asked or r.asked.human == e.human),
     ("decided", "decided-once", lambda a, r, e: e.again or not r.verdict),
     ("decided", "attributes", lambda a, r, e: [e.attributes, *(e.chain or ())] == [
         a.attributes(agent, e.ms) for agent in (r.terms.agent, *r.terms.delegation)]),
-    ("questioned", "question-open", lambda a, r, e: not r.asked),
     ("questioned", "question-bound", lambda a, r, e: r.questions < MOST.questions),
     ("answered", "answer", lambda a, r, e: r.asked),
     ("narrowed", "scope-known", lambda a, r, e: r.scope),
-    ("narrowed", "narrower", lambda a, r, e: r.within(e.terms)),
+    ("narrowed", "narrower", lambda a, r, e: e.terms != r.terms == {**e.terms, "ttl_s": r.terms.ttl_s, "params": {
+        **e.terms.params, **r.terms.params}} and a.within(r.terms, e.terms)),
     ("voted", "group-evidence", lambda a, r, e: e.groups == a.groups_of(e.human, e.ms)),
     ("voted", "canonical", lambda a, r, e: e.decision in ("approve", "deny")),
     ("voted", "passkey", lambda a, r, e: not e.proof or r.signed(a, e)),
@@ -347,7 +324,7 @@ RULES = [
     ("requested", "scope-pinned", lambda a, r, e: a.loaded.scopes.get(r.terms.scope) == r.terms.template),
     ("requested intended", "delegation", lambda a, r, e: a.covers(r.terms, e.ms)),
     ("requested", "terms", lambda a, r, e: r.terms.ttl_s > 0 and r.deadline > e.ms),
-    ("requested narrowed", "params", lambda a, r, e: not r.scope or check_params(r.scope.params, e.terms)),
+    ("requested narrowed", "params", lambda a, r, e: not r.scope or typed(r.scope.params, e.terms)),
     ("ended renewed revoked", "lease", lambda a, r, e: r.lease.lease_id == e.lease_id and r.lease.state != "over"),
     ("renewed", "lease", lambda a, r, e: r.lease.state == "live"),
     ("ended", "deadline", lambda a, r, e: e.ms >= r.lease.expires_ms),
@@ -356,7 +333,8 @@ RULES = [
     ("issued renewed", "delegation", lambda a, r, e: (
         not r.terms.delegation_id or e.expires_ms <= a.delegations[r.terms.delegation_id].expires_ms)),
 ]
-RULES_OF = {kind: [row for row in RULES if kind in row[0].split()] for kind in (*KINDS, "approved", "ended")}
+RULES_OF = {kind: [row for row in RULES if any(kind in FORMAT.groups.get(name, [name]) for name in row[0].split())]
+            for kind in (*FORMAT["$defs"], "approved", "ended")}
 
 def judge(kind, a, r, e):
     """Checks every rule of a kind of leaf, and that what has to be new in it is."""

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 
 from leaf import MOST, Row, digest, read_leaf
 from log import CannotVerify, Key, Tree, Wrong, need, opened, sha256, split_notes, sure
@@ -27,8 +28,9 @@ class Verifier:
         self.given, self.recovery = vkey and Key(vkey), recovery and Key(recovery)
         self.authority, self.hashes, self.findings = Authority(), [], []
         self.requests, self.broken, self.texts = {}, set(), {}
-    def find(self, leaf, rule, detail):
-        self.findings.append({"leaf": max(leaf, 0), "rule": rule, "detail": str(detail)})
+    def find(self, leaf, rule, detail, unless=False):
+        if not unless:
+            self.findings.append({"leaf": max(leaf, 0), "rule": rule, "detail": str(detail)})
     def run(self):
         """The report, or CannotVerify."""
         leaves = self.source.leaves()
@@ -39,8 +41,7 @@ class Verifier:
         except (Wrong, AttributeError):
             raise CannotVerify("no key was given, and the first leaf names none") from None
         points, kept = ([self.key.checkpoint(note) for note in notes] for notes in (self.source.notes, self.kept))
-        if None in points:
-            self.find(0, "signature", "a note beside the log is no checkpoint that its key signed")
+        self.find(0, "signature", "a note beside the log is no checkpoint of its key", unless=None not in points)
         older = [note for note, point in zip(self.kept, kept) if not point]
         points, kept = [*filter(None, points)], [*filter(None, kept)]
         sure(points, "no checkpoint of this log is signed by the key")
@@ -60,9 +61,8 @@ class Verifier:
         self.promised(kept, "rollback", "fork")
         self.older(older)
         found = "found" if len(self.findings) > before else "none" if self.kept else "not checked"
-        findings = sorted(self.findings, key=lambda found: found["leaf"])[:MOST_FINDINGS]
-        return {"ok": not findings, "leaves": index, "requests": len(self.requests), "rollback": found,
-                "witnessed": witnessed, "findings": findings,
+        return {"ok": not self.findings, "leaves": index, "requests": len(self.requests), "rollback": found,
+                "witnessed": witnessed, "findings": sorted(self.findings, key=lambda one: one["leaf"])[:MOST_FINDINGS],
                 "not_checked": ["that the recorded verdicts are what the policies give"]}
     def fold(self, index, e):
         a, id_, terms = self.authority, e.request_id, e.terms or Row()
@@ -92,10 +92,9 @@ class Verifier:
                 self.authority.catalog[wanted] = json.loads(blob, object_hook=Row)
     def promised(self, points, shorter, other):
         """Whether the leaves are those that checkpoints promise."""
-        size = len(self.hashes)
         for point in points:
-            if point.size > size:
-                self.find(size, shorter, f"a checkpoint covers {point.size} leaves")
+            if point.size > len(self.hashes):
+                self.find(len(self.hashes), shorter, f"a checkpoint covers {point.size} leaves")
             elif point.root != self.tree.root(point.size):
                 self.find(point.size - 1, other, f"the first {point.size} leaves are not its")
             elif point.origin != (self.authority.log or point).origin:
@@ -109,28 +108,24 @@ class Verifier:
                 found += [point.size] if cosigned >= self.quorum else []
             except ValueError as e:
                 self.find(point.size - 1, "witness", e)
-        if self.witnesses and not found:
-            self.find(0, "witness", f"no checkpoint is cosigned by {self.quorum} of the witnesses")
+        self.find(0, "witness", f"no checkpoint is cosigned by {self.quorum}", unless=found or not self.witnesses)
         return max(found, default=None)
     def end(self, points):
         """What is seen once all leaves are read."""
         a, epochs, hashes = self.authority, self.authority.epochs, self.hashes
-        if a.log and a.log.vkey != self.key.text:
-            self.find(0, "key", "the first leaf names another key than the log is verified with")
+        self.find(0, "key", "the first leaf names another key", unless=not a.log or a.log.vkey == self.key.text)
         if len(self.findings) >= MOST_FINDINGS:
             return
-        carried = hashes[1:1 + a.carried]
-        named = epochs and (epochs[0].carried, epochs[0].carried_root)
-        if named and not self.findings and (len(carried), Tree(carried).root(len(carried))) != named:
+        if epochs and not self.findings and (
+                len(hashes) <= a.carried or Tree(hashes[1:1 + a.carried]).root(a.carried) != a.log.carried_root):
             self.find(0, "epoch-carried", "the leaves carried over are not those it names")
-        given, signers = (self.given or self.key).text, zip(a.recovery, [*epochs, Row()])
+        given, signers = (self.given or self.key).text, zip(a.recovery[len(epochs) > 0:], [*epochs, Row()])
         signers = [key for key, e in signers if given in (self.key.text, e.old_vkey)]
         if self.recovery and self.recovery.text not in signers:
             self.find(0, "recovery-key", "the log does not rest on the recovery key that was given")
         self.promised(points, "truncated", "root")
         newest = max(point.size for point in points)
-        if newest < len(hashes):
-            self.find(newest, "uncovered", f"the newest checkpoint covers {newest} leaves")
+        self.find(newest, "uncovered", f"the newest checkpoint covers {newest} leaves", unless=newest >= len(hashes))
         for leaf in self.source.tiles(self.tree.levels):
             self.find(leaf, "tile", "a hash tile is not that of the leaves")
         try:
@@ -147,11 +142,10 @@ class Verifier:
             shown = [(leaf, e, key.checkpoint(note), key.checkpoint(e.old_checkpoint)) for leaf, e, key in epochs]
             leaf, e, point, last = next((row for row in shown if all(row[2:])), (None,) * 4)
             sure(point, "a kept checkpoint is of no log that the key, or an epoch, vouches for")
-            known = ((last.size, last.root), (e.restored, e.restored_root))
-            told = [root for size, root in known if size == point.size]
+            roots = {last.size: last.root, e.restored: e.restored_root}
             if point.size > last.size:
                 self.find(leaf, "rollback", f"a kept checkpoint covers {point.size} leaves")
-            elif told and point.root not in told or point.origin != e.old_origin:
+            elif roots.get(point.size, point.root) != point.root or point.origin != e.old_origin:
                 self.find(leaf, "fork", "a kept checkpoint of the log before promises other leaves")
 
 def main(open_place=opened):
@@ -159,11 +153,10 @@ def main(open_place=opened):
     for option, more in {"place": {}, "--vkey": {}, "--recovery-key": {}, "--checkpoint": many, "--witness": many,
                          "--witness-quorum": {"type": int}, "--json": {"action": "store_true"}}.items():
         parse.add_argument(option, **more)
-    options, kept = parse.parse_args(), []
+    options = parse.parse_args()
     try:
-        for file in options.checkpoint:
-            kept += split_notes(open(file, encoding="utf-8").read()) or [""]
-        recovery = options.recovery_key and open(options.recovery_key, encoding="utf-8").read()
+        kept = [note for file in options.checkpoint for note in split_notes(Path(file).read_text("utf-8")) or [""]]
+        recovery = options.recovery_key and Path(options.recovery_key).read_text("utf-8")
         report = Verifier(open_place(options.place), options.vkey, kept, int(time.time() * 1000), options.witness,
                           options.witness_quorum, recovery).run()
     except (CannotVerify, OSError, UnicodeError) as e:

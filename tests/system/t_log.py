@@ -271,6 +271,11 @@ class Specified(unittest.TestCase):
             fits = self.leaf.fits(self.leaf.Row(vector["spec"]), value)
             self.assertEqual(bool(fits), "taken" in vector, vector["name"])
 
+    def test_a_scope_whose_pattern_is_none_is_a_finding_of_the_second_verifier(self):
+        """What it turns into a finding instead of falling over it."""
+        with self.assertRaises(self.leaf.MALFORMED):
+            self.leaf.fits(self.leaf.Row(type="string", pattern="("), "sales")
+
 
 class Receipts(unittest.TestCase):
     def receipt(self):

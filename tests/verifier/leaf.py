@@ -12,11 +12,11 @@ SHAPES, MOST = {f"#/$defs/{name}": form for name, form in FORMAT["$defs"].items(
 TYPES = {"string": str, "boolean": bool, "integer": int, "array": list, "object": Row}
 # Characters that change how others are shown, or show as nothing.
 DECEPTIVE = re.compile("|".join(FORMAT.parameters.deceptive))
+MALFORMED = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError, re.error)
 
 def holds(form, value):
     """Whether a value is of a form: JSON Schema, as far as log-format.json uses it. Wrong where an object is not."""
-    shape = form.get("$ref")
-    form = SHAPES[shape] if shape else form
+    form = SHAPES.get(shape := form.get("$ref"), form)
     if "pattern" in form:
         return isinstance(value, str) and re.fullmatch(form["pattern"], value) is not None
     if "properties" in form:
@@ -64,7 +64,7 @@ def read_leaf(body):
         need(holds({"$ref": f"#/$defs/{e['kind']}"}, e), "canonical", "not of a known kind")
         expires, until = (millis(e[name]) if name in e else 0 for name in ("expires_at", "until"))
         return Row(e, ms=millis(e["at"]), expires_ms=expires, until_ms=until)
-    except (KeyError, ValueError, TypeError, RecursionError) as fault:
+    except MALFORMED as fault:
         raise Wrong("canonical", f"no leaf of a known kind: {fault}") from None
 
 def fits(spec, value):

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from leaf import MOST, Row, digest, read_leaf
+from leaf import MALFORMED, MOST, Row, digest, read_leaf
 from log import CannotVerify, Key, Tree, Wrong, need, opened, sha256, split_notes, sure
 from rules import FOREVER, Authority, Request
 
@@ -52,7 +52,7 @@ class Verifier:
                 self.fold(index, read_leaf(body))
             except Wrong as e:
                 self.find(index, *e.args)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
+            except MALFORMED as e:
                 self.find(index, "canonical", f"not of the form of its kind: {type(e).__name__} {e}")
             body, index = next(leaves, None), index + 1
         self.tree = Tree(self.hashes)
@@ -133,7 +133,7 @@ class Verifier:
                 said = digest("commitment", bytes.fromhex(text["salt"]) + text["text"].encode())
                 if said not in self.texts.get(text["request_id"], {said}):
                     self.find(len(hashes), "commitment", f"the text `{text['name']}` is not committed to")
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
+        except MALFORMED as e:
             raise CannotVerify(f"the texts beside the log are not of their form: {e}") from None
     def older(self, notes):
         """Kept checkpoints of logs before this epoch: nothing that they show is undeclared."""

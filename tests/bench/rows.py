@@ -399,7 +399,7 @@ def scale():
     at = f"at {size:,} leaves"
     return [
         Row(f"store: appends {at}, against 10,000", f"{slower:.2f} ×", "≤ 1.2 ×", slower <= 1.2,
-            f"{got['append_small']:,.0f} and {got['append_large']:,.0f} grants/s, 64 callers, medians of 5; "
+            f"{got['append_small']:,.0f} and {got['append_large']:,.0f} grants/s, 64 callers, medians of 7 in turns; "
             f"opened again in {got['open_s']:.1f} s"),
         Row(f"store: inclusion proof {at}, p99 of 1,000", f"{got['proof_us'] / 1000:.2f} ms", "≤ 5 ms",
             got["proof_us"] <= 5000, "leaves all over the log"),

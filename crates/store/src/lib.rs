@@ -23,6 +23,7 @@ mod hashes;
 mod head;
 mod memory;
 mod open_set;
+mod proven;
 mod read;
 mod side;
 mod store;

@@ -14,7 +14,7 @@ use grantwright_proof::{
 use crate::db::{Db, DbError, Mode, Row, Value, placeholders};
 use crate::hashes::Tiles;
 use crate::head::Macs;
-use crate::memory;
+use crate::proven::{ProvenTiles, Prover};
 use crate::{Sealed, StoreError};
 
 /// Most rows of one answer.
@@ -230,6 +230,7 @@ fn frontier(db: &mut dyn Db, macs: &Macs, known: u64) -> Result<Frontier, StoreE
 pub(crate) fn load(
     db: &mut dyn Db,
     macs: &Macs,
+    proven: &ProvenTiles,
     known: u64,
     id: &RequestId,
 ) -> Result<Option<Loaded>, StoreError> {
@@ -250,12 +251,10 @@ pub(crate) fn load(
     if bodies.iter().map(|(index, _)| index).ne(&indexes) {
         return Err(StoreError::tampered(format!("leaves of request `{id}` are missing")));
     }
-    let root = frontier.root();
     let mut leaves = Vec::with_capacity(bodies.len());
-    let tiles = Tiles::new(db, frontier.size());
+    let prover = Prover::new(db, &frontier, proven);
     for (index, body) in bodies {
-        memory::prove(index, leaf_hash(&body), frontier.size(), root, &tiles)
-            .map_err(|e| tiles.failed().map_or(e, StoreError::from))?;
+        prover.prove(index, leaf_hash(&body))?;
         let event = Event::from_leaf(&body)
             .map_err(|e| StoreError::tampered(format!("leaf {index}: {e}")))?;
         if event.request_id() != Some(id) {
@@ -263,7 +262,7 @@ pub(crate) fn load(
         }
         leaves.push((index, event));
     }
-    drop(tiles);
+    drop(prover);
     let state = RequestState::refold(leaves.iter().map(|(index, event)| (*index, event)))
         .map_err(|e| StoreError::tampered(format!("leaves of request `{id}`: {e}")))?;
     let mut texts = texts(db, id)?;
@@ -851,6 +850,7 @@ pub(crate) fn leaves(
 pub(crate) fn proven_leaves(
     db: &mut dyn Db,
     macs: &Macs,
+    proven: &ProvenTiles,
     known: u64,
     from: u64,
     to: u64,
@@ -861,16 +861,15 @@ pub(crate) fn proven_leaves(
     if !rows.iter().map(|(index, _)| *index).eq(from..to) {
         return Err(StoreError::tampered(format!("leaves from {from} on are missing")));
     }
-    let (root, tiles) = (frontier.root(), Tiles::new(db, frontier.size()));
-    let mut proven = Vec::with_capacity(rows.len());
+    let prover = Prover::new(db, &frontier, proven);
+    let mut events = Vec::with_capacity(rows.len());
     for (index, body) in rows {
-        memory::prove(index, leaf_hash(&body), frontier.size(), root, &tiles)
-            .map_err(|e| tiles.failed().map_or(e, StoreError::from))?;
+        prover.prove(index, leaf_hash(&body))?;
         let event = Event::from_leaf(&body)
             .map_err(|e| StoreError::tampered(format!("leaf {index}: {e}")))?;
-        proven.push((index, event));
+        events.push((index, event));
     }
-    Ok(proven)
+    Ok(events)
 }
 
 pub(crate) fn inclusion(

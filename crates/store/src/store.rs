@@ -14,6 +14,7 @@ use crate::db::Db;
 use crate::db::postgres::Postgres;
 use crate::db::sqlite::Sqlite;
 use crate::head::Macs;
+use crate::proven::ProvenTiles;
 use crate::read;
 use crate::transition::Transition;
 use crate::url::Url;
@@ -51,6 +52,7 @@ pub struct Store {
     board: Board,
     macs: Macs,
     coming: Arc<AtomicUsize>,
+    proven: Arc<ProvenTiles>,
 }
 
 /// A transition that is sure to come, see [`Store::coming`]; dropping it says that none does any more.
@@ -115,7 +117,8 @@ impl Store {
         for _ in 0..READERS {
             readers.push(reader(url.clone()).await?);
         }
-        Ok(Self { writer, readers: readers.into(), turn: Arc::default(), board, macs, coming })
+        let (turn, proven) = Default::default();
+        Ok(Self { writer, readers: readers.into(), turn, board, macs, coming, proven })
     }
 
     /// Announces a transition that comes when a backend has answered. While many are announced, commits await
@@ -197,7 +200,8 @@ impl Store {
     /// [`StoreError::Tampered`] when leaves are missing, edited or another request's.
     pub async fn load(&self, id: &RequestId) -> Result<Option<Loaded>, StoreError> {
         let (id, macs, known) = (id.clone(), self.macs.clone(), self.head().size);
-        self.read(move |db| read::load(db, &macs, known, &id)).await
+        let proven = Arc::clone(&self.proven);
+        self.read(move |db| read::load(db, &macs, &proven, known, &id)).await
     }
 
     /// What an agent's idempotency key names.
@@ -383,7 +387,8 @@ impl Store {
     /// [`StoreError::Tampered`] when leaves are missing or edited; else see [`Store::key`].
     pub async fn proven_leaves(&self, from: u64, to: u64) -> Result<Vec<(u64, Event)>, StoreError> {
         let (macs, known) = (self.macs.clone(), self.head().size);
-        self.read(move |db| read::proven_leaves(db, &macs, known, from, to)).await
+        let proven = Arc::clone(&self.proven);
+        self.read(move |db| read::proven_leaves(db, &macs, &proven, known, from, to)).await
     }
 
     /// The proof that leaf `index` is in the tree of `size` leaves.

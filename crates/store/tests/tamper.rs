@@ -210,6 +210,73 @@ async fn a_request_is_loaded_from_all_its_own_leaves_or_not_at_all() {
     }
 }
 
+/// Full tiles that were proven are kept in memory: what is read later is compared with them, and neither an
+/// edited leaf nor an edited tile changes what a request is, before they are kept and after.
+#[tokio::test]
+async fn what_was_proven_before_is_no_less_proven_when_it_is_read_again() {
+    let place = Place::new();
+    place.filled().await;
+    let store = place.reopen().await.unwrap();
+    for n in 3..70 {
+        store.commit(place.world.grant(n)).await.unwrap();
+    }
+    assert!(store.head().size > 256);
+    store.close().await;
+    let spoil_leaf =
+        "UPDATE leaves SET body = CAST(replace(body, 'ask', 'all') AS BLOB) WHERE idx = 15";
+    // Another leaf, with its own hash beside it.
+    let other_leaf = "UPDATE leaves SET (body, hash) = (SELECT body, hash FROM leaves WHERE idx = 18) \
+                      WHERE idx = 14";
+    // What the fold alone would take.
+    let more_people = "UPDATE leaves SET \
+                       body = CAST(replace(body, '\"quorum\":1', '\"quorum\":2') AS BLOB) WHERE idx = 15";
+    for warm in [false, true] {
+        for sql in [spoil_leaf, other_leaf, more_people] {
+            let store = place.reopen().await.unwrap();
+            if warm {
+                store.load(&world::request(2)).await.unwrap().unwrap();
+            }
+            let was = leaves_of_2(place.folder.path());
+            place.sql(sql);
+            let loaded = store.load(&world::request(2)).await;
+            assert!(
+                matches!(loaded, Err(StoreError::Tampered(_))),
+                "warm {warm}, {sql}: {loaded:?}"
+            );
+            let others = store.load(&world::request(3)).await.unwrap().unwrap();
+            assert_eq!(others.leaves.len(), 4);
+            store.close().await;
+            for (index, body, hash) in was {
+                let sql = "UPDATE leaves SET body = ?2, hash = ?3 WHERE idx = ?1";
+                connect(place.folder.path()).execute(sql, (index, body, hash)).unwrap();
+            }
+        }
+    }
+    let store = place.reopen().await.unwrap();
+    // The proof of leaf 0 does not read the leaf's own place in the tile: that it holds does not make the
+    // tile whole.
+    place.sql(
+        "UPDATE tiles SET hashes = CAST(zeroblob(32) || substr(hashes, 33) AS BLOB) \
+         WHERE level = 0 AND idx = 0",
+    );
+    for _ in 0..2 {
+        assert_eq!(store.proven_leaves(0, 1).await.unwrap().len(), 1);
+    }
+    let loaded = store.load(&world::request(2)).await;
+    assert!(matches!(loaded, Err(StoreError::Tampered(_))), "{loaded:?}");
+    store.close().await;
+}
+
+type Bodies = Vec<(i64, Vec<u8>, Vec<u8>)>;
+
+/// Leaves 14 and 15 as they are.
+fn leaves_of_2(folder: &Path) -> Bodies {
+    let db = connect(folder);
+    let mut read = db.prepare("SELECT idx, body, hash FROM leaves WHERE idx IN (14, 15)").unwrap();
+    let rows = read.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).unwrap();
+    rows.collect::<Result<_, _>>().unwrap()
+}
+
 #[tokio::test]
 async fn invariant_29_a_head_that_moves_by_itself_ends_writing() {
     for sql in ["UPDATE head SET epoch = epoch + 1", "DELETE FROM head"] {

@@ -24,12 +24,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use grantwright_credential::{Credential, Kind};
 use grantwright_domain::request::Lease;
-use grantwright_domain::{Grant, LeaseId, Timestamp};
+use grantwright_domain::{Grant, LeaseId, Params, Scope, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
     DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevokedCertParams, SerialNumber,
 };
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::signing::lease_bytes;
@@ -37,7 +38,7 @@ use crate::{
     Backend, BoxFuture, Declaration, Document, Ended, EndedLease, MintError, Minted, Minter,
     Publisher, SetupError, SignInput, Signer,
 };
-use template::Asked;
+use template::{Asked, Good};
 pub(crate) use template::{Names, Usage, faults_of, key_id, requested};
 
 /// Certificates begin this much earlier, for servers whose clocks run behind.
@@ -73,6 +74,7 @@ pub struct X509Issuer {
     ca_pem: String,
     /// Where `ca.pem` and `crl` are served.
     url: String,
+    good: Good,
 }
 
 impl X509Issuer {
@@ -111,7 +113,7 @@ impl X509Issuer {
             return Err(wrong);
         }
         let issuer = Issuer::from_ca_cert_pem(ca, key).map_err(|_| wrong)?;
-        Ok(Self { issuer, ca_pem: ca.to_owned(), url: url.into() })
+        Ok(Self { issuer, ca_pem: ca.to_owned(), url: url.into(), good: Good::default() })
     }
 
     fn certificate(&self, input: &SignInput<'_>, asked: &Asked) -> Result<String, rcgen::Error> {
@@ -179,7 +181,7 @@ fn unsigned(e: &rcgen::Error) -> MintError {
 impl Signer for X509Issuer {
     fn sign(&self, input: &SignInput<'_>) -> Result<Minted, MintError> {
         BACKEND.declaration.admits_ttl(input.ttl_s)?;
-        let asked = Asked::compile(input.scope, input.params)?;
+        let asked = self.good.granted(input.scope, input.params)?;
         let certificate = self.certificate(input, &asked).map_err(|e| unsigned(&e))?;
         let facts = input
             .facts_with([("key", asked.key_id()), ("serial", serial(input.lease).to_string())]);
@@ -223,6 +225,10 @@ impl Publisher for X509Issuer {
 impl Minter for X509Issuer {
     fn backend(&self) -> Backend {
         BACKEND
+    }
+
+    fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
+        Ok(self.good.asked(scope, params)?.preview())
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {

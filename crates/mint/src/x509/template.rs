@@ -1,6 +1,7 @@
 //! What a scope's template lets a certificate say, and what a grant fills in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -126,6 +127,41 @@ impl Names {
 
     pub(crate) fn preview(&self) -> Value {
         json!({ "dns": self.dns, "uri": self.uri, "usage": self.usage })
+    }
+}
+
+/// Requests that were found good when they were asked for, by their text, until they are signed: each
+/// signature is checked once. Of what is forgotten it is checked again.
+#[derive(Default)]
+pub(super) struct Good(Mutex<HashMap<String, PublicKey>>);
+
+impl Good {
+    /// Most that are kept; before there are more, all are forgotten.
+    const MOST: usize = 4096;
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, PublicKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks what is asked for, and keeps that it is good.
+    pub(super) fn asked(&self, scope: &Scope, params: &Params) -> Result<Asked, MintError> {
+        let asked = Asked::compile(scope, params)?;
+        let text = holder(scope, params, "request")?;
+        let mut kept = self.lock();
+        if kept.len() >= Self::MOST {
+            kept.clear();
+        }
+        kept.insert(text.to_owned(), asked.key.clone());
+        Ok(asked)
+    }
+
+    /// What is to be signed.
+    pub(super) fn granted(&self, scope: &Scope, params: &Params) -> Result<Asked, MintError> {
+        let kept = self.lock().remove(holder(scope, params, "request")?);
+        match kept {
+            Some(key) => Ok(Asked { key, names: Names::of(&scope.template, scope, params)? }),
+            None => Asked::compile(scope, params),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use grantwright_domain::{LeaseId, ParamValue, Params, Scope};
+use grantwright_domain::{LeaseId, Params, Scope};
 use grantwright_mint::conformance::{self, Subject, danger_grant};
 use grantwright_mint::x509::X509Issuer;
 use grantwright_mint::{EndedLease, Minted, Minter, Publisher, SignInput, Signer};
@@ -254,14 +254,37 @@ fn a_template_that_could_say_more_is_refused_at_load() {
 #[test]
 fn a_request_that_its_key_did_not_sign_is_refused() {
     let (issuer, key) = (issuer(), KeyPair::generate().unwrap());
-    let der = STANDARD.decode(csr(&key)).unwrap();
+    let good = csr(&key);
+    let with = |csr: &str| params(&mesh(), json!({ "csr": csr, "service": "billing" }));
+    let der = STANDARD.decode(&good).unwrap();
     let middle = der.len() / 2;
     for flip in [middle, der.len() - 3] {
         let mut altered = der.clone();
         altered[flip] ^= 1;
-        let mut asked = asked(&key);
-        asked.insert("csr".into(), ParamValue::Text(STANDARD.encode(altered)));
-        let refused = issuer.preview(&mesh(), &asked).map_err(|e| e.code());
+        let altered = with(&STANDARD.encode(altered));
+        // That another was good says nothing of it.
+        issuer.preview(&mesh(), &with(&good)).unwrap();
+        let refused = issuer.preview(&mesh(), &altered).map_err(|e| e.code());
         assert_eq!(refused, Err("bad_parameter"), "byte {flip}");
+        let mesh = mesh();
+        let grant = danger_grant(&mesh, &altered, &["bob"], 900, now()).unwrap();
+        let refused = issuer.sign(&SignInput::granted(&grant, now()));
+        assert_eq!(refused.err().map(|e| e.code()), Some("bad_parameter"), "byte {flip}");
     }
+}
+
+/// Its signature is checked once where it can be, and whether it was is not seen.
+#[test]
+fn a_request_is_signed_alike_whether_it_was_looked_at_or_not() {
+    let (issuer, key) = (issuer(), KeyPair::generate().unwrap());
+    let asked = asked(&key);
+    let mesh = mesh();
+    let signed = || {
+        let grant = danger_grant(&mesh, &asked, &["bob"], 900, now()).unwrap();
+        let minted = issuer.sign(&SignInput::granted(&grant, now())).unwrap();
+        minted.facts["key"].clone()
+    };
+    let unseen = signed();
+    issuer.preview(&mesh, &asked).unwrap();
+    assert_eq!([signed(), signed()], [unseen.clone(), unseen]);
 }

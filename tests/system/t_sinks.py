@@ -83,7 +83,8 @@ class Files(unittest.TestCase):
                 return [json.loads(line)["metadata"]["sequence"] for line in lines]
             for _ in range(3):
                 broker.act(5)
-                until("all leaves", 15, lambda: len(events()) >= broker.size())
+                # Some come twice: they do not stand for others.
+                until("all leaves", 15, lambda: len(set(events())) >= broker.size())
                 broker.process.kill()
                 broker.ready.unlink()
                 broker.start()
@@ -114,7 +115,7 @@ class Syslog(unittest.TestCase):
             until("a lag", 15, lambda: broker.metric("lag_leaves", "syslog") >= 5)
             until("a failure", 15, lambda: broker.metric("failures_total", "syslog") >= 1)
             peer.start()
-            until("the rest", 40, lambda: len(peer.received()) >= broker.size())
+            until("the rest", 40, lambda: len({line[5] for line in peer.received()}) >= broker.size())
             seen = []
             for pri, _, host, app, kind, data, text in peer.received():
                 self.assertEqual((int(pri) // 8, host, app), (13, "broker-1", "grantwright"))

@@ -122,7 +122,8 @@ impl Store {
     }
 
     /// Announces a transition that comes when a backend has answered. While many are announced, commits await
-    /// some of them for up to 2 ms: a commit costs the same for one as for twenty.
+    /// some of them for up to 2 ms: a commit costs the same for one as for twenty. Where a backend hangs, that
+    /// is what many calls to it cost each commit, until they are given up.
     #[must_use]
     pub fn coming(&self) -> Coming {
         self.coming.fetch_add(1, Ordering::Relaxed);

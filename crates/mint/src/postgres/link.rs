@@ -334,7 +334,7 @@ impl Links {
     }
 
     /// Runs a statement, a transaction of its own, and then ends the sessions of a role that is known by its
-    /// name: in one message, since thousands of roles may be ended at a time. What the statement said, and
+    /// name: without a wait between the two, since thousands of roles may be ended at a time. What the statement said, and
     /// the role's sessions, `None` where there is no such role any more.
     pub(super) async fn run_and_end_sessions_of(
         &self,

@@ -408,13 +408,7 @@ impl World {
     /// Time ends a request.
     #[must_use]
     pub fn expire(&self, state: &RequestState, at: Timestamp) -> Transition {
-        let expired = Expired {
-            at,
-            digest: state.digest,
-            request_id: state.terms.request_id.clone(),
-            lease_id: None,
-        };
-        Transition::at(state.clone(), vec![Event::Expired(expired)])
+        expired(state, at, None)
     }
 
     /// The end of a granted request's lease by its time.
@@ -424,13 +418,7 @@ impl World {
     #[must_use]
     pub fn lapse(&self, state: &RequestState) -> Transition {
         let lease = state.lease.as_ref().expect("a lease");
-        let expired = Expired {
-            at: lease.expires_at,
-            digest: state.digest,
-            request_id: state.terms.request_id.clone(),
-            lease_id: Some(lease.id.clone()),
-        };
-        Transition::at(state.clone(), vec![Event::Expired(expired)])
+        expired(state, lease.expires_at, Some(lease.id.clone()))
     }
 
     /// The end of a granted request's lease by somebody.
@@ -456,4 +444,12 @@ impl World {
     pub fn sealed(&self, bytes: &[u8], until: Timestamp) -> Sealed {
         Sealed { instance: instance(), bytes: bytes.to_vec(), until }
     }
+}
+
+fn expired(state: &RequestState, at: Timestamp, lease_id: Option<LeaseId>) -> Transition {
+    let (digest, request_id) = (state.digest, state.terms.request_id.clone());
+    Transition::at(
+        state.clone(),
+        vec![Event::Expired(Expired { at, digest, request_id, lease_id })],
+    )
 }

@@ -200,9 +200,11 @@ def echo():
     return process, home
 
 
-def ask(home, callers, connections, seconds=SECONDS, what=()):
-    """`what`: a scope and its parameters as JSON, each `#` another word in each ask."""
-    return run_json(GRANTS, "load", home, callers, connections, seconds, *what)
+def ask(home, callers, connections, seconds=SECONDS, what=(), load="load"):
+    """`what`: a scope and its parameters as JSON, each `#` another word in each ask. `load`: by the client
+    that a sidecar has, which the echo is asked by, too; `light`: by one that takes as little of the
+    processors as `wrk` does, beside what `wrk` asks."""
+    return run_json(GRANTS, load, home, callers, connections, seconds, *what)
 
 
 # ---- HTTP ----------------------------------------------------------------------------------------

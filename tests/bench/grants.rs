@@ -3,9 +3,12 @@
 //! `bench-grants echo DIR` serves an echo until it is killed and writes an identity for its clients;
 //! `bench-grants enrol DIR BROKER CA.PEM TRUST_DOMAIN JOIN_TOKEN` gets one from a broker;
 //! `bench-grants load DIR CALLERS CONNECTIONS SECONDS [SCOPE PARAMS]` asks with it and prints one JSON line;
-//! each `#` in PARAMS is another word in each ask;
+//! each `#` in PARAMS is another word in each ask; `light` for `load` takes less of the processors;
 //! `bench-grants fleet DIR BROKER CA.PEM TRUST_DOMAIN` enrols one sidecar for each join token in DIR/tokens and
 //! keeps all of them attending; it prints a JSON line when all are enrolled, and whenever all attend (again).
+
+#[path = "light.rs"]
+mod light;
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -25,33 +28,49 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    if let ["light", dir, callers, connections, seconds, what @ ..] = words.as_slice() {
+        let identity = Identity::load(Path::new(dir))?;
+        let (callers, connections) = (callers.parse()?, connections.parse()?);
+        let (took, elapsed) =
+            light::load(&identity, callers, connections, seconds.parse()?, asked(what)?)?;
+        tell(took, elapsed);
+        return Ok(());
+    }
+    tokio::runtime::Runtime::new()?.block_on(run(&words))
+}
+
+async fn run(words: &[&str]) -> anyhow::Result<()> {
+    match words {
         ["echo", dir] => echo(Path::new(dir)).await,
         ["enrol", dir, broker, ca, domain, token] => {
             enrol(Path::new(dir), broker, ca, domain, token).await
         }
         ["fleet", dir, broker, ca, domain] => fleet(Path::new(dir), broker, ca, domain).await,
         ["load", dir, callers, connections, seconds, what @ ..] => {
-            let what = match what {
-                [] => ("demo.read", r#"{"dataset":"b-#"}"#),
-                [scope, params] => (*scope, *params),
-                _ => bail!("want SCOPE and PARAMS both"),
-            };
-            load(Path::new(dir), callers.parse()?, connections.parse()?, seconds.parse()?, what)
-                .await
+            let (callers, connections) = (callers.parse()?, connections.parse()?);
+            load(Path::new(dir), callers, connections, seconds.parse()?, asked(what)?).await
         }
         _ => {
             bail!("usage: bench-grants echo|enrol|fleet|load …, see the first lines of the source")
         }
+    }
+}
+
+/// What is asked for: a scope and its parameters.
+fn asked<'w>(what: &[&'w str]) -> anyhow::Result<(&'w str, &'w str)> {
+    match what {
+        [] => Ok(("demo.read", r#"{"dataset":"b-#"}"#)),
+        [scope, params] => Ok((scope, params)),
+        _ => bail!("want SCOPE and PARAMS both"),
     }
 }
 
@@ -100,10 +119,14 @@ impl Identity {
     }
 
     fn client(&self) -> anyhow::Result<TlsClient> {
+        Ok(TlsClient::new(self.tls()?))
+    }
+
+    fn tls(&self) -> anyhow::Result<Arc<ClientConfig>> {
         let key = PrivateKeyDer::Pkcs8(self.key.clone().into());
         let domain = TrustDomain::parse(&self.domain)?;
         let known = Some((self.chain.clone(), key));
-        Ok(TlsClient::new(tls::client_config(self.roots.clone(), &domain, known)?))
+        Ok(tls::client_config(self.roots.clone(), &domain, known)?)
     }
 }
 
@@ -305,7 +328,12 @@ async fn load(
     for task in tasks {
         took.append(&mut task.await??);
     }
-    let elapsed = begun.elapsed().as_secs_f64();
+    tell(took, begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Says how many asks there were, how many a second, and how long they took.
+fn tell(mut took: Vec<Duration>, elapsed: f64) {
     took.sort_unstable();
     let at = |q: f64| {
         #[expect(
@@ -320,7 +348,6 @@ async fn load(
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let rate = took.len() as f64 / elapsed;
     say(&json!({"n": took.len(), "per_s": rate, "p50_us": at(0.5), "p99_us": at(0.99)}));
-    Ok(())
 }
 
 // ---- the echo: the same messages, the same TLS, nothing behind it -------------------------------

@@ -126,6 +126,10 @@ def issuers():
             "x509": ("bench.x509", json.dumps({"csr": csr, "service": "b-#"}))}
     own, vault = stand(), Vault(ROOT, scratch("vault"), durable=True)
     rows = []
+
+    def light(callers, connections, kind):
+        return ask(home, callers, connections, *seconds(), what=asks[kind], load="light")
+
     try:
         home = enrolled(own.demo)
         for kind in asks:
@@ -134,9 +138,9 @@ def issuers():
             got = {"own": [], "vault": [], "own one": [], "vault one": []}
             for _ in range(ROUNDS):
                 got["vault"].append(request.load(vault.addr, 64))
-                got["own"].append(served(own.broker.pid, lambda: ask(home, 64, 4, *seconds(), what=asks[kind])))
+                got["own"].append(served(own.broker.pid, lambda: light(64, 4, kind)))
                 got["vault one"].append(request.load(vault.addr, 1))
-                got["own one"].append(ask(home, 1, 1, *seconds(), what=asks[kind]))
+                got["own one"].append(light(1, 1, kind))
             found = ratio(got["own"], got["vault"])
             p50 = {k: median([r["p50_us"] for r in got[k]]) for k in ("own one", "vault one")}
             rows.append(Row(f"issuers: {kind}, durable with lease and evidence, 64 callers, against Vault's {name}",

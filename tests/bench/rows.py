@@ -619,7 +619,7 @@ def backend_sts():
                     home = enrolled(demo)
                     rows += beside(
                         name, lambda n, s: request.bytes(url, n, s),
-                        lambda n, s: served(demo.broker_pid, lambda: ask(home, n, min(n, 4), s, what)), target)
+                        lambda n, s: served(demo.broker_pid, lambda: ask(home, n, min(n, 4), s, what, "light")), target)
     finally:
         minio.stop()
     return rows
@@ -639,7 +639,7 @@ def backend_vault():
             home = enrolled(demo)
             return beside(
                 "Vault, an account of its database engine", lambda n, s: request.bytes(vault.addr, n, s),
-                lambda n, s: served(demo.broker_pid, lambda: ask(home, n, min(n, 4), s, what)))
+                lambda n, s: served(demo.broker_pid, lambda: ask(home, n, min(n, 4), s, what, "light")))
 
 
 ROWS = {"grant": grant, "fleet": fleet, "cached": cached, "vote": vote, "page-vote": page_vote, "chat": chat,

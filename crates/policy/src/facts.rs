@@ -149,7 +149,7 @@ impl Time {
         })
     }
 
-    fn read(map: &Map<String, Value>) -> Result<Self, Mismatch> {
+    pub(crate) fn read(map: &Map<String, Value>) -> Result<Self, Mismatch> {
         exactly(map, 5, "the time")?;
         Ok(Self {
             epoch: long(map, "epoch")?,
@@ -311,20 +311,28 @@ fn record<'a>(fields: impl IntoIterator<Item = (&'a str, Cedar)>) -> Context {
     ast::Context::Value(Arc::new(fields)).into()
 }
 
-/// The open parameters, checked against the declaration: known, open, of their type, none missing.
-pub(crate) fn params(scope: &Scope, params: &Params) -> Result<Cedar, Mismatch> {
-    let wrong = |name: &str| mismatch(&format!("parameter `{name}`"));
+/// Checks the open parameters against the declaration: known, open, of their type, none missing.
+pub(crate) fn fit(scope: &Scope, params: &Params) -> Result<(), Mismatch> {
+    let wrong = |name: &str| Err(mismatch(&format!("parameter `{name}`")));
     for (name, spec) in &scope.params {
         if !spec.optional && !spec.sensitive && !params.contains_key(name) {
-            return Err(wrong(name));
+            return wrong(name);
         }
     }
+    for (name, value) in params {
+        match scope.params.get(name).filter(|spec| !spec.sensitive) {
+            Some(spec) if CedarType::of(&spec.kind).admits(value) => {}
+            _ => return wrong(name),
+        }
+    }
+    Ok(())
+}
+
+/// The open parameters, if they [`fit`].
+pub(crate) fn params(scope: &Scope, params: &Params) -> Result<Cedar, Mismatch> {
+    fit(scope, params)?;
     let mut fields = Vec::with_capacity(params.len());
     for (name, value) in params {
-        let spec = scope.params.get(name).filter(|s| !s.sensitive).ok_or_else(|| wrong(name))?;
-        if !CedarType::of(&spec.kind).admits(value) {
-            return Err(wrong(name));
-        }
         let value: Cedar = match value {
             ParamValue::Boolean(b) => (*b).into(),
             ParamValue::Integer(i) => (*i).into(),

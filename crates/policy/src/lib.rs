@@ -13,6 +13,7 @@ mod fault;
 mod index;
 mod load;
 mod outlook;
+mod remembered;
 mod replay;
 mod rule;
 mod schema;

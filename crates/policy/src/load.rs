@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::fault::{Fault, Faults, Place, did_you_mean, line_of};
 use crate::index::Index;
+use crate::remembered::Remembered;
 use crate::rule::{self, Rule};
 use crate::scopes::{self, Declarations, Declared};
 use crate::set::{Known, PolicySet};
@@ -133,10 +134,7 @@ fn build(
     }
     faults.into_result()?;
     let (Some(zone), Ok(kinds)) = (zone, kinds) else { return Err(Vec::new()) };
-    let known = scopes
-        .iter()
-        .map(|(name, s)| (name.clone(), Known { scope: s.clone(), entity: kinds.scope(s) }))
-        .collect();
+    let known = scopes.iter().map(|(name, s)| (name.clone(), Known::new(s, &kinds))).collect();
     Ok(PolicySet {
         digest: Digest::of("policy-set", &blob),
         blob,
@@ -151,6 +149,7 @@ fn build(
         index,
         kinds,
         authorizer: Authorizer::new(),
+        remembered: Remembered::default(),
     })
 }
 

@@ -137,7 +137,7 @@ impl PolicySet {
     /// Whether open parameters are of the types that policies are checked against.
     #[must_use]
     pub fn fits(&self, scope: &Scope, params: &Params) -> bool {
-        facts::params(scope, params).is_ok()
+        facts::fit(scope, params).is_ok()
     }
 
     /// A moment as contexts record it; none beyond the calendar.

@@ -1,7 +1,7 @@
 //! A loaded policy set: the texts, the scopes they were checked against, and what was built of both.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy::{Authorizer, PolicyId};
 use cedar_policy_core::ast::Entity;
@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::facts::{self, Kinds};
 use crate::index::Index;
+use crate::remembered::Remembered;
 use crate::rule::Rule;
 
 /// Scopes and policies, checked against each other. Everything is decided by pure functions of it.
@@ -30,6 +31,7 @@ pub struct PolicySet {
     pub(crate) index: Index,
     pub(crate) kinds: Kinds,
     pub(crate) authorizer: Authorizer,
+    pub(crate) remembered: Remembered,
 }
 
 /// A scope and its entity.
@@ -37,9 +39,16 @@ pub struct PolicySet {
 pub(crate) struct Known {
     pub(crate) scope: Arc<Scope>,
     pub(crate) entity: Arc<Entity>,
+    /// [`PolicySet::minds_params`], once it was asked for.
+    pub(crate) minds_params: OnceLock<bool>,
 }
 
 impl Known {
+    pub(crate) fn new(scope: &Arc<Scope>, kinds: &Kinds) -> Self {
+        let entity = kinds.scope(scope);
+        Self { scope: Arc::clone(scope), entity, minds_params: OnceLock::new() }
+    }
+
     /// True when `pinned` is the declaration in this set.
     pub(crate) fn is(&self, pinned: &Scope) -> bool {
         std::ptr::eq(self.scope.as_ref(), pinned) || self.scope.as_ref() == pinned

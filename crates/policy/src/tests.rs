@@ -17,6 +17,7 @@ mod approvals;
 mod faults;
 mod outlook;
 mod properties;
+mod remembered;
 mod verdicts;
 
 /// Saturday, 2026-11-21T01:44:50Z.

@@ -220,7 +220,8 @@ pub(crate) fn evaluate(
         params: &terms.params,
         ttl_s: terms.ttl_s,
     };
-    let verdict = policy.decide_along(&asked, &terms.delegation, &chain(authority, terms, at));
+    let verdict =
+        policy.decide_along_again(&asked, &terms.delegation, &chain(authority, terms, at));
     (verdict, attributes, context)
 }
 

@@ -47,8 +47,8 @@ impl Writer {
     }
 
     fn text(&mut self, text: &str) -> Done {
-        // Most text needs no escapes: then it is copied whole.
-        if text.bytes().all(plain) {
+        // Most text needs no escapes: then it is copied whole. All of it is looked at, many bytes at a time.
+        if text.bytes().fold(true, |all, b| all & plain(b)) {
             self.out.reserve(text.len() + 2);
             self.out.push(b'"');
             self.out.extend_from_slice(text.as_bytes());

@@ -52,6 +52,27 @@ impl From<AssumeRoleWithWebIdentityOutput> for Answer {
     }
 }
 
+impl Answer {
+    /// The session's credentials, if it is of this role and under this name. At AWS, which always says whose
+    /// it is, an answer must.
+    ///
+    /// # Errors
+    /// Whose it is instead.
+    pub(super) fn of(
+        self,
+        role_arn: &str,
+        session: &str,
+        at_aws: bool,
+    ) -> Result<Option<Credentials>, String> {
+        match self.arn.as_str() {
+            "" if at_aws => Err("the answer does not say whose session it is".into()),
+            "" => Ok(self.credentials),
+            arn if names_session(arn, role_arn, session) => Ok(self.credentials),
+            arn => Err(format!("the answer is the session of `{arn}`, not of `{role_arn}`")),
+        }
+    }
+}
+
 /// Of whom the session is to be.
 pub(super) struct Expected<'a> {
     pub(super) role_arn: &'a str,

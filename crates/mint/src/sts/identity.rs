@@ -186,8 +186,10 @@ impl StsMinter {
                 answer.map(Answer::from).map_err(|e| failure(&e, &self.standing.secrets()))
             }
         };
-        let got = answer.map_err(definite)?.credentials;
-        let got = got.ok_or_else(|| nothing_made("the answer holds no credentials"))?;
+        let got = answer.map_err(definite)?.of(role, SESSION, self.at_aws);
+        let got = got
+            .map_err(nothing_made)?
+            .ok_or_else(|| nothing_made("the answer holds no credentials"))?;
         let ends = Timestamp::from_millis(got.expiration.to_millis().unwrap_or(0));
         if ends <= self.clock.now() || got.access_key_id.is_empty() {
             return Err(nothing_made(format!("the session of `{role}` ended already")));

@@ -14,6 +14,9 @@ use crate::server::{Script, Server, answer, error};
 
 const TTL: u32 = 900;
 const ARN: &str = "arn:aws:sts::111122223333:assumed-role/reader/r-1";
+/// A role on the way, and the broker's own session of it.
+const HUB: &str = "arn:aws:iam::111122223333:role/hub";
+const AT_HUB: &str = "arn:aws:sts::111122223333:assumed-role/hub/grantwright-broker";
 
 struct At(Timestamp);
 
@@ -455,7 +458,6 @@ async fn a_web_identity_refused_or_lost_is_that_and_its_token_is_nowhere() {
 
 #[tokio::test]
 async fn a_role_on_the_way_that_fails_makes_nothing_and_bounds_the_lifetime() {
-    const HUB: &str = "arn:aws:iam::111122223333:role/hub";
     for script in [
         Script::Answer(403, error("AccessDenied", "no")),
         Script::Answer(500, error("InternalFailure", "oops")),
@@ -501,10 +503,38 @@ fn managed_policies_and_templates_that_are_too_large_are_refused_at_load() {
     assert!(with(&plain, "policy_arns", json!([])).contains("whole role"));
 }
 
+/// Neither for minting nor for ending others' sessions is a session used that is of somebody else.
+#[tokio::test]
+async fn a_session_of_another_role_on_the_way_is_not_used() {
+    for (arn, taken) in [
+        (AT_HUB, true),
+        ("", true),
+        ("arn:aws:sts::111122223333:assumed-role/reader/grantwright-broker", false),
+        ("arn:aws:sts::999999999999:assumed-role/hub/grantwright-broker", false),
+        ("arn:aws:sts::111122223333:assumed-role/hub/another", false),
+        ("hub", false),
+    ] {
+        let server = Server::start(Script::Answer(200, answer(arn, "", &ends(900), "t"))).await;
+        let (scope, params) = asked_for();
+        let grant = danger_grant(&scope, &params, &[], TTL, now()).unwrap();
+        let chain = vec![HUB.to_owned()];
+        let config = StsConfig { chain, ..config(&server.url) };
+        let minter = StsMinter::new(config, Arc::new(At(now().plus_seconds(2)))).unwrap();
+        let error = minter.mint(grant, now()).await.map(drop);
+        let roles: Vec<_> = server.asked().iter().map(|asked| asked["RoleArn"].clone()).collect();
+        match taken {
+            true => assert_eq!(roles, [HUB, ROLE], "{arn}: {error:?}"),
+            false => {
+                assert_eq!(roles, [HUB], "{arn}");
+                assert_eq!(error.unwrap_err().code(), "backend_away", "{arn}");
+            }
+        }
+    }
+}
+
 /// A role's session lives an hour: one that IAM refuses would be tried with all that while.
 #[tokio::test]
 async fn a_session_that_iam_refuses_is_not_kept_for_the_next_try() {
-    const HUB: &str = "arn:aws:iam::111122223333:role/hub";
     let facts = [("role_arn", ROLE), ("role_session_name", "r-1")];
     let lease = Lease {
         id: LeaseId::parse("l-1").unwrap(),
@@ -525,7 +555,7 @@ async fn a_session_that_iam_refuses_is_not_kept_for_the_next_try() {
     ] {
         // The session of the role that may revoke, and the one that mints, where it revokes as well.
         for (role_arn, chain) in [(Some(HUB.to_owned()), vec![]), (None, vec![HUB.to_owned()])] {
-            let session = answer(ARN, "", &ends(3600), "kept-token");
+            let session = answer(AT_HUB, "", &ends(3600), "kept-token");
             let sts = Server::start(Script::Answer(200, session)).await;
             let iam = Server::start(Script::Answer(status, error(code, "no"))).await;
             let (endpoint, region) = (Some(iam.url.clone()), "us-east-1".to_owned());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use grantwright_domain::{
-    AgentId, Authority, Clock, Digest, InstanceId, LeaseId, RequestId, Scope, Timestamp,
+    AgentId, Authority, Clock, Digest, InstanceId, RequestId, Scope, Timestamp,
 };
 use grantwright_mint::Minter;
 use grantwright_policy::PolicySet;
@@ -452,16 +452,4 @@ impl Broker {
     pub fn link(&self, id: &RequestId) -> String {
         format!("{}/requests/{id}", self.public_url)
     }
-}
-
-/// The request of a lease, which its name says: no row is asked.
-#[must_use]
-pub fn request_of(id: &LeaseId) -> Option<RequestId> {
-    RequestId::parse(&format!("r{}", id.as_str().strip_prefix('l')?)).ok()
-}
-
-/// The lease of a request: one request, one lease.
-#[must_use]
-pub fn lease_of(id: &RequestId) -> Option<LeaseId> {
-    LeaseId::parse(&format!("l{}", id.as_str().strip_prefix('r').unwrap_or(id.as_str()))).ok()
 }

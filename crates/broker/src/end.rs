@@ -23,7 +23,7 @@ use grantwright_store::{Loaded, RequestFilter, StoreError, Transition};
 use grantwright_wire::Refusal;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::core::{Broker, lease_of};
+use crate::core::Broker;
 use crate::ended;
 use crate::error::{of_store, refuse};
 use crate::issue::{approve, deliver, sticky};
@@ -376,7 +376,7 @@ async fn resolve_one(broker: &Broker, id: RequestId) -> Result<bool, Refusal> {
 
 /// Ends what an unrecorded mint may have made, where its backend finds that by the lease.
 async fn undo(broker: &Broker, state: &RequestState) -> Option<Ended> {
-    let lease = lease_of(&state.terms.request_id)?;
+    let lease = LeaseId::of(&state.terms.request_id)?;
     let authority = broker.authority();
     let scope = authority.catalog.get(&state.terms.template)?;
     let minter = broker.minters.get(&scope.minter)?;

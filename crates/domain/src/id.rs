@@ -114,6 +114,21 @@ macro_rules! text_id {
 
 text_id!(RequestId, "a request id", "2 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 2));
 text_id!(LeaseId, "a lease id", "2 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 2));
+impl LeaseId {
+    /// The lease of a request, which has one at most: named after it, `l…` for `r…`. None: the request's id
+    /// begins with no `r`.
+    #[must_use]
+    pub fn of(request: &RequestId) -> Option<Self> {
+        Self::parse(&format!("l{}", request.as_str().strip_prefix('r')?)).ok()
+    }
+
+    /// The request whose lease it is, by its name.
+    #[must_use]
+    pub fn request(&self) -> Option<RequestId> {
+        RequestId::parse(&format!("r{}", self.as_str().strip_prefix('l')?)).ok()
+    }
+}
+
 text_id!(DelegationId, "a delegation's id", "2 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 2));
 text_id!(InstanceId, "an instance id", "2 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 2));
 text_id!(AgentId, "an agent's name", "2 to 64 of a-z 0-9 -", agent_name);
@@ -131,3 +146,19 @@ text_id!(
     lower_name
 );
 text_id!(IdempotencyKey, "an idempotency key", "1 to 64 of A-Z a-z 0-9 . _ -", |t| token(t, 1));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_and_its_request_name_each_other() {
+        for (request, lease) in [("r-1", Some("l-1")), ("req-9", Some("leq-9")), ("x-1", None)] {
+            let request = RequestId::parse(request).unwrap();
+            let named = LeaseId::of(&request);
+            assert_eq!(named.as_ref().map(LeaseId::as_str), lease);
+            assert_eq!(named.and_then(|lease| lease.request()), lease.map(|_| request));
+        }
+        assert_eq!(LeaseId::parse("x-1").unwrap().request(), None);
+    }
+}

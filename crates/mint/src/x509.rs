@@ -181,7 +181,7 @@ fn unsigned(e: &rcgen::Error) -> MintError {
 impl Signer for X509Issuer {
     fn sign(&self, input: &SignInput<'_>) -> Result<Minted, MintError> {
         BACKEND.declaration.admits_ttl(input.ttl_s)?;
-        let asked = self.good.granted(input.scope, input.params)?;
+        let asked = self.good.compile(input.scope, input.params)?;
         let certificate = self.certificate(input, &asked).map_err(|e| unsigned(&e))?;
         let facts = input
             .facts_with([("key", asked.key_id()), ("serial", serial(input.lease).to_string())]);
@@ -228,7 +228,7 @@ impl Minter for X509Issuer {
     }
 
     fn preview(&self, scope: &Scope, params: &Params) -> Result<Value, MintError> {
-        Ok(self.good.asked(scope, params)?.preview())
+        Ok(self.good.compile(scope, params)?.preview())
     }
 
     fn mint(&self, grant: Grant, now: Timestamp) -> BoxFuture<'_, Result<Minted, MintError>> {

@@ -669,7 +669,7 @@ pub async fn readings_agree(url: String) -> Outcome {
         let one = done(store.lease(&lease.id).await)?;
         ensure(one.as_ref() == Some(lease), || format!("{one:?}"))?;
     }
-    let none = LeaseId::parse("lease-none").map_err(|e| e.to_string())?;
+    let none = LeaseId::parse("l-none").map_err(|e| e.to_string())?;
     ensure(done(store.lease(&none).await)?.is_none(), || "a ghost lease".into())?;
     let granted = done(store.load(&world::request(0)).await)?.ok_or("the request is gone")?;
     done(store.commit(world.revoke(&granted.state)).await)?;

@@ -154,7 +154,6 @@ pub(crate) struct Needs<'a> {
     pub requests: Vec<&'a str>,
     /// Agent and key.
     pub keys: Vec<(&'a str, &'a str)>,
-    pub leases: Vec<&'a str>,
 }
 
 /// Where a request's row stands.
@@ -178,8 +177,6 @@ pub(crate) struct KeyRow {
 pub(crate) struct Found {
     pub requests: Vec<Option<RowAt>>,
     pub keys: Vec<Option<KeyRow>>,
-    /// The lease exists.
-    pub leases: Vec<bool>,
 }
 
 /// A leaf's row.

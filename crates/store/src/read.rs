@@ -680,7 +680,10 @@ fn lease_row(mut r: Row) -> Result<LeaseSummary, StoreError> {
 }
 
 pub(crate) fn lease(db: &mut dyn Db, id: &LeaseId) -> Result<Option<LeaseSummary>, StoreError> {
+    // By its request, which its name says.
+    let Some(request) = id.request() else { return Ok(None) };
     let mut select = Select::new(LEASE);
+    select.and_value("id =", Value::from(request.as_str()));
     select.and_value("lease_id =", Value::from(id.as_str()));
     select.newest_first(db, 1)?.into_iter().next().map(lease_row).transpose()
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Person, Shared};
-use crate::core::{Broker, request_of};
+use crate::core::Broker;
 use crate::end;
 use crate::error::{of_store, refuse};
 
@@ -192,7 +192,7 @@ pub(crate) async fn end_as(broker: &Broker, human: &HumanId, id: &str) -> Result
     let unknown = || refuse(404, "unknown_lease", "there is no such lease", "list the leases");
     let id = LeaseId::parse(id).map_err(|_| unknown())?;
     // No row says which it is: one could name another, or none.
-    let request = request_of(&id).ok_or_else(unknown)?;
+    let request = id.request().ok_or_else(unknown)?;
     let mut tries = 0;
     loop {
         tries += 1;

@@ -15,7 +15,7 @@ use grantwright_wire::Refusal;
 use super::decide::Allowed;
 use super::record::Staged;
 use super::under;
-use crate::core::{Broker, lease_of};
+use crate::core::Broker;
 use crate::error::{of_store, of_violation, refuse};
 
 /// A spent grant, and the minter it goes to.
@@ -67,7 +67,7 @@ pub async fn intend(broker: &Broker, allowed: Allowed) -> Result<Intended, Refus
         minter: staged.scope.minter.clone(),
         approvers: staged.state().standing(Rights::Now(staged.authority()), staged.at),
     };
-    let lease = lease_of(&terms.request_id)
+    let lease = LeaseId::of(&terms.request_id)
         .ok_or_else(|| refuse(503, "internal", "no lease id could be made", "ask again"))?;
     staged.push(Event::Intended(event))?;
     let grant = Grant::spend(

@@ -130,8 +130,8 @@ impl Names {
     }
 }
 
-/// Requests that were found good when they were asked for, by their text, until they are signed: each
-/// signature is checked once. Of what is forgotten it is checked again.
+/// Keys of requests that were found good, by the request's text: one key asks for many certificates, and
+/// its signature is checked once. Of what is forgotten it is checked again.
 #[derive(Default)]
 pub(super) struct Good(Mutex<HashMap<String, PublicKey>>);
 
@@ -139,29 +139,28 @@ impl Good {
     /// Most that are kept; before there are more, all are forgotten.
     const MOST: usize = 4096;
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, PublicKey>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// As [`Asked::compile`].
+    pub(super) fn compile(&self, scope: &Scope, params: &Params) -> Result<Asked, MintError> {
+        let text = holder(scope, params, "request")?;
+        let kept = self.lock().get(text).cloned();
+        let key = match kept {
+            Some(key) => key,
+            None => self.keep(text, requested(scope, params)?),
+        };
+        Ok(Asked { key, names: Names::of(&scope.template, scope, params)? })
     }
 
-    /// Checks what is asked for, and keeps that it is good.
-    pub(super) fn asked(&self, scope: &Scope, params: &Params) -> Result<Asked, MintError> {
-        let asked = Asked::compile(scope, params)?;
-        let text = holder(scope, params, "request")?;
+    fn keep(&self, text: &str, key: PublicKey) -> PublicKey {
         let mut kept = self.lock();
         if kept.len() >= Self::MOST {
             kept.clear();
         }
-        kept.insert(text.to_owned(), asked.key.clone());
-        Ok(asked)
+        kept.insert(text.to_owned(), key.clone());
+        key
     }
 
-    /// What is to be signed.
-    pub(super) fn granted(&self, scope: &Scope, params: &Params) -> Result<Asked, MintError> {
-        let kept = self.lock().remove(holder(scope, params, "request")?);
-        match kept {
-            Some(key) => Ok(Asked { key, names: Names::of(&scope.template, scope, params)? }),
-            None => Asked::compile(scope, params),
-        }
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, PublicKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -370,7 +370,7 @@ impl World {
             at: self.at(4),
             digest,
             request_id: request(n),
-            lease_id: LeaseId::parse(&format!("lease-{n:08}")).expect("a lease"),
+            lease_id: LeaseId::of(&request(n)).expect("a lease"),
             expires_at: self.at(4).plus_seconds(900),
             revocable: true,
             facts: BTreeMap::from([("jti".to_owned(), format!("lease-{n:08}"))]),

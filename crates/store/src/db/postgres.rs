@@ -303,7 +303,6 @@ impl Db for Postgres {
         const KEY: &str = "SELECT k.agent, k.key, k.request_id, k.instance, k.body FROM keys k \
             JOIN unnest($1::text[], $2::text[]) AS u(agent, key) \
             ON k.agent = u.agent AND k.key = u.key";
-        const LEASE: &str = "SELECT lease_id FROM requests WHERE lease_id = ANY($1::text[])";
         let (agents, keys): (Vec<&str>, Vec<&str>) = needs.keys.iter().copied().unzip();
         let mut work: Vec<(&str, Vec<Param<'_>>)> = Vec::new();
         if !needs.requests.is_empty() {
@@ -311,9 +310,6 @@ impl Db for Postgres {
         }
         if !keys.is_empty() {
             work.push((KEY, vec![&agents, &keys]));
-        }
-        if !needs.leases.is_empty() {
-            work.push((LEASE, vec![&needs.leases]));
         }
         let all: Vec<&str> = work.iter().map(|(sql, _)| *sql).collect();
         let answers = self.run(&all, async |client, statements| {
@@ -325,22 +321,16 @@ impl Db for Postgres {
         })?;
         let mut requests: HashMap<String, RowAt> = HashMap::new();
         let mut claims: HashMap<(String, String), KeyRow> = HashMap::new();
-        let mut leases: Vec<String> = Vec::new();
         for (sql, rows) in answers {
             for row in &rows {
                 let mut row = values(row)?;
-                match sql {
-                    REQUEST => {
-                        let at =
-                            RowAt { first: row.int(1)?, version: row.int(2)?, last: row.int(3)? };
-                        requests.insert(row.text(0)?, at);
-                    }
-                    KEY => {
-                        let body = Digest(row.bytes32(4)?);
-                        let claim = KeyRow { request: row.text(2)?, instance: row.text(3)?, body };
-                        claims.insert((row.text(0)?, row.text(1)?), claim);
-                    }
-                    _ => leases.push(row.text(0)?),
+                if sql == REQUEST {
+                    let at = RowAt { first: row.int(1)?, version: row.int(2)?, last: row.int(3)? };
+                    requests.insert(row.text(0)?, at);
+                } else {
+                    let body = Digest(row.bytes32(4)?);
+                    let claim = KeyRow { request: row.text(2)?, instance: row.text(3)?, body };
+                    claims.insert((row.text(0)?, row.text(1)?), claim);
                 }
             }
         }
@@ -351,7 +341,6 @@ impl Db for Postgres {
                 .iter()
                 .map(|(a, k)| claims.get(&((*a).to_owned(), (*k).to_owned())).cloned())
                 .collect(),
-            leases: needs.leases.iter().map(|id| leases.iter().any(|l| l == id)).collect(),
         })
     }
 

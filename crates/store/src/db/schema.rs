@@ -113,6 +113,10 @@ CREATE INDEX requests_open_agent ON requests (agent, first_index) WHERE identity
 CREATE INDEX requests_live ON requests (first_index)
     WHERE lease_state IN ('live', 'withdrawn');
 ",
+    // A lease is named after its request, and found by that.
+    "
+DROP INDEX requests_lease;
+",
 ];
 
 /// Which database the statements are for.

@@ -331,10 +331,6 @@ impl Db for Sqlite {
                 });
                 found.keys.push(row.optional()?);
             }
-            let mut lease = c.prepare_cached("SELECT 1 FROM requests WHERE lease_id = ?1")?;
-            for id in &needs.leases {
-                found.leases.push(lease.exists([id])?);
-            }
             Ok(found)
         };
         read().map_err(fault)

@@ -1,9 +1,9 @@
 //! How SQLite walks the tables for lists: what is open and what lives costs as much as is shown, not
 //! as much as ever was.
 
-use grantwright_domain::{AgentId, Phase, Timestamp};
+use grantwright_domain::{AgentId, LeaseId, Phase, Timestamp};
 
-use super::{LeaseFilter, RequestFilter, count_open, due, leases, list, open_by_agent};
+use super::{LeaseFilter, RequestFilter, count_open, due, lease, leases, list, open_by_agent};
 use crate::db::sqlite::Sqlite;
 use crate::db::{Db, DbError, Found, Mode, Needs, Row, Rows, Value};
 use crate::head::HeadRow;
@@ -83,6 +83,22 @@ fn what_is_open_or_lives_is_found_by_its_own_index_and_in_its_order() {
     for (plan, index) in told.plans.iter().zip(indexes) {
         assert!(plan.contains(&format!("INDEX {index}")), "{index}: {plan}");
         assert!(!plan.contains("TEMP B-TREE"), "sorted: {plan}");
+    }
+}
+
+/// A lease has no index of its own: it is named after its request.
+#[test]
+fn a_lease_is_found_by_its_requests_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Sqlite::open_writer(&dir.path().join("store.db")).unwrap();
+    let mut told = Told { db, plans: Vec::new() };
+    for (name, asks) in [("l-1", true), ("lease-1", true), ("x-1", false)] {
+        lease(&mut told, &LeaseId::parse(name).unwrap()).unwrap();
+        let plans = std::mem::take(&mut told.plans);
+        assert_eq!(!plans.is_empty(), asks, "{name}");
+        for plan in plans {
+            assert!(plan.contains("sqlite_autoindex_requests_1 (id=?)"), "{name}: {plan}");
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use grantwright_domain::request::{Lease, LeaseState};
 use grantwright_domain::{
-    AgentId, Digest, Event, IdempotencyKey, InstanceId, Phase, RequestId, RequestState, Rights,
-    Violation,
+    AgentId, Digest, Event, IdempotencyKey, InstanceId, LeaseId, Phase, RequestId, RequestState,
+    Rights, Violation,
 };
 use grantwright_proof::{Checkpoint, Vkey};
 
@@ -41,11 +41,6 @@ pub(super) fn needs(work: &[Prepared]) -> Needs<'_> {
         if let Some(claim) = &p.key {
             needs.keys.push((claim.agent.as_str(), claim.key.as_str()));
         }
-        for leaf in &p.leaves {
-            if let Event::Issued(e) = &leaf.event {
-                needs.leases.push(e.lease_id.as_str());
-            }
-        }
     }
     needs
 }
@@ -68,10 +63,8 @@ pub(super) struct Stage<'a> {
     vkey: &'a Vkey,
     requests: std::vec::IntoIter<Option<RowAt>>,
     keys: std::vec::IntoIter<Option<KeyRow>>,
-    leases: std::vec::IntoIter<bool>,
     touched: HashSet<RequestId>,
     claimed: HashMap<(AgentId, IdempotencyKey), (RequestId, InstanceId, Digest)>,
-    issued: HashSet<grantwright_domain::LeaseId>,
     pub rows: Rows,
 }
 
@@ -79,7 +72,6 @@ pub(super) struct Stage<'a> {
 struct Answers {
     request: Option<RowAt>,
     key: Option<KeyRow>,
-    lease_exists: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -95,10 +87,8 @@ impl<'a> Stage<'a> {
             vkey,
             requests: found.requests.into_iter(),
             keys: found.keys.into_iter(),
-            leases: found.leases.into_iter(),
             touched: HashSet::new(),
             claimed: HashMap::new(),
-            issued: HashSet::new(),
             rows: Rows::default(),
         }
     }
@@ -106,11 +96,9 @@ impl<'a> Stage<'a> {
     /// Accepts a transition or says why not.
     pub(super) fn add(&mut self, p: Prepared, db: &mut dyn Db) -> Result<Staged, StoreError> {
         // Answers are taken first, so that a refusal leaves those of its neighbours in place.
-        let issues = p.leaves.iter().filter(|l| matches!(l.event, Event::Issued(_))).count();
         let answers = Answers {
             request: needs_row(&p.base).then(|| self.requests.next()).flatten().flatten(),
             key: p.key.as_ref().and_then(|_| self.keys.next()).flatten(),
-            lease_exists: self.leases.by_ref().take(issues).fold(false, |any, one| any | one),
         };
         let size = self.memory.edge.size();
         if p.known_size > size {
@@ -182,7 +170,7 @@ impl<'a> Stage<'a> {
             return Ok(Staged { state: Some(state), first_index: size, wanted: None });
         }
         let identity = self.identity(&state, &id)?;
-        self.check_leases(&leaves, answers.lease_exists)?;
+        check_leases(&leaves, &id)?;
 
         // Accepted: from here on nothing can be refused.
         let first = at.map_or(size, |at| at.first);
@@ -193,11 +181,6 @@ impl<'a> Stage<'a> {
         if kept || at.is_some() {
             let row = OpenRow { first, version, last: state.last_index, identity, lease_of };
             self.memory.open.set(self.macs, &id, kept.then_some(row));
-        }
-        for leaf in &leaves {
-            if let Event::Issued(e) = &leaf.event {
-                self.issued.insert(e.lease_id.clone());
-            }
         }
         self.touched.insert(id.clone());
         self.claim(key, &id);
@@ -340,17 +323,6 @@ impl<'a> Stage<'a> {
         }
     }
 
-    fn check_leases(&self, leaves: &[Encoded], exists: bool) -> Result<(), StoreError> {
-        let again = leaves.iter().any(|l| match &l.event {
-            Event::Issued(e) => self.issued.contains(&e.lease_id),
-            _ => false,
-        });
-        if exists || again {
-            return Err(Violation::rule("lease-once", "the lease exists".into()).into());
-        }
-        Ok(())
-    }
-
     fn beside(&mut self, side: Side, id: &RequestId) {
         self.rows.blobs.extend(side.blobs);
         self.rows.texts.extend(side.texts.into_iter().map(|t| TextRow {
@@ -396,6 +368,22 @@ impl<'a> Stage<'a> {
             self.rows.leaves.push(LeafRow { index, request, kind, body, hash });
         }
         wanted
+    }
+}
+
+/// A lease is named after its request, which is new once and issued once: so no two leases are one.
+fn check_leases(leaves: &[Encoded], id: &RequestId) -> Result<(), StoreError> {
+    let mine = LeaseId::of(id);
+    let stray = leaves.iter().find_map(|leaf| match &leaf.event {
+        Event::Issued(e) => Some(&e.lease_id).filter(|lease| Some(*lease) != mine.as_ref()),
+        _ => None,
+    });
+    match stray {
+        None => Ok(()),
+        Some(lease) => {
+            let detail = format!("lease `{lease}` is not named after request `{id}`");
+            Err(Violation::rule("lease-once", detail).into())
+        }
     }
 }
 

@@ -95,6 +95,12 @@ impl Door {
         &self.at
     }
 
+    /// Whether anybody answers there.
+    pub async fn is_there(&self) -> bool {
+        let request = self.http.get(format!("{}/healthz", self.base));
+        request.timeout(Duration::from_secs(1)).send().await.is_ok()
+    }
+
     /// One call. `wait` is how long the sidecar was asked to wait. Where there is no answer, or one
     /// that is not the sidecar's, the reply is a problem that says so.
     pub async fn call(

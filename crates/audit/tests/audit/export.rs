@@ -78,7 +78,7 @@ fn ocsf_says_who_approved_what_and_who_refused() {
     assert_eq!((&issued["class_uid"], &issued["disposition_id"]), (&json!(3003), &json!(8)));
     assert_eq!(issued["user"]["name"], "demo-agent");
     assert_eq!(issued["enrichments"][0]["value"], "bob");
-    assert_eq!(issued["session"]["uid"], "l-r-narrowed");
+    assert_eq!(issued["session"]["uid"], "l-narrowed");
     let routine = &ocsf[at(&events, "r-routine", "issued", 0)];
     assert_eq!((&routine["class_uid"], &routine["disposition_id"]), (&json!(3003), &json!(1)));
     let dropped = events.iter().position(|e| {

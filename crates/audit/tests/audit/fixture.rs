@@ -102,7 +102,8 @@ pub fn agent() -> AgentId {
     AgentId::parse("demo-agent").unwrap()
 }
 fn lease(id: &str) -> LeaseId {
-    LeaseId::parse(&format!("l-{id}")).unwrap()
+    // A store takes no other name for a request's lease; where no store is, a request may be called anything.
+    LeaseId::of(&request(id)).unwrap_or_else(|| LeaseId::parse(&format!("l-{id}")).unwrap())
 }
 
 /// The policy set, in the given zone.

@@ -33,7 +33,7 @@ fn leases() -> Leases {
             at,
             digest: state.digest,
             request_id: state.terms.request_id.clone(),
-            lease_id: LeaseId::parse(&format!("l-{id}")).unwrap(),
+            lease_id: LeaseId::of(&state.terms.request_id).unwrap(),
             expires_at: at.plus_seconds(900),
             revocable: false,
             facts,
@@ -152,8 +152,8 @@ fn a_session_whose_tags_name_a_request_is_told_as_that_requests() {
 #[test]
 fn vaults_tokens_are_matched_by_their_accessor_or_by_the_lease_in_their_metadata() {
     let leases = leases();
-    let lease = leases.all().find(|l| l.id.as_str() == "l-r-token").unwrap();
-    let token = |accessor: &str| json!({"accessor": accessor, "metadata": {"lease": "l-r-token", "agent": "demo-agent"}});
+    let lease = leases.all().find(|l| l.id.as_str() == "l-token").unwrap();
+    let token = |accessor: &str| json!({"accessor": accessor, "metadata": {"lease": "l-token", "agent": "demo-agent"}});
     let read = |known: &mut Known, second: i64, with: Value, made: Value, error: &str| {
         let entry = json!({"time": lease.from.plus_seconds(second), "type": "response", "auth": with,
             "request": {"id": "q", "operation": "read", "path": "kv/data/sales"},
@@ -184,7 +184,7 @@ fn vaults_tokens_are_matched_by_their_accessor_or_by_the_lease_in_their_metadata
     let rules: Vec<&str> = known.findings.iter().map(|f| f.rule.as_str()).collect();
     assert_eq!((rules, known.matched), (vec!["never-minted", "never-minted"], 0));
     // A lease that has no token has none that names it.
-    let strange = json!({"accessor": "hmac-sha256:22", "metadata": {"lease": "l-r-sts"}});
+    let strange = json!({"accessor": "hmac-sha256:22", "metadata": {"lease": "l-sts"}});
     read(&mut known, 2, strange, Value::Null, "");
     assert_eq!((known.unrelated, known.matched), (1, 0));
 }

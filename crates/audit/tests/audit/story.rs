@@ -28,7 +28,7 @@ fn a_narrowed_request_in_plain_words() {
         words[4].starts_with("voted: `bob` approved through `api` [policies `reviewers-approve`]")
     );
     assert!(words[5].contains("approved by `bob`; minter `jwt`"));
-    assert!(words[6].contains("lease `l-r-narrowed`, until 20") && words[6].contains("jti=`"));
+    assert!(words[6].contains("lease `l-narrowed`, until 20") && words[6].contains("jti=`"));
     assert!(words[8].contains("ended by itself"));
     assert_eq!(words.len(), 9);
 }

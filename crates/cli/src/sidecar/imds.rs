@@ -38,6 +38,10 @@ const HEAD: Duration = Duration::from_secs(10);
 const CALL: Duration = Duration::from_secs(90);
 /// What `/aws/` may take before it says that something is under way.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the sidecar's own doors are waited for at the start.
+const START: Duration = Duration::from_secs(10);
+/// How often they are tried meanwhile.
+const TRY: Duration = Duration::from_millis(10);
 /// What stands before an IPv4 address in the kernel's table of IPv6 sockets: `::ffff:`, in words of the
 /// machine's order.
 const MAPPED: &str = if cfg!(target_endian = "little") {
@@ -82,6 +86,12 @@ impl Imds {
         let failed = |e: std::io::Error| Failure::unable(format!("--imds: {e}"));
         let listener = TcpListener::bind(self.at).await.map_err(failed)?;
         self.at = listener.local_addr().map_err(failed)?;
+        // They open at about this moment. Who calls meanwhile waits in the listener's queue, and is not told
+        // that there is no sidecar.
+        let begun = Instant::now();
+        while begun.elapsed() < START && !self.door.is_there().await {
+            tokio::time::sleep(TRY).await;
+        }
         tracing::info!(at = %self.at, role = self.role, "serving instance metadata (IMDSv2)");
         let credentials = "/latest/meta-data/iam/security-credentials";
         let routes = Router::new()
@@ -260,5 +270,42 @@ mod tests {
             let peer = at(client.local_addr().unwrap().port());
             assert_eq!(uid_of(peer, own), Some(uid));
         }
+    }
+
+    /// Instance metadata and the sidecar's doors open on two threads.
+    #[tokio::test]
+    async fn who_calls_before_the_sidecar_is_there_waits_for_it() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0"));
+        let mut free = Vec::new();
+        for port in ports {
+            free.push(port.await.unwrap().local_addr().unwrap());
+        }
+        let [at, own] = free[..] else { panic!("two ports") };
+        let settings = crate::config::Settings {
+            sidecar: Some(format!("http://{own}")),
+            sidecar_token_file: Some("token".into()),
+            ..Default::default()
+        };
+        let imds = Imds::new(Door::open(&settings).unwrap(), at, "aws.read").unwrap();
+        tokio::spawn(imds.serve());
+        let called = tokio::spawn(async move {
+            let mut stream = loop {
+                match tokio::net::TcpStream::connect(at).await {
+                    Ok(stream) => break stream,
+                    Err(_) => tokio::time::sleep(TRY).await,
+                }
+            };
+            stream.write_all(b"GET /latest/meta-data/ HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut answer = [0; 8];
+            stream.read_exact(&mut answer).await.unwrap();
+            answer
+        });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!called.is_finished(), "answered without a sidecar");
+        let sidecar = TcpListener::bind(own).await.unwrap();
+        let (mut stream, _) = sidecar.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        assert_eq!(&called.await.unwrap(), b"HTTP/1.1");
     }
 }

@@ -2,7 +2,6 @@
 //! lost, half, wide, wrong, expired, endless or out of order.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -51,7 +50,7 @@ struct Case {
 }
 
 fn endpoint(url: &str) -> Endpoint {
-    Endpoint { url: url.into(), ca_file: None, timeout: Duration::from_millis(1200) }
+    Endpoint { url: url.into(), ca_file: None, timeout: crate::fixtures::patience() }
 }
 
 fn clock() -> Arc<dyn Clock> {

@@ -1,9 +1,34 @@
 //! Scopes, parameters and keys that the tests share.
 
+use std::cell::Cell;
+use std::time::Duration;
+
 use grantwright_domain::param::check_all;
 use grantwright_domain::{Params, Scope, Timestamp};
 use grantwright_mint::jwt::{JwtIssuer, SigningKey};
 use serde_json::{Value, json};
+
+/// How long a client waits that is to find out that nothing comes.
+const IMPATIENT: Duration = Duration::from_millis(1500);
+/// How long one waits to whom an answer comes, on a machine that has much else to do.
+const PATIENT: Duration = Duration::from_secs(30);
+
+thread_local! {
+    static PATIENCE: Cell<Duration> = const { Cell::new(IMPATIENT) };
+}
+
+/// How long a client that is made now waits for an answer.
+pub fn patience() -> Duration {
+    PATIENCE.get()
+}
+
+/// What is made here waits as long as it takes.
+pub fn patient<T>(make: impl FnOnce() -> T) -> T {
+    PATIENCE.set(PATIENT);
+    let made = make();
+    PATIENCE.set(IMPATIENT);
+    made
+}
 
 pub const ROLE: &str = "arn:aws:iam::111122223333:role/agents/reader";
 

@@ -17,7 +17,7 @@ use grantwright_mint::{BACKENDS, MintError, Minted, Minter};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::fixtures::now;
+use crate::fixtures::{now, patient};
 
 /// Makes the minter for a backend at an address.
 pub type Make = Box<dyn Fn(&str) -> Box<dyn Minter>>;
@@ -170,7 +170,8 @@ fn closing(answer: &[u8]) -> Vec<u8> {
 async fn mint(row: &Row, minter: &dyn Minter) -> Result<Minted, MintError> {
     let (scope, params) = &row.asked;
     // All are of one lease here: what the one before left is in the way.
-    let _ = (row.make)(&row.url).undo(&LeaseId::parse("l-1").unwrap(), scope, params).await;
+    let _ =
+        patient(|| (row.make)(&row.url)).undo(&LeaseId::parse("l-1").unwrap(), scope, params).await;
     let grant = danger_grant(scope, params, &["bob"], row.ttl_s, now()).unwrap();
     minter.mint(grant, now()).await
 }
@@ -178,7 +179,10 @@ async fn mint(row: &Row, minter: &dyn Minter) -> Result<Minted, MintError> {
 /// What came of it, in a word; that it was within the rules is asserted.
 async fn outcome(row: &Row, why: &str, line: Line, well: usize) -> &'static str {
     let front = Front::start(&row.url, row.makes, line).await;
-    let minter = (row.make)(&front.url);
+    let minter = match line {
+        Line::Late => (row.make)(&front.url),
+        _ => patient(|| (row.make)(&front.url)),
+    };
     let at = format!("{} {why}", row.name);
     if line == Line::Twice {
         // The second copy is nobody's answer.
@@ -219,7 +223,7 @@ async fn invariant_08_every_backend_in_every_case() {
     let mut table = BTreeMap::new();
     for row in &rows {
         let front = Front::start(&row.url, row.makes, Line::Well).await;
-        mint(row, (row.make)(&front.url).as_ref())
+        mint(row, patient(|| (row.make)(&front.url)).as_ref())
             .await
             .unwrap_or_else(|e| panic!("{}: {e:?}", row.name));
         assert_eq!(front.made.load(Ordering::SeqCst), 1, "{}: which call makes it", row.name);

@@ -42,7 +42,7 @@ fn config(url: &str) -> StsConfig {
         },
         chain: Vec::new(),
         revoke: None,
-        timeout: Duration::from_millis(1500),
+        timeout: crate::fixtures::patience(),
     }
 }
 
@@ -401,7 +401,7 @@ fn by_web_identity(url: &str, chain: &[&str]) -> StsMinter {
         identity: Identity::Web(Arc::new(sign)),
         chain: chain.iter().map(|arn| (*arn).to_owned()).collect(),
         revoke: None,
-        timeout: Duration::from_millis(1500),
+        timeout: crate::fixtures::patience(),
     };
     StsMinter::new(config, Arc::new(At(now().plus_seconds(2)))).unwrap()
 }

@@ -172,7 +172,7 @@ impl Vault {
             ca_file: None,
             identity: None,
             login,
-            timeout: Duration::from_millis(1500),
+            timeout: crate::fixtures::patience(),
             token_per_mint: false,
         };
         VaultMinter::new(config, Arc::new(At(at))).unwrap()
@@ -192,7 +192,7 @@ impl Vault {
             ca_file: None,
             identity: None,
             login: Login::Token { file: token.into() },
-            timeout: Duration::from_millis(1500),
+            timeout: crate::fixtures::patience(),
             token_per_mint: true,
         };
         VaultMinter::new(config, Arc::new(At(now()))).unwrap()

@@ -115,7 +115,8 @@ def vault_calls(vault, line, csr):
 
 def issuers():
     """Built-in issuers, durable with lease and evidence, beside what Vault (raft, file audit device) issues,
-    leased and not."""
+    leased and not. Every ask for a certificate, here and there, carries one and the same key's request, as a
+    sidecar's own do: ours checks its signature once."""
     want_wrk(print)
     missing = golang.prepare(ROOT, "vault", print)
     if missing:

@@ -26,8 +26,8 @@ GRANTS = RELEASE / "examples" / "bench-grants"
 BYTES = RELEASE / "examples" / "bench-bytes"
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "4"))
-# The sidecar as deploy/Containerfile builds it.
-SHIPPED = Path(os.environ.get("E2E_SIDECAR", ROOT / "target" / "dist-sidecar" / "grantwright-sidecar"))
+# The sidecar as deploy/build builds it.
+SHIPPED = Path(os.environ.get("E2E_SIDECAR", ROOT / "target" / "shipped" / "grantwright-sidecar"))
 MANY_ASKS = "4000000000"
 median = statistics.median
 

@@ -591,15 +591,20 @@ def assume_role(host, key, secret, policy):
     return form, {"Host": host, "X-Amz-Date": at, "Content-Type": kind, "Authorization": signed}
 
 
-def backend_sts():
-    """AssumeRole through the broker, against the same call made directly: a server that answers at once with
-    the same bytes (what the broker adds), and MinIO (a backend that stores each session)."""
+def sts_session():
+    """What STS answers to AssumeRole."""
     ends = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=900))
-    body = ('<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>'
+    return ('<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>'
             "<Credentials><AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId>"
             f"<SecretAccessKey>{'s' * 40}</SecretAccessKey><SessionToken>{'t' * 356}</SessionToken>"
             f"<Expiration>{ends:%Y-%m-%dT%H:%M:%SZ}</Expiration></Credentials></AssumeRoleResult>"
             "</AssumeRoleResponse>").encode()
+
+
+def backend_sts():
+    """AssumeRole through the broker, against the same call made directly: a server that answers at once with
+    the same bytes (what the broker adds), and MinIO (a backend that stores each session)."""
+    body = sts_session()
     policy = json.dumps({"Version": "2012-10-17", "Statement": [
         {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::demo/public/*"]}]})
     what = ("aws.s3-read", '{"bucket":"demo","prefix":"b-#/"}')

@@ -195,8 +195,12 @@ class Files(unittest.TestCase):
 
     def test_the_container_file_builds_what_exists(self):
         text = (ROOT / "deploy" / "Containerfile").read_text()
-        for name in re.findall(r"target/release/([a-z-]+)", text):
-            self.assertIn(name, ("grantwright", "grantwright-sidecar"))
+        # What it takes is what deploy/build makes.
+        self.assertRegex(text, r"(?m)^RUN deploy/build$")
+        taken = re.findall(r"/src/target/shipped/([a-z-]+) ", text)
+        made = re.findall(r'built\(.*"([a-z-]+)"\)', (ROOT / "deploy" / "build").read_text())
+        self.assertEqual(set(taken), set(made))
+        self.assertEqual(set(taken), {"grantwright", "grantwright-sidecar"})
         self.assertRegex(text, r"(?m)^USER (?!root|0)")
 
     def test_the_readmes_links_exist(self):

@@ -193,8 +193,12 @@ impl Frontier {
 }
 
 /// The levels of the complete subtrees that make up a tree of `size` leaves, largest first.
-pub(crate) fn peak_levels(size: u64) -> impl Iterator<Item = u32> {
-    (0..u64::BITS).rev().filter(move |level| size >> level & 1 == 1)
+pub(crate) fn peak_levels(mut size: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let level = size.checked_ilog2()?;
+        size ^= 1 << level;
+        Some(level)
+    })
 }
 
 /// The root above these complete subtrees, given smallest (rightmost) first.

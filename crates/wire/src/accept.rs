@@ -19,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::error::WireError;
+use crate::gather::{Call, Calls, Gather};
 use crate::identity::{PeerIdentity, TrustDomain};
 use crate::tls::{H2, TlsServer};
 
@@ -61,6 +62,16 @@ pub struct PeerInfo {
     pub addr: SocketAddr,
     /// From the certificate this connection verified; absent if none was shown.
     pub identity: Option<Arc<PeerIdentity>>,
+    calls: Calls,
+}
+
+impl PeerInfo {
+    /// Says that a call of this connection is at work, until what is given back is dropped: while there
+    /// are such calls, answers of the connection leave together.
+    #[must_use]
+    pub fn at_work(&self) -> Call {
+        self.calls.begin()
+    }
 }
 
 /// Connections as they finish their handshake, for `serve_with_incoming`. It never ends and never
@@ -182,7 +193,7 @@ async fn greet(
     door: &Door,
     tcp: TcpStream,
     addr: SocketAddr,
-) -> Result<(TlsStream<TcpStream>, PeerInfo), WireError> {
+) -> Result<(Gather<TlsStream<TcpStream>>, PeerInfo), WireError> {
     tcp.set_nodelay(true)?;
     let handshake = TlsAcceptor::from(door.tls.current()).accept(tcp);
     let tls = tokio::time::timeout(door.limits.handshake_time, handshake)
@@ -198,13 +209,14 @@ async fn greet(
         Some([leaf, ..]) => Some(Arc::new(PeerIdentity::from_leaf(leaf, &door.trust_domain)?)),
         Some([]) => return Err(WireError::Certificate),
     };
-    Ok((tls, PeerInfo { addr, identity }))
+    let calls = Calls::default();
+    Ok((Gather::new(tls, calls.clone()), PeerInfo { addr, identity, calls }))
 }
 
 /// A connection whose handshake is done.
 #[derive(Debug)]
 pub struct Connection {
-    tls: TlsStream<TcpStream>,
+    tls: Gather<TlsStream<TcpStream>>,
     info: PeerInfo,
     stranger: Option<Stranger>,
     _permit: OwnedSemaphorePermit,

@@ -8,6 +8,7 @@ pub mod accept;
 pub mod agent;
 pub mod connect;
 mod error;
+mod gather;
 pub mod identity;
 mod redact;
 pub mod status;
@@ -21,6 +22,7 @@ pub mod v1 {
 pub use accept::{Incoming, Limits, PeerInfo};
 pub use connect::channel;
 pub use error::WireError;
+pub use gather::Call;
 pub use identity::{PeerIdentity, SpiffeId, TrustDomain, peer};
 pub use status::Refusal;
 pub use tls::{TlsClient, TlsServer};

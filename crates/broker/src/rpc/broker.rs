@@ -9,7 +9,6 @@ use grantwright_domain::event::{InstanceRenewed, InstanceRevoked};
 use grantwright_domain::{Authority, Event, LeaseId, RequestId, Timestamp};
 use grantwright_proof::{Checkpoint, verify_consistency};
 use grantwright_store::{Head, LeaseFilter, StoreError, Transition};
-use grantwright_wire::Refusal;
 use grantwright_wire::v1::broker_server::Broker as Service;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, AttendDown, AttendUp, CancelRequest, CollectRequest,
@@ -17,6 +16,7 @@ use grantwright_wire::v1::{
     DelegationsRequest, EndDelegationRequest, ExtendReply, ExtendRequest, Outcome, ReleaseReply,
     ReleaseRequest, RenewReply, RenewRequest, ScopesReply, ScopesRequest,
 };
+use grantwright_wire::{PeerInfo, Refusal};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
@@ -49,6 +49,7 @@ impl Service for BrokerService {
 
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<Outcome>, Status> {
         let caller = caller(&self.0, "grantwright.v1.Broker/Ask", &request)?;
+        let _at_work = request.extensions().get().map(PeerInfo::at_work);
         let answer = issue::issue(&self.0, &caller, request.into_inner()).await;
         Ok(Response::new(answer.inspect_err(|_| {
             self.0.counts.refused.fetch_add(1, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //! written as they come, each with a comma behind it, and put in order when the object ends.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt::Display;
 
 use serde::ser::{self, Serialize};
@@ -92,9 +93,14 @@ fn null<T>() -> Result<T, CanonicalError> {
     Err(CanonicalError("null has no canonical form here".into()))
 }
 
-/// RFC 8785 §3.2.3: by UTF-16 code units, which for ASCII is the order of bytes.
-fn in_order(a: &str, b: &str) -> std::cmp::Ordering {
-    if a.is_ascii() && b.is_ascii() { a.cmp(b) } else { a.encode_utf16().cmp(b.encode_utf16()) }
+/// RFC 8785 §3.2.3: by UTF-16 code units. That is the order of bytes, but for characters from U+E000 on:
+/// there the surrogates of U+10000 and above come first.
+fn in_order(a: &str, b: &str) -> Ordering {
+    match a.bytes().zip(b.bytes()).find(|(x, y)| x != y) {
+        Some((0xee.., 0xee..)) => a.encode_utf16().cmp(b.encode_utf16()),
+        Some((x, y)) => x.cmp(&y),
+        None => a.len().cmp(&b.len()),
+    }
 }
 
 impl Compound<'_> {
@@ -380,6 +386,18 @@ mod tests {
             "{\"a\":{},\"b\":[3,1,\"\\\"\\\\\\u0001é\"],\"c\":[],\"\u{1f600}\":2,\"\u{fb33}\":1}"
         );
         assert_eq!(parse(&bytes).unwrap(), value);
+    }
+
+    proptest::proptest! {
+        /// Characters of all lengths, from both sides of the surrogates, in texts that begin alike.
+        #[test]
+        fn the_order_is_that_of_utf_16(
+            a in "[a-c\u{7f}\u{80}\u{7ff}\u{d7ff}\u{e000}\u{ffff}\u{10000}\u{10ffff}]{0,4}",
+            b in "[a-c\u{7f}\u{80}\u{7ff}\u{d7ff}\u{e000}\u{ffff}\u{10000}\u{10ffff}]{0,4}",
+        ) {
+            let (x, y): (Vec<u16>, Vec<u16>) = (a.encode_utf16().collect(), b.encode_utf16().collect());
+            proptest::prop_assert_eq!(super::in_order(&a, &b), x.cmp(&y));
+        }
     }
 
     #[test]

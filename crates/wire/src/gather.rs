@@ -1,6 +1,7 @@
 //! Answers that are ready together leave together. HTTP/2 hands each answer over by itself, and each
 //! would be a TLS record, a system call and a wake of the other end of its own.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroize as _;
 
 /// What is held at most: what a TLS record holds.
 const ROOM: usize = 16 * 1024;
@@ -41,8 +43,8 @@ impl Drop for Call {
 /// whatever else was ready has been written too. Without calls nothing waits, nor is anything copied.
 ///
 /// Rule: whoever polls it reads in every turn, as HTTP/2 does unless it waits to write; a turn is asked for
-/// whenever something is held.
-#[derive(Debug)]
+/// whenever something is held. What is held are answers in the clear: it is never shown, wiped once it is
+/// written, and its place never moves.
 pub(crate) struct Gather<S> {
     inner: S,
     calls: Calls,
@@ -53,14 +55,26 @@ pub(crate) struct Gather<S> {
     owed: bool,
 }
 
+impl<S> fmt::Debug for Gather<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gather").field("held", &self.held.len()).finish_non_exhaustive()
+    }
+}
+
 impl<S> Gather<S> {
     pub(crate) fn new(inner: S, calls: Calls) -> Self {
         Self { inner, calls, held: Vec::new(), written: 0, owed: false }
     }
 
-    /// Whether a write of this size goes straight on: nobody else is at work and nothing is before it.
+    /// Whether a write goes straight on: nobody else is at work and nothing is before it.
     fn is_straight(&self) -> bool {
         self.held.is_empty() && !self.calls.any()
+    }
+}
+
+impl<S> Drop for Gather<S> {
+    fn drop(&mut self) {
+        self.held.as_mut_slice().zeroize();
     }
 }
 
@@ -73,8 +87,13 @@ impl<S: AsyncWrite + Unpin> Gather<S> {
             }
             self.written += n;
         }
+        self.held.as_mut_slice().zeroize();
         self.held.clear();
         self.written = 0;
+        if !self.calls.any() {
+            // A connection that rests keeps no room.
+            self.held = Vec::new();
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -90,7 +109,13 @@ impl<S: AsyncWrite + Unpin> Gather<S> {
         if self.held.len() + length > ROOM {
             ready!(self.write_out(cx))?;
         }
-        Poll::Ready(Ok(length <= ROOM))
+        if length > ROOM {
+            return Poll::Ready(Ok(false));
+        }
+        if self.held.capacity() < ROOM {
+            self.held.reserve_exact(ROOM);
+        }
+        Poll::Ready(Ok(true))
     }
 }
 
@@ -293,13 +318,20 @@ mod tests {
         }
         assert_eq!(rig.stream.inner.writes, 0);
         assert!(rig.woken(), "a turn is asked for");
+        assert_eq!(format!("{:?}", rig.stream), "Gather { held: 300, .. }");
+        let place = rig.stream.held.as_ptr();
         rig.turn();
         assert_eq!((rig.stream.inner.writes, rig.stream.inner.flushed), (1, 300));
+        // It stays where it is as long as calls are at work.
+        assert!(rig.write(ROOM));
+        assert_eq!((rig.stream.held.as_ptr(), rig.stream.held.capacity()), (place, ROOM));
+        rig.turn();
         // The last of them waits for nobody, whatever is held.
         assert!(rig.write(1) && rig.flush());
         drop(call);
         assert!(rig.write(1) && rig.flush());
-        assert_eq!(rig.stream.inner.flushed, 302);
+        assert_eq!(rig.stream.inner.flushed, rig.sent.len());
+        assert_eq!(rig.stream.held.capacity(), 0, "at rest");
     }
 
     #[test]

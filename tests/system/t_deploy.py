@@ -198,9 +198,15 @@ class Files(unittest.TestCase):
         # What it takes is what deploy/build makes.
         self.assertRegex(text, r"(?m)^RUN deploy/build$")
         taken = re.findall(r"/src/target/shipped/([a-z-]+) ", text)
-        made = re.findall(r'built\(.*"([a-z-]+)"\)', (ROOT / "deploy" / "build").read_text())
+        build = (ROOT / "deploy" / "build").read_text()
+        made = re.findall(r'built\(.*"([a-z-]+)"\)', build)
         self.assertEqual(set(taken), set(made))
         self.assertEqual(set(taken), {"grantwright", "grantwright-sidecar"})
+        # And what deploy/build wants is installed.
+        wanted = re.search(r"\(Debian: ([^)]+)\)", build)[1].split()
+        installed = re.search(r"apt-get install .*\\\n(.*)\\\n", text)[1].split()
+        self.assertEqual(set(wanted) - set(installed), set())
+        self.assertEqual(len(wanted), 3, wanted)
         self.assertRegex(text, r"(?m)^USER (?!root|0)")
 
     def test_the_readmes_links_exist(self):

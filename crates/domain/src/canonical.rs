@@ -52,7 +52,7 @@ fn say(e: serde_json::Error) -> CanonicalError {
 /// # Errors
 /// When it holds null, a float, or an integer beyond ±(2^53−1).
 pub fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, CanonicalError> {
-    let mut writer = write::Writer { out: Vec::with_capacity(512) };
+    let mut writer = write::Writer::new();
     value.serialize(&mut writer)?;
     Ok(writer.out)
 }

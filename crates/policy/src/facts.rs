@@ -30,10 +30,10 @@ fn mismatch(what: &str) -> Mismatch {
 /// deciding upon that is a deny.
 #[must_use]
 pub fn attributes(authority: &Authority, agent: &AgentId, now: Timestamp) -> Map<String, Value> {
-    let mut out = Map::new();
-    let Some(agent) = authority.agents.get(agent).filter(|a| !a.revoked) else { return out };
-    let Some(owner) = agent.owner() else { return out };
+    let Some(agent) = authority.agents.get(agent).filter(|a| !a.revoked) else { return Map::new() };
+    let Some(owner) = agent.owner() else { return Map::new() };
     let a = &agent.attributes;
+    let mut out = Map::with_capacity(7);
     let groups: Vec<Value> = authority.groups_of(owner, now).iter().map(|g| json!(g)).collect();
     out.insert("owner".into(), json!(owner));
     out.insert("owner_groups".into(), Value::Array(groups));
@@ -82,7 +82,7 @@ pub(crate) fn context(
     delegation: &[AgentId],
     on_behalf_of: bool,
 ) -> Map<String, Value> {
-    let mut out = Map::new();
+    let mut out = Map::with_capacity(6);
     out.insert("delegation".into(), json!(delegation));
     out.insert("delegation_depth".into(), json!(delegation.len()));
     out.insert("on_behalf_of".into(), json!(on_behalf_of));
@@ -143,10 +143,13 @@ impl Time {
     }
 
     pub(crate) fn record(&self) -> Value {
-        json!({
-            "epoch": self.epoch, "hour": self.hour, "minute": self.minute,
-            "weekday": self.weekday, "date": self.date,
-        })
+        let mut out = Map::with_capacity(5);
+        out.insert("epoch".into(), self.epoch.into());
+        out.insert("hour".into(), self.hour.into());
+        out.insert("minute".into(), self.minute.into());
+        out.insert("weekday".into(), self.weekday.as_str().into());
+        out.insert("date".into(), self.date.as_str().into());
+        Value::Object(out)
     }
 
     pub(crate) fn read(map: &Map<String, Value>) -> Result<Self, Mismatch> {

@@ -48,7 +48,7 @@ pub fn inclusion_proof(
         return Err(ProofError::IndexOutOfRange { index, size });
     }
     let (mut start, mut end) = (0, size);
-    let mut proof = Vec::new();
+    let mut proof = Vec::with_capacity(levels(end - start));
     while end - start > 1 {
         let middle = split(start, end);
         if index < middle {
@@ -80,7 +80,7 @@ pub fn consistency_proof(
         return Ok(Vec::new());
     }
     let (mut start, mut end) = (0, new);
-    let mut proof = Vec::new();
+    let mut proof = Vec::with_capacity(levels(end - start));
     while end != old {
         let middle = split(start, end);
         if old <= middle {
@@ -99,6 +99,11 @@ pub fn consistency_proof(
     Ok(proof)
 }
 
+/// How many levels a tree of so many leaves has at most: as many as a proof has hashes.
+fn levels(leaves: u64) -> usize {
+    (u64::BITS - leaves.leading_zeros()) as usize
+}
+
 /// Where RFC 6962 splits `start..end` (at least two leaves): the largest power of two below its
 /// length.
 fn split(start: u64, end: u64) -> u64 {
@@ -108,9 +113,14 @@ fn split(start: u64, end: u64) -> u64 {
 /// The hash of leaves `start..end`, where `start` is a multiple of the smallest power of two that
 /// is not below the length. Reads one hash for each bit set in the length.
 fn range_hash(start: u64, end: u64, hashes: &impl HashReader) -> Result<Hash, ProofError> {
+    let leaves = end - start;
+    if leaves.is_power_of_two() {
+        let level = leaves.ilog2();
+        return hashes.complete(level, start >> level);
+    }
     let mut at = start;
-    let mut peaks = Vec::new();
-    for level in peak_levels(end - start) {
+    let mut peaks = Vec::with_capacity(levels(leaves));
+    for level in peak_levels(leaves) {
         peaks.push(hashes.complete(level, at >> level)?);
         at += 1 << level;
     }

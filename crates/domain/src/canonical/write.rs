@@ -20,31 +20,45 @@ type Done = Result<(), CanonicalError>;
 /// The writer.
 pub(super) struct Writer {
     pub(super) out: Vec<u8>,
+    /// Of the objects that are being written, the outermost first.
+    entries: Vec<Entry>,
+    /// In which an object's entries are put in order.
+    spare: Vec<u8>,
 }
 
 /// An object or an array that is being written.
 pub(super) struct Compound<'w> {
     writer: &'w mut Writer,
     start: usize,
-    entries: Vec<Entry>,
-    key: Option<Cow<'static, str>>,
+    /// Where its entries begin among the writer's.
+    first: usize,
+    in_order: bool,
+    /// Where the key that waits for its value begins.
+    key: Option<usize>,
     close: &'static [u8],
 }
 
+/// An entry of an object: where it and its key are in what was written.
 struct Entry {
-    key: Cow<'static, str>,
     from: usize,
+    /// Behind the key's last quote.
+    key: usize,
     to: usize,
+    /// How the key begins: most keys differ there.
+    head: Option<u64>,
 }
 
 impl Writer {
+    /// With room for most of what is written.
+    pub(super) fn new() -> Self {
+        Self { out: Vec::with_capacity(1024), entries: Vec::with_capacity(32), spare: Vec::new() }
+    }
+
     fn integer(&mut self, i: i64) -> Done {
         if !(-MAX_INTEGER..=MAX_INTEGER).contains(&i) {
             return Err(too_large(i));
         }
-        // Writing to memory cannot fail.
-        let _ = std::io::Write::write_fmt(&mut self.out, format_args!("{i}"));
-        Ok(())
+        serde_json::to_writer(&mut self.out, &i).map_err(|e| CanonicalError(e.to_string()))
     }
 
     fn text(&mut self, text: &str) -> Done {
@@ -61,14 +75,17 @@ impl Writer {
 
     fn object(&mut self, close: &'static [u8]) -> Compound<'_> {
         self.out.push(b'{');
-        let start = self.out.len();
-        Compound { writer: self, start, entries: Vec::with_capacity(16), key: None, close }
+        self.compound(close)
     }
 
     fn array(&mut self, close: &'static [u8]) -> Compound<'_> {
         self.out.push(b'[');
-        let start = self.out.len();
-        Compound { writer: self, start, entries: Vec::new(), key: None, close }
+        self.compound(close)
+    }
+
+    fn compound(&mut self, close: &'static [u8]) -> Compound<'_> {
+        let (start, first) = (self.out.len(), self.entries.len());
+        Compound { writer: self, start, first, in_order: true, key: None, close }
     }
 
     /// `{"variant":` before the value of an enum's variant.
@@ -93,25 +110,74 @@ fn null<T>() -> Result<T, CanonicalError> {
     Err(CanonicalError("null has no canonical form here".into()))
 }
 
+/// The first eight bytes of a key, as a number that is in order as they are. None where it takes more to
+/// tell: escapes, and characters whose order is not that of their bytes.
+fn head(written: &[u8]) -> Option<u64> {
+    let mut first = [0; 8];
+    let inner = written.get(1..written.len().saturating_sub(1)).unwrap_or_default();
+    first.iter_mut().zip(inner).for_each(|(to, from)| *to = *from);
+    let tells = first.iter().fold(true, |all, b| all & (*b != b'\\') & (*b < 0xee));
+    tells.then_some(u64::from_be_bytes(first))
+}
+
+/// Of entries in what was written, by their keys.
+fn compare(out: &[u8], a: &Entry, b: &Entry) -> Ordering {
+    if let (Some(a), Some(b)) = (a.head, b.head)
+        && a != b
+    {
+        return a.cmp(&b);
+    }
+    let key_of = |entry: &Entry| key(out.get(entry.from..entry.key).unwrap_or_default());
+    in_order(&key_of(a), &key_of(b))
+}
+
+/// A key without its quotes and escapes.
+fn key(written: &[u8]) -> Cow<'_, [u8]> {
+    let inner = written.get(1..written.len().saturating_sub(1)).unwrap_or_default();
+    if !inner.contains(&b'\\') {
+        return Cow::Borrowed(inner);
+    }
+    // It was written as JSON a moment ago.
+    let text: String = serde_json::from_slice(written).unwrap_or_default();
+    Cow::Owned(text.into_bytes())
+}
+
 /// RFC 8785 §3.2.3: by UTF-16 code units. That is the order of bytes, but for characters from U+E000 on:
 /// there the surrogates of U+10000 and above come first.
-fn in_order(a: &str, b: &str) -> Ordering {
-    match a.bytes().zip(b.bytes()).find(|(x, y)| x != y) {
-        Some((0xee.., 0xee..)) => a.encode_utf16().cmp(b.encode_utf16()),
-        Some((x, y)) => x.cmp(&y),
+fn in_order(a: &[u8], b: &[u8]) -> Ordering {
+    match a.iter().zip(b).find(|(x, y)| x != y) {
+        Some((0xee.., 0xee..)) => {
+            let (a, b) = (String::from_utf8_lossy(a), String::from_utf8_lossy(b));
+            a.encode_utf16().cmp(b.encode_utf16())
+        }
+        Some((x, y)) => x.cmp(y),
         None => a.len().cmp(&b.len()),
     }
 }
 
 impl Compound<'_> {
-    fn entry<T: Serialize + ?Sized>(&mut self, key: Cow<'static, str>, value: &T) -> Done {
-        let from = self.writer.out.len();
-        self.writer.text(&key)?;
+    /// Writes an entry's value behind its key, which is what was written from `from` on.
+    fn value<T: Serialize + ?Sized>(&mut self, from: usize, value: &T) -> Done {
+        let key = self.writer.out.len();
         self.writer.out.push(b':');
         value.serialize(&mut *self.writer)?;
         self.writer.out.push(b',');
-        self.entries.push(Entry { key, from, to: self.writer.out.len() });
+        let Writer { out, entries, .. } = &mut *self.writer;
+        let head = head(out.get(from..key).unwrap_or_default());
+        let entry = Entry { from, key, to: out.len(), head };
+        if self.in_order
+            && let Some(before) = entries.get(self.first..).and_then(<[_]>::last)
+        {
+            self.in_order = compare(out, before, &entry).is_lt();
+        }
+        entries.push(entry);
         Ok(())
+    }
+
+    fn entry<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Done {
+        let from = self.writer.out.len();
+        self.writer.text(key)?;
+        self.value(from, value)
     }
 
     fn item<T: Serialize + ?Sized>(&mut self, value: &T) -> Done {
@@ -120,22 +186,28 @@ impl Compound<'_> {
         Ok(())
     }
 
-    fn close(mut self) -> Done {
-        let sorted = self.entries.is_sorted_by(|a, b| in_order(&a.key, &b.key).is_lt());
-        if !sorted {
-            self.entries.sort_by(|a, b| in_order(&a.key, &b.key));
-            if self.entries.windows(2).any(|w| matches!(w, [a, b] if a.key == b.key)) {
-                return Err(CanonicalError("a key is there twice".into()));
-            }
-            let mut ordered = Vec::with_capacity(self.writer.out.len() - self.start);
-            for entry in &self.entries {
-                ordered.extend_from_slice(
-                    self.writer.out.get(entry.from..entry.to).unwrap_or_default(),
-                );
-            }
-            self.writer.out.truncate(self.start);
-            self.writer.out.extend_from_slice(&ordered);
+    /// Puts the entries in their order.
+    fn sort(&mut self) -> Done {
+        let Writer { out, entries, spare } = &mut *self.writer;
+        let entries = entries.get_mut(self.first..).unwrap_or_default();
+        entries.sort_unstable_by(|a, b| compare(out, a, b));
+        if entries.windows(2).any(|w| matches!(w, [a, b] if compare(out, a, b).is_eq())) {
+            return Err(CanonicalError("a key is there twice".into()));
         }
+        spare.clear();
+        for entry in entries {
+            spare.extend_from_slice(out.get(entry.from..entry.to).unwrap_or_default());
+        }
+        out.truncate(self.start);
+        out.extend_from_slice(spare);
+        Ok(())
+    }
+
+    fn close(mut self) -> Done {
+        if !self.in_order {
+            self.sort()?;
+        }
+        self.writer.entries.truncate(self.first);
         if self.writer.out.len() > self.start {
             self.writer.out.pop();
         }
@@ -331,18 +403,23 @@ impl ser::SerializeMap for Compound<'_> {
     type Ok = ();
     type Error = CanonicalError;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Done {
-        // Keys are few and short: serde_json's own rules for them hold (text, and integers as text).
-        let key = serde_json::to_value(key).map_err(|e| CanonicalError(e.to_string()))?;
-        self.key = Some(match key {
-            serde_json::Value::String(text) => Cow::Owned(text),
-            serde_json::Value::Number(n) if !n.is_f64() => Cow::Owned(n.to_string()),
+        let from = self.writer.out.len();
+        self.key = Some(from);
+        key.serialize(&mut *self.writer)?;
+        // As serde_json has it: a key is text, or an integer as text.
+        match self.writer.out.get(from) {
+            Some(b'"') => {}
+            Some(b'-' | b'0'..=b'9') => {
+                self.writer.out.insert(from, b'"');
+                self.writer.out.push(b'"');
+            }
             _ => return Err(CanonicalError("a key is not text".into())),
-        });
+        }
         Ok(())
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Done {
-        let key = self.key.take().ok_or_else(|| CanonicalError("a value has no key".into()))?;
-        self.entry(key, value)
+        let from = self.key.take().ok_or_else(|| CanonicalError("a value has no key".into()))?;
+        self.value(from, value)
     }
     fn end(self) -> Done {
         self.close()
@@ -353,7 +430,7 @@ impl ser::SerializeStruct for Compound<'_> {
     type Ok = ();
     type Error = CanonicalError;
     fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Done {
-        self.entry(Cow::Borrowed(key), value)
+        self.entry(key, value)
     }
     fn end(self) -> Done {
         self.close()
@@ -364,7 +441,7 @@ impl ser::SerializeStructVariant for Compound<'_> {
     type Ok = ();
     type Error = CanonicalError;
     fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Done {
-        self.entry(Cow::Borrowed(key), value)
+        self.entry(key, value)
     }
     fn end(self) -> Done {
         self.close()
@@ -396,8 +473,54 @@ mod tests {
             b in "[a-c\u{7f}\u{80}\u{7ff}\u{d7ff}\u{e000}\u{ffff}\u{10000}\u{10ffff}]{0,4}",
         ) {
             let (x, y): (Vec<u16>, Vec<u16>) = (a.encode_utf16().collect(), b.encode_utf16().collect());
-            proptest::prop_assert_eq!(super::in_order(&a, &b), x.cmp(&y));
+            proptest::prop_assert_eq!(super::in_order(a.as_bytes(), b.as_bytes()), x.cmp(&y));
         }
+
+        /// Keys that differ in their first bytes and behind them, with escapes and without.
+        #[test]
+        fn objects_of_any_keys_are_in_that_order(
+            keys in proptest::collection::hash_set(
+                "(|abcdef|abcdefgh)[ab\"\\\\\n\u{1}\u{7f}\u{d7ff}\u{e000}\u{ffff}\u{10000}]{0,3}", 0..12),
+        ) {
+            let mut expected: Vec<&String> = keys.iter().collect();
+            expected.sort_by_key(|key| key.encode_utf16().collect::<Vec<_>>());
+            let each = expected.iter().map(|key| format!("{}:1", serde_json::to_string(key).unwrap()));
+            let expected = format!("{{{}}}", each.collect::<Vec<_>>().join(","));
+            let object: std::collections::HashMap<_, _> = keys.iter().map(|key| (key, 1)).collect();
+            proptest::prop_assert_eq!(String::from_utf8(to_bytes(&object).unwrap()).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn keys_are_texts_and_integers_as_texts() {
+        use std::collections::BTreeMap;
+        let written = |bytes: Result<Vec<u8>, _>| bytes.map(|b| String::from_utf8(b).unwrap());
+        let numbers = BTreeMap::from([(-3, 1), (2, 2), (10, 3)]);
+        assert_eq!(written(to_bytes(&numbers)).unwrap(), r#"{"-3":1,"10":3,"2":2}"#);
+        // Their order is that of what they say, not of their escapes: `"` is below `a`, `\\` above `Z`.
+        let escaped = BTreeMap::from([("\"b", 1), ("\\", 2), ("Z", 3), ("a", 4), ("\n", 5)]);
+        let inner = BTreeMap::from([("x\\", escaped.clone()), ("x", escaped)]);
+        let one = r#"{"\n":5,"\"b":1,"Z":3,"\\":2,"a":4}"#;
+        assert_eq!(written(to_bytes(&inner)).unwrap(), format!(r#"{{"x":{one},"x\\":{one}}}"#));
+        assert!(to_bytes(&BTreeMap::from([(true, 1)])).is_err());
+        assert!(to_bytes(&BTreeMap::from([(vec![1], 1)])).is_err());
+    }
+
+    /// A type whose fields may bear one name.
+    struct Pairs(Vec<(&'static str, u8)>);
+    impl serde::Serialize for Pairs {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map(self.0.iter().copied())
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused() {
+        for pairs in [vec![("a", 1), ("a", 1)], vec![("b", 1), ("a", 2), ("b", 3)]] {
+            assert!(to_bytes(&[Pairs(pairs)]).is_err());
+        }
+        let sorted = to_bytes(&[Pairs(vec![("b", 1), ("a", 2)]), Pairs(vec![("a", 3)])]).unwrap();
+        assert_eq!(sorted, br#"[{"a":2,"b":1},{"a":3}]"#);
     }
 
     #[test]

@@ -283,7 +283,26 @@ impl Broker {
     /// # Errors
     /// As [`Store::commit`]; [`StoreError::Ahead`] while the log is known to be inconsistent,
     /// [`StoreError::Unavailable`] while the clock is doubted.
-    pub async fn commit(&self, transition: Transition) -> Result<Committed, StoreError> {
+    pub fn commit(
+        &self,
+        transition: Transition,
+    ) -> impl Future<Output = Result<Committed, StoreError>> + Send {
+        let told = self.desk.telling(transition.appends());
+        let heard = self.guards.hearing(transition.appends());
+        let writing = self.store.commit(transition);
+        async move {
+            self.may_write()?;
+            let committed = writing.await;
+            if committed.is_ok() {
+                self.desk.tell(told);
+                self.guards.heard(&heard);
+            }
+            self.channels.stir();
+            committed
+        }
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
         if self.clock.jumped_ms().is_some() {
             return Err(StoreError::Unavailable(
                 "the clock jumped; its time is not written".into(),
@@ -293,15 +312,7 @@ impl Broker {
             let size = self.store.head().size;
             return Err(StoreError::Ahead { known: size.saturating_add(1), size });
         }
-        let told = self.desk.telling(transition.appends());
-        let heard = self.guards.hearing(transition.appends());
-        let committed = self.store.commit(transition).await;
-        if committed.is_ok() {
-            self.desk.tell(told);
-            self.guards.heard(&heard);
-        }
-        self.channels.stir();
-        committed
+        Ok(())
     }
 
     /// Refuses everything that would append while the clock is doubted or the log is known to be

@@ -24,8 +24,9 @@ pub struct Draft {
 #[derive(Debug, Clone)]
 pub struct Folded {
     authority: Arc<Authority>,
-    base: Option<RequestState>,
-    state: RequestState,
+    /// Boxed, as a state is large and is handed on as it is.
+    base: Option<Box<RequestState>>,
+    state: Box<RequestState>,
     /// Nothing in the state but its last index depends on where the leaves will stand.
     portable: bool,
 }
@@ -46,6 +47,7 @@ impl Draft {
         let requested = Requested { at, digest, request_id, renews, terms };
         let rights = Rights::Now(&authority);
         let state = RequestState::begin_with(NOWHERE, requested.clone(), digest, rights)?;
+        let state = Box::new(state);
         let folded = Box::new(Folded { authority, base: None, state, portable: true });
         let mut events = Vec::with_capacity(4);
         events.push(Event::Requested(requested));
@@ -54,7 +56,8 @@ impl Draft {
 
     /// The next leaves of a request as it was read.
     #[must_use]
-    pub fn on(authority: Arc<Authority>, state: RequestState) -> Self {
+    pub fn on(authority: Arc<Authority>, state: impl Into<Box<RequestState>>) -> Self {
+        let state = state.into();
         let base = Some(state.clone());
         Self {
             folded: Box::new(Folded { authority, base, state, portable: true }),
@@ -113,7 +116,7 @@ impl Folded {
     /// The state on which the events build; none for a new request.
     #[must_use]
     pub fn base(&self) -> Option<&RequestState> {
-        self.base.as_ref()
+        self.base.as_deref()
     }
 
     /// The request's state with the events folded in.
@@ -126,12 +129,11 @@ impl Folded {
     ///
     /// # Errors
     /// Gives the base back where the events must be folded again: the authority is another by now.
-    #[expect(clippy::result_large_err, reason = "the base goes back as it came, without a copy")]
     pub fn land(
         self,
         authority: &Arc<Authority>,
         last: u64,
-    ) -> Result<RequestState, Option<RequestState>> {
+    ) -> Result<Box<RequestState>, Option<Box<RequestState>>> {
         let Self { authority: mine, base, mut state, portable } = self;
         if !portable || !Arc::ptr_eq(&mine, authority) {
             return Err(base);

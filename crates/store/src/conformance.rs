@@ -74,7 +74,7 @@ fn ensure(ok: bool, what: impl FnOnce() -> String) -> Outcome {
 }
 
 fn state(committed: &Committed) -> Result<grantwright_domain::RequestState, String> {
-    committed.state.clone().ok_or_else(|| "no state".to_owned())
+    committed.state.as_deref().cloned().ok_or_else(|| "no state".to_owned())
 }
 
 fn opened(note: &str) -> Result<Checkpoint, String> {
@@ -356,7 +356,7 @@ pub async fn invariant_11_a_draft_under_past_rights_is_folded_again(url: String)
     let (first, second) = (world.draft(1, store.authority()), world.draft(2, store.authority()));
     let committed = done(store.commit(Transition::draft(first)).await)?;
     let loaded = done(store.load(&world::request(1)).await)?.ok_or("no request")?;
-    ensure(committed.state.as_ref() == Some(&loaded.state), || {
+    ensure(committed.state.as_deref() == Some(&loaded.state), || {
         format!("{:?} is not the fold of its leaves, {:?}", committed.state, loaded.state)
     })?;
     let again = store.commit(Transition::draft(world.draft(1, store.authority()))).await;
@@ -659,7 +659,7 @@ pub async fn readings_agree(url: String) -> Outcome {
     searches(&store, &all).await?;
 
     let loaded = done(store.load(&world::request(10)).await)?.ok_or("the request is gone")?;
-    ensure(Some(&loaded.state) == asked.state.as_ref(), || "the fold differs".into())?;
+    ensure(Some(&loaded.state) == asked.state.as_deref(), || "the fold differs".into())?;
     ensure(loaded.texts.iter().any(|t| t.name == "reason"), || "no reason".into())?;
     ensure(done(store.load(&world::request(99)).await)?.is_none(), || "a ghost".into())?;
 

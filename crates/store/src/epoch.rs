@@ -225,7 +225,7 @@ impl Store {
                 let claim = Transition { key: Some(key), ..Transition::at(at, Vec::new()) };
                 state = self.commit(claim).await?.state;
             }
-            states.extend(state.map(|state| (id, state)));
+            states.extend(state.map(|state| (id, *state)));
         }
         if self.head().size != carried + 1 {
             return Err(StoreError::Invalid("somebody else writes to the new store".into()));

@@ -136,9 +136,16 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`]; only after [`StoreError::OutcomeUnknown`] and [`StoreError::Halted`] may
     /// something have been written.
-    pub async fn commit(&self, transition: Transition) -> Result<Committed, StoreError> {
-        let prepared = Box::new(transition.prepare()?);
-        self.ask(|reply| Command::Commit(prepared, reply)).await
+    pub fn commit(
+        &self,
+        transition: Transition,
+    ) -> impl Future<Output = Result<Committed, StoreError>> + Send {
+        // Outside the future, which every ask's future holds: it would carry the transition, too.
+        let prepared = transition.prepare().map(Box::new);
+        async move {
+            let prepared = prepared?;
+            self.ask(|reply| Command::Commit(prepared, reply)).await
+        }
     }
 
     /// Deletes the sealed copy of a request's credential, along with some later batch.

@@ -57,8 +57,8 @@ impl Transition {
     }
     /// The next events of a request.
     #[must_use]
-    pub fn at(state: RequestState, events: Vec<Event>) -> Self {
-        Self::on(Base::At { state: Box::new(state) }, events)
+    pub fn at(state: impl Into<Box<RequestState>>, events: Vec<Event>) -> Self {
+        Self::on(Base::At { state: state.into() }, events)
     }
     /// A request's next events, folded already.
     #[must_use]
@@ -138,7 +138,7 @@ pub struct Sealed {
 #[derive(Debug, Clone)]
 pub struct Committed {
     /// The request's state after it; none for [`Base::Authority`].
-    pub state: Option<RequestState>,
+    pub state: Option<Box<RequestState>>,
     /// Index of its first leaf. For a claim without events: the size of the log.
     pub first_index: u64,
     /// Size of the log after its batch.

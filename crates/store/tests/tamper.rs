@@ -39,7 +39,7 @@ impl Place {
         store.commit(self.world.grant(1)).await.unwrap();
         let asked = store.commit(self.world.ask(2)).await.unwrap();
         store.close().await;
-        asked.state.unwrap()
+        *asked.state.unwrap()
     }
     async fn refused(&self, how: &str) {
         match self.reopen().await {

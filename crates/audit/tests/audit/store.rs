@@ -78,7 +78,7 @@ impl Place {
                 flying.spawn(async move { store.commit(transition).await.unwrap().state });
                 if flying.len() >= abreast {
                     while let Some(state) = flying.join_next().await {
-                        states.extend(state.unwrap().map(|s| (s.terms.request_id.clone(), s)));
+                        states.extend(state.unwrap().map(|s| (s.terms.request_id.clone(), *s)));
                     }
                 }
             }

@@ -159,6 +159,7 @@ async fn record(
     };
     committed
         .state
+        .map(|state| *state)
         .ok_or_else(|| refuse(503, "internal", "the request was not returned", "ask again shortly"))
 }
 

@@ -117,7 +117,7 @@ pub async fn admit(
     let ttl_s = lifetime(broker, &scope, ttl_s)?;
     let on_behalf_of = match ask.on_behalf_of.as_str() {
         "" => None,
-        token => Some(on_behalf_of(broker, &authority, token, at).await?),
+        token => Some(Box::pin(on_behalf_of(broker, &authority, token, at)).await?),
     };
     let renews = match ask.renews.as_str() {
         "" => None,

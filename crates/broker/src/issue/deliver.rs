@@ -7,7 +7,9 @@ use grantwright_credential::{Credential, SealPublicKey, seal, seal_info};
 use grantwright_domain::event::Issued;
 use grantwright_domain::request::Lease;
 use grantwright_domain::text::{shorten, visible};
-use grantwright_domain::{Authority, Event, InstanceId, RequestId, RequestState, VerdictKind};
+use grantwright_domain::{
+    Authority, Event, InstanceId, RequestId, RequestState, Terms, VerdictKind,
+};
 use grantwright_mint::SignInput;
 use grantwright_store::{Evidence, Loaded, Sealed, StoreError};
 use grantwright_wire::Refusal;
@@ -40,7 +42,8 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
         revocable: made.revocable,
         facts: made.facts,
     };
-    let lease = Lease {
+    // What is ended at its backend, should it not become durable.
+    let lease = (!built_in).then(|| Lease {
         id: lease_id,
         issued_at: at,
         expires_at: issued.expires_at,
@@ -48,7 +51,7 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
         state: grantwright_domain::request::LeaseState::Live,
         effect: String::new(),
         facts: issued.facts.clone(),
-    };
+    });
     let to = staged.caller.instance.clone();
     let (decided_under, peer) = (Arc::clone(staged.authority()), staged.caller.peer.to_string());
     let written = async {
@@ -95,14 +98,14 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
             })?;
             // Revoked while the backend was at work: recorded, ended, and not delivered.
             if let Err(refusal) = still_lives(broker, &state) {
-                Box::pin(crate::end::end_lease(broker, state, "broker")).await?;
+                Box::pin(crate::end::end_lease(broker, *state, "broker")).await?;
                 return Err(refusal);
             }
             // So is what policy would not grant any more: who looks at live leases when rights change has
             // not seen this one.
             if let Some(why) = lost_meanwhile(broker, &state, &decided_under, &peer)? {
                 tracing::warn!(request = %id, why, "rights changed while the backend was at work");
-                let ending = crate::end::end_lease_for(broker, state, "broker", why);
+                let ending = crate::end::end_lease_for(broker, *state, "broker", why);
                 Box::pin(ending).await?;
                 broker.counts.ended_with_rights.fetch_add(1, Ordering::Relaxed);
                 return Err(refuse(
@@ -116,7 +119,7 @@ pub async fn deliver(broker: &Broker, minted: Minted, known_size: u64) -> Result
             Ok(granted(broker, &state, delivery, committed.evidence.map(evidence)).await)
         }
         Err(refusal) => {
-            if !built_in {
+            if let Some(lease) = lease {
                 let ended = minter.revoke(&lease).await;
                 tracing::error!(request = %id, effect = ended.effect, "a credential could not be made durable and was not delivered");
             }
@@ -300,7 +303,10 @@ async fn granted(
             delivery: Some(delivery),
             evidence,
             people: state.verdict.as_ref().is_some_and(|v| v.kind == VerdictKind::Ask),
-            narrowed: narrowed(broker, state).await,
+            narrowed: match &state.original {
+                Some(old) => Box::pin(narrowed(broker, state, old)).await,
+                None => String::new(),
+            },
             params_jcs: grantwright_domain::canonical::to_bytes(&state.terms.params)
                 .unwrap_or_default(),
             revocable: lease.is_some_and(|l| l.revocable),
@@ -310,8 +316,7 @@ async fn granted(
 }
 
 /// In plain words what a reviewer narrowed, and in theirs why.
-async fn narrowed(broker: &Broker, state: &RequestState) -> String {
-    let Some(old) = &state.original else { return String::new() };
+async fn narrowed(broker: &Broker, state: &RequestState, old: &Terms) -> String {
     let new = &state.terms;
     let mut parts = Vec::new();
     if old.ttl_s != new.ttl_s {

@@ -922,3 +922,12 @@ async fn invariant_28_streams_of_one_sidecar_are_bounded() {
     drop(open);
     rig.broker.stream(&rig.caller.instance).map(drop).expect("there is room again");
 }
+
+/// Each ask under way holds one, and moves it: what is rare is boxed, and what is large. (9 KiB once.)
+#[tokio::test]
+async fn the_future_of_an_ask_is_small() {
+    let rig = Rig::new().await;
+    let ask = super::issue(&rig.broker, &rig.caller, rig.ask("read", CUSTOMERS, "k1"));
+    assert!(size_of_val(&ask) <= 3072, "{} bytes", size_of_val(&ask));
+    ask.await.expect("granted");
+}

@@ -24,7 +24,7 @@ use crate::transition::{Encoded, Ground, KeyClaim, Prepared, Side};
 
 /// An accepted transition.
 pub(super) struct Staged {
-    pub state: Option<RequestState>,
+    pub state: Option<Box<RequestState>>,
     pub first_index: u64,
     /// Leaf, index and known size of the evidence that was asked for.
     pub wanted: Option<(Vec<u8>, u64, u64)>,
@@ -205,7 +205,7 @@ impl<'a> Stage<'a> {
         leaves: &[Encoded],
         size: u64,
         row: Option<RowAt>,
-    ) -> Result<(RequestState, Option<RowAt>), StoreError> {
+    ) -> Result<(Box<RequestState>, Option<RowAt>), StoreError> {
         let read = match &base {
             Ground::At(state) => Some(&**state),
             Ground::Folded(folded) => folded.base(),
@@ -220,14 +220,14 @@ impl<'a> Stage<'a> {
         };
         let last = (size + leaves.len() as u64).saturating_sub(1);
         let base = match base {
-            Ground::At(state) => Some(*state),
+            Ground::At(state) => Some(state),
             Ground::Folded(folded) if !leaves.is_empty() => {
                 match folded.land(&self.memory.authority, last) {
                     Ok(state) => return Ok((state, at)),
                     Err(base) => base,
                 }
             }
-            Ground::Folded(folded) => folded.base().cloned(),
+            Ground::Folded(folded) => folded.base().cloned().map(Box::new),
             Ground::Authority | Ground::New => None,
         };
         let rights = Rights::Now(&self.memory.authority);
@@ -236,7 +236,7 @@ impl<'a> Stage<'a> {
             Some(state) => state,
             None => match rest.next() {
                 Some((index, Encoded { event: Event::Requested(e), .. })) => {
-                    RequestState::begin(index, e, rights)?
+                    Box::new(RequestState::begin(index, e, rights)?)
                 }
                 _ => return Err(StoreError::Invalid("no `requested` event".into())),
             },

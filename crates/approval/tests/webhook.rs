@@ -15,7 +15,7 @@ const NEXT: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 #[test]
 // Not left out: `tests/run chat` installs what it wants and runs it with `--ignored`.
-#[ignore = "wants Node and its packages: `tests/system/run teams` brings them"]
+#[ignore = "wants Node and its packages: `tests/run chat` brings them"]
 fn the_reference_library_agrees() {
     assert!(Path::new(NODE).join("node_modules/standardwebhooks").exists(), "not installed");
     let now_ms = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();

@@ -50,7 +50,8 @@ fn say(e: serde_json::Error) -> CanonicalError {
 /// Writes the canonical bytes of a value.
 ///
 /// # Errors
-/// When it holds null, a float, or an integer beyond ±(2^53−1).
+/// When it holds null, a float, or an integer beyond ±(2^53−1), also as a key; a key twice, or one that is
+/// neither text nor an integer.
 pub fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, CanonicalError> {
     let mut writer = write::Writer::new();
     value.serialize(&mut writer)?;

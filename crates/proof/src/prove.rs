@@ -114,6 +114,7 @@ fn split(start: u64, end: u64) -> u64 {
 /// is not below the length. Reads one hash for each bit set in the length.
 fn range_hash(start: u64, end: u64, hashes: &impl HashReader) -> Result<Hash, ProofError> {
     let leaves = end - start;
+    // Most are one complete subtree, which needs no list of peaks.
     if leaves.is_power_of_two() {
         let level = leaves.ilog2();
         return hashes.complete(level, start >> level);

@@ -15,7 +15,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/peers/tea
 
 #[tokio::test]
 // Not left out: `tests/run chat` installs what it wants and runs it with `--ignored`.
-#[ignore = "wants Node and its packages: `tests/system/run teams` brings them"]
+#[ignore = "wants Node and its packages: `tests/run chat` brings them"]
 async fn the_sdk_judges_as_we_do() {
     assert!(Path::new(NODE).join("node_modules/botframework-connector").exists(), "not installed");
     let fake = FakeTeams::start().await.unwrap();

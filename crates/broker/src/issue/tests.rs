@@ -923,7 +923,7 @@ async fn invariant_28_streams_of_one_sidecar_are_bounded() {
     rig.broker.stream(&rig.caller.instance).map(drop).expect("there is room again");
 }
 
-/// Each ask under way holds one, and moves it: what is rare is boxed, and what is large. (9 KiB once.)
+/// Each ask under way holds one, and moves it: what is rare is boxed, and what is large.
 #[tokio::test]
 async fn the_future_of_an_ask_is_small() {
     let rig = Rig::new().await;

@@ -503,6 +503,7 @@ mod tests {
         let one = r#"{"\n":5,"\"b":1,"Z":3,"\\":2,"a":4}"#;
         assert_eq!(written(to_bytes(&inner)).unwrap(), format!(r#"{{"x":{one},"x\\":{one}}}"#));
         assert!(to_bytes(&BTreeMap::from([(true, 1)])).is_err());
+        assert!(to_bytes(&BTreeMap::from([(9_007_199_254_740_992_i64, 1)])).is_err());
         assert!(to_bytes(&BTreeMap::from([(vec![1], 1)])).is_err());
     }
 

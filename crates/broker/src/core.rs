@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use grantwright_domain::{
-    AgentId, Authority, Clock, Digest, InstanceId, RequestId, Scope, Timestamp,
+    AgentId, Authority, Clock, InstanceId, RequestId, Scope, Timestamp,
 };
 use grantwright_mint::Minter;
 use grantwright_policy::PolicySet;
@@ -55,8 +55,8 @@ pub struct Broker {
     pub oidc: Option<crate::oidc::Provider>,
     /// Random bytes for ids and salts.
     pub random: Random,
-    /// People's denies that still stick, by agent, scope and parameters.
-    pub denies: Mutex<HashMap<Digest, Timestamp>>,
+    /// People's denies that still stick.
+    pub denies: Mutex<crate::issue::sticky::Denies>,
     /// Token buckets: asks by agent.
     pub rates: Mutex<HashMap<AgentId, Bucket>>,
     /// Every other call, by agent and by person.

@@ -124,11 +124,11 @@ pub struct Requested {
     pub at: Timestamp,
     /// D of the terms.
     pub digest: Digest,
-    /// The request.
-    pub request_id: RequestId,
     /// The lease this ask replaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renews: Option<LeaseId>,
+    /// The request.
+    pub request_id: RequestId,
     /// What is asked.
     pub terms: Terms,
 }
@@ -137,34 +137,34 @@ pub struct Requested {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decided {
+    /// True when decided again at collection.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
     /// When.
     pub at: Timestamp,
-    /// D that was decided.
-    pub digest: Digest,
-    /// The request.
-    pub request_id: RequestId,
-    /// What policy said.
-    pub verdict: Verdict,
     /// The agent's registered attributes at that moment.
     pub attributes: Map<String, Value>,
-    /// The context at that moment: time, peer, delegation.
-    pub context: Map<String, Value>,
-    /// Approvers whom policy lets approve no longer; their votes do not count under this verdict.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub excluded: BTreeSet<HumanId>,
     /// The registered attributes, at that moment, of the agents that passed the right on, in the order
     /// of the terms: policy is asked about each of them too, and the strictest answer holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<Map<String, Value>>,
-    /// True when decided again at collection.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub again: bool,
-    /// Facts that differ from this agent's past, at most three.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unusual: Vec<String>,
+    /// The context at that moment: time, peer, delegation.
+    pub context: Map<String, Value>,
+    /// D that was decided.
+    pub digest: Digest,
+    /// Approvers whom policy lets approve no longer; their votes do not count under this verdict.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub excluded: BTreeSet<HumanId>,
     /// Size of the log of which `unusual` was computed; absent: it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<u64>,
+    /// The request.
+    pub request_id: RequestId,
+    /// Facts that differ from this agent's past, at most three.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusual: Vec<String>,
+    /// What policy said.
+    pub verdict: Verdict,
 }
 
 /// See [`Event::Questioned`].
@@ -282,16 +282,16 @@ pub struct Withdrawn {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intended {
+    /// Whose approvals stand.
+    pub approvers: BTreeSet<HumanId>,
     /// When.
     pub at: Timestamp,
     /// D that will be minted.
     pub digest: Digest,
-    /// The request.
-    pub request_id: RequestId,
     /// The minter that will be called.
     pub minter: String,
-    /// Whose approvals stand.
-    pub approvers: BTreeSet<HumanId>,
+    /// The request.
+    pub request_id: RequestId,
 }
 
 /// See [`Event::Issued`].
@@ -302,16 +302,16 @@ pub struct Issued {
     pub at: Timestamp,
     /// D that was minted.
     pub digest: Digest,
-    /// The request.
-    pub request_id: RequestId,
-    /// The lease that begins.
-    pub lease_id: LeaseId,
     /// When the credential ends by itself.
     pub expires_at: Timestamp,
-    /// Whether it can be ended early.
-    pub revocable: bool,
     /// What identifies the credential at its backend; never a secret.
     pub facts: BTreeMap<String, String>,
+    /// The lease that begins.
+    pub lease_id: LeaseId,
+    /// The request.
+    pub request_id: RequestId,
+    /// Whether it can be ended early.
+    pub revocable: bool,
 }
 
 /// See [`Event::Failed`].

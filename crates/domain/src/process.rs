@@ -13,26 +13,26 @@ pub const MAX_LOCAL_PATH: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalProcess {
-    /// Its effective user when it connected.
-    pub uid: u32,
-    /// Its effective group when it connected.
-    pub gid: u32,
-    /// Its number when it connected. Another run of the same program has another one, so that it is
-    /// no part of what makes asks identical, and policies do not see it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
-    /// Path of its executable, as that process sees it: a container has paths of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exe: Option<String>,
-    /// SHA-256 of the executable's bytes, without a label: what `sha256sum` prints.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exe_digest: Option<Digest>,
     /// Its control group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
     /// The container that its control group names: 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// Path of its executable, as that process sees it: a container has paths of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// SHA-256 of the executable's bytes, without a label: what `sha256sum` prints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_digest: Option<Digest>,
+    /// Its effective group when it connected.
+    pub gid: u32,
+    /// Its number when it connected. Another run of the same program has another one, so that it is
+    /// no part of what makes asks identical, and policies do not see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Its effective user when it connected.
+    pub uid: u32,
 }
 
 impl LocalProcess {

@@ -24,50 +24,51 @@ pub const COLLECT_MS: i64 = 600_000;
 pub const MAX_QUESTIONS: usize = 5;
 
 /// Everything D covers. Free text and sensitive values enter as salted commitments.
+// In canonical order, as the log writes them: nothing need be sorted for a leaf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Terms {
-    /// Version of this structure: 1.
-    pub version: u32,
-    /// Origin of the log.
-    pub origin: String,
-    /// The request.
-    pub request_id: RequestId,
     /// Who asks.
     pub agent: AgentId,
-    /// Through which sidecar.
-    pub instance: InstanceId,
-    /// Which local workload.
-    pub workload: String,
-    /// The process that asked, as the sidecar saw it; absent where a token names the workload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub process: Option<LocalProcess>,
+    /// When the undecided request ends; pauses do not change it.
+    pub decide_by: Timestamp,
     /// Agents that passed the right on, first the outermost.
     pub delegation: Vec<AgentId>,
     /// By which delegation; absent: by the agent's own right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegation_id: Option<DelegationId>,
+    /// Through which sidecar.
+    pub instance: InstanceId,
     /// The human on whose behalf the task runs, when proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<HumanId>,
-    /// What is asked for.
-    pub scope: ScopeName,
-    /// Digest of the scope's declaration, template included.
-    pub template: Digest,
+    /// Origin of the log.
+    pub origin: String,
     /// Open parameters.
     pub params: Params,
+    /// The process that asked, as the sidecar saw it; absent where a token names the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<LocalProcess>,
+    /// Commitment to the reason.
+    pub reason: Digest,
+    /// The request.
+    pub request_id: RequestId,
+    /// What is asked for.
+    pub scope: ScopeName,
     /// Commitments to sensitive parameters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sealed_params: BTreeMap<String, Digest>,
-    /// Lifetime in seconds.
-    pub ttl_s: u32,
     /// Commitment to the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Digest>,
-    /// Commitment to the reason.
-    pub reason: Digest,
-    /// When the undecided request ends; pauses do not change it.
-    pub decide_by: Timestamp,
+    /// Digest of the scope's declaration, template included.
+    pub template: Digest,
+    /// Lifetime in seconds.
+    pub ttl_s: u32,
+    /// Version of this structure: 1.
+    pub version: u32,
+    /// Which local workload.
+    pub workload: String,
 }
 
 impl Terms {

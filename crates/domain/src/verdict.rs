@@ -32,28 +32,28 @@ pub enum Strength {
 /// A verdict; always names the policy set and the policies that decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Allow, ask or deny.
-    #[serde(rename = "verdict")]
-    pub kind: VerdictKind,
+    /// An approver belongs to every one of these.
+    pub approvers: BTreeSet<GroupName>,
+    /// Channels on which votes count.
+    pub channels: BTreeSet<String>,
     /// Machine word for a deny: `denied`, `ttl_too_long`, `policy_error`; empty otherwise.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub code: String,
-    /// In plain words, why.
-    pub reason: String,
+    /// Longest lifetime in seconds.
+    pub max_ttl_s: u32,
     /// Ids of the determining policies, sorted.
     pub policies: BTreeSet<String>,
     /// The policy set.
     pub policy_set: Digest,
     /// Distinct people needed; 0 for allow and deny.
     pub quorum: u32,
+    /// In plain words, why.
+    pub reason: String,
     /// How each must decide.
     pub strength: Strength,
-    /// Channels on which votes count.
-    pub channels: BTreeSet<String>,
-    /// An approver belongs to every one of these.
-    pub approvers: BTreeSet<GroupName>,
-    /// Longest lifetime in seconds.
-    pub max_ttl_s: u32,
+    /// Allow, ask or deny.
+    #[serde(rename = "verdict")]
+    pub kind: VerdictKind,
 }
 
 impl Verdict {

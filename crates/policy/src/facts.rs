@@ -1,5 +1,6 @@
 //! What a decision rests on, as the log records it; and the same, typed, for Cedar. A record that
-//! is not exactly of its form is a mismatch, and a mismatch is a deny.
+//! is not exactly of its form is a mismatch, and a mismatch is a deny. Records are made in the order of
+//! their keys, in which the log writes them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -25,8 +26,8 @@ fn mismatch(what: &str) -> Mismatch {
     Mismatch(format!("{what} is not of the form that policies are checked against"))
 }
 
-/// The agent's attributes at `now`, as `decided` records them: `owner`, `owner_groups`, `team`,
-/// `environment`, `model`, `model_version`, `qualified`. Empty for an unknown or revoked agent:
+/// The agent's attributes at `now`, as `decided` records them: `environment`, `model`,
+/// `model_version`, `owner`, `owner_groups`, `qualified`, `team`. Empty for an unknown or revoked agent:
 /// deciding upon that is a deny.
 #[must_use]
 pub fn attributes(authority: &Authority, agent: &AgentId, now: Timestamp) -> Map<String, Value> {
@@ -35,13 +36,13 @@ pub fn attributes(authority: &Authority, agent: &AgentId, now: Timestamp) -> Map
     let a = &agent.attributes;
     let mut out = Map::with_capacity(7);
     let groups: Vec<Value> = authority.groups_of(owner, now).iter().map(|g| json!(g)).collect();
-    out.insert("owner".into(), json!(owner));
-    out.insert("owner_groups".into(), Value::Array(groups));
-    out.insert("team".into(), json!(a.team));
     out.insert("environment".into(), json!(a.environment));
     out.insert("model".into(), json!(a.model));
     out.insert("model_version".into(), json!(a.model_version));
+    out.insert("owner".into(), json!(owner));
+    out.insert("owner_groups".into(), Value::Array(groups));
     out.insert("qualified".into(), json!(authority.qualified(a, now)));
+    out.insert("team".into(), json!(a.team));
     out
 }
 
@@ -95,18 +96,18 @@ pub(crate) fn context(
 
 /// What policies see of the process that asks: everything but its number.
 pub(crate) fn workload(process: &LocalProcess) -> Value {
-    let mut out = Map::new();
-    out.insert("uid".into(), json!(process.uid));
-    out.insert("gid".into(), json!(process.gid));
+    let mut out = Map::with_capacity(6);
     let digest = process.exe_digest.map(|it| it.hex());
     for (name, value) in [
-        ("exe", process.exe.as_ref()),
-        ("exe_digest", digest.as_ref()),
         ("cgroup", process.cgroup.as_ref()),
         ("container", process.container.as_ref()),
+        ("exe", process.exe.as_ref()),
+        ("exe_digest", digest.as_ref()),
     ] {
         out.extend(value.map(|value| (name.to_owned(), json!(value))));
     }
+    out.insert("gid".into(), json!(process.gid));
+    out.insert("uid".into(), json!(process.uid));
     Value::Object(out)
 }
 
@@ -144,11 +145,11 @@ impl Time {
 
     pub(crate) fn record(&self) -> Value {
         let mut out = Map::with_capacity(5);
+        out.insert("date".into(), self.date.as_str().into());
         out.insert("epoch".into(), self.epoch.into());
         out.insert("hour".into(), self.hour.into());
         out.insert("minute".into(), self.minute.into());
         out.insert("weekday".into(), self.weekday.as_str().into());
-        out.insert("date".into(), self.date.as_str().into());
         Value::Object(out)
     }
 

@@ -2,9 +2,10 @@
 //! right on, since it was as much their ask. So nobody gets past a deny by asking through another, nor by
 //! asking for themselves what was denied to whom they sent.
 
+use std::collections::HashMap;
 use std::sync::PoisonError;
 
-use grantwright_domain::{AgentId, Digest, Terms, Timestamp};
+use grantwright_domain::{AgentId, Digest, ScopeName, Terms, Timestamp};
 use grantwright_store::StoredText;
 use grantwright_wire::Refusal;
 
@@ -12,22 +13,27 @@ use super::record::param_salt;
 use crate::core::Broker;
 use crate::error::refuse;
 
-/// What a deny of these terms sticks to, and what it must not have stuck to when they are asked. `value`
-/// gives the text of a sealed parameter; what was erased is the same ask no longer.
-fn keys(
+/// People's denies that still stick, by whom and what they stick to, and until when.
+pub type Denies = HashMap<AgentId, HashMap<ScopeName, HashMap<Digest, Timestamp>>>;
+
+/// To whom a deny of these terms sticks, and to whom it must not have stuck when they are asked.
+fn involved(terms: &Terms) -> impl Iterator<Item = &AgentId> {
+    std::iter::once(&terms.agent).chain(&terms.delegation)
+}
+
+/// What it sticks to: these terms as `agent`'s own. `value` gives the text of a sealed parameter; what was
+/// erased is the same ask no longer.
+fn key(
     broker: &Broker,
     terms: &Terms,
+    agent: &AgentId,
     value: impl Fn(&str) -> Option<String>,
-) -> impl Iterator<Item = Digest> {
-    let through = terms.delegation.iter().filter_map(move |agent| {
-        Some(Terms {
-            agent: agent.clone(),
-            sealed_params: sealed(broker, terms, agent, &value)?,
-            ..terms.clone()
-        })
-    });
-    let through = through.map(|terms| terms.deny_key());
-    std::iter::once_with(|| terms.deny_key()).chain(through).flatten()
+) -> Option<Digest> {
+    if *agent == terms.agent {
+        return terms.deny_key().ok();
+    }
+    let sealed_params = sealed(broker, terms, agent, value)?;
+    Terms { agent: agent.clone(), sealed_params, ..terms.clone() }.deny_key().ok()
 }
 
 /// The sealed parameters as `agent`'s own ask would commit to them.
@@ -55,12 +61,13 @@ pub(super) fn not_denied_lately(
     value: impl Fn(&str) -> Option<String>,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    let mut denies = broker.denies.lock().unwrap_or_else(PoisonError::into_inner);
-    denies.retain(|_, until| *until > now);
-    if denies.is_empty() {
-        return Ok(());
-    }
-    match keys(broker, terms, value).find_map(|key| denies.get(&key)) {
+    let denies = broker.denies.lock().unwrap_or_else(PoisonError::into_inner);
+    // Mostly nobody denied this agent anything here: then nothing is hashed.
+    let stuck = involved(terms)
+        .filter_map(|agent| Some((agent, denies.get(agent)?.get(&terms.scope)?)))
+        .filter_map(|(agent, here)| here.get(&key(broker, terms, agent, &value)?))
+        .find(|until| **until > now);
+    match stuck {
         Some(until) => Err(refuse(
             403,
             "denied",
@@ -79,5 +86,19 @@ pub(crate) fn remember(broker: &Broker, terms: &Terms, texts: &[StoredText], at:
         texts.iter().find(|t| t.name == wanted).map(|t| t.text.clone())
     };
     let mut denies = broker.denies.lock().unwrap_or_else(PoisonError::into_inner);
-    denies.extend(keys(broker, terms, value).map(|key| (key, until)));
+    denies.retain(|_, scopes| {
+        scopes.retain(|_, here| {
+            here.retain(|_, until| *until > at);
+            !here.is_empty()
+        });
+        !scopes.is_empty()
+    });
+    for agent in involved(terms) {
+        if let Some(key) = key(broker, terms, agent, &value) {
+            let here = denies.entry(agent.clone()).or_default();
+            let known = here.entry(terms.scope.clone()).or_default().entry(key).or_insert(until);
+            // After a restart the newest is remembered first.
+            *known = until.max(*known);
+        }
+    }
 }

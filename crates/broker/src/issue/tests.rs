@@ -913,6 +913,30 @@ async fn invariant_13_a_sticky_deny_survives_a_restart_behind_a_thousand_other_r
     rig.issue(rig.ask("export", EXPORT, "k3")).await.expect("asked anew");
 }
 
+/// Two asks that one deny would have met both are denied one after the other: the later deny counts, after a
+/// restart too, which reads the earlier one last.
+#[tokio::test]
+async fn invariant_13_the_latest_deny_says_how_long_it_sticks() {
+    let mut rig = Rig::new().await;
+    let ask = |rig: &Rig, workload: &str| grantwright_wire::v1::AskRequest {
+        workload: workload.into(),
+        ..rig.ask("export", EXPORT, "")
+    };
+    let first = id_of(&rig.issue(ask(&rig, "uid:1")).await.expect("pending"));
+    let second = id_of(&rig.issue(ask(&rig, "uid:2")).await.expect("pending"));
+    let sticky = rig.broker.config.deny_sticky_ms();
+    rig.act("bob", &first, deny()).await.expect("denied");
+    rig.clock.advance(sticky / 2);
+    rig.act("carol", &second, deny()).await.expect("denied");
+    rig.clock.advance(sticky / 4);
+    rig.crash().await;
+    rig.clock.advance(sticky / 2);
+    let again = rig.issue(ask(&rig, "uid:3")).await.expect_err("it sticks");
+    assert_eq!(again.code, "denied");
+    rig.clock.advance(sticky / 4);
+    rig.issue(ask(&rig, "uid:3")).await.expect("asked anew");
+}
+
 #[tokio::test]
 async fn invariant_28_streams_of_one_sidecar_are_bounded() {
     let rig = Rig::new().await;

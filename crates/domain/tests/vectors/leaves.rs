@@ -523,6 +523,23 @@ fn other_spellings(name: &str, leaf: &[u8]) {
     }
 }
 
+/// The types of a routine grant's leaves declare their fields in canonical order: but for the tag, which an
+/// enum writes first, nothing needs to be put in order.
+#[test]
+fn routine_leaves_are_declared_in_their_order() {
+    let routine = ["requested", "decided", "intended", "issued"];
+    let mut seen = BTreeSet::new();
+    for (name, kind, fields) in cases().into_iter().filter(|(_, kind, _)| routine.contains(kind)) {
+        let leaf = canonical::to_bytes(&whole(kind, fields)).expect(name);
+        let event = Event::from_leaf(&leaf).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let untagged = |text: String| text.replacen(&format!(r#""kind":"{kind}","#), "", 1);
+        let declared = untagged(serde_json::to_string(&event).expect(name));
+        assert_eq!(declared, untagged(String::from_utf8(leaf).expect(name)), "{name}");
+        seen.insert(kind);
+    }
+    assert_eq!(seen.len(), routine.len());
+}
+
 #[test]
 fn sets_in_another_order_are_refused() {
     for (find, replace) in [

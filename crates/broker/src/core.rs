@@ -55,7 +55,7 @@ pub struct Broker {
     pub oidc: Option<crate::oidc::Provider>,
     /// Random bytes for ids and salts.
     pub random: Random,
-    /// People's denies that still stick.
+    /// People's denies, until when each sticks.
     pub denies: Mutex<crate::issue::sticky::Denies>,
     /// Token buckets: asks by agent.
     pub rates: Mutex<HashMap<AgentId, Bucket>>,

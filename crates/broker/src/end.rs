@@ -121,6 +121,7 @@ pub(crate) async fn sweep_on(broker: &Arc<Broker>, from: &mut Place) -> Result<(
     // Each of these goes its own way, so that a fault of one is none of the others.
     let parts = [resolve_unfinished(broker).await.map(drop), ended::restore_overflow(broker).await];
     broker.ended.sweep(now);
+    sticky::sweep(broker, now);
     let mut acknowledged = broker.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
     acknowledged.retain(|_, mine| {
         mine.retain(|_, at| now.since(*at) < 2 * deliver::REDELIVER_MS);

@@ -10,6 +10,7 @@ pub const MAX_LOCAL_PATH: usize = 512;
 
 /// What the kernel told the sidecar of the process at the other end of a connection. It is the
 /// sidecar's statement: the broker was not there. What could not be read for certain is absent.
+// In canonical order, as `Terms`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalProcess {

@@ -30,6 +30,7 @@ pub enum Strength {
 }
 
 /// A verdict; always names the policy set and the policies that decided.
+// In canonical order, as `Terms`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// An approver belongs to every one of these.

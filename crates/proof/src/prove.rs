@@ -80,7 +80,8 @@ pub fn consistency_proof(
         return Ok(Vec::new());
     }
     let (mut start, mut end) = (0, new);
-    let mut proof = Vec::with_capacity(levels(end - start));
+    // One more where it begins with a subtree of the old tree.
+    let mut proof = Vec::with_capacity(levels(end - start) + 1);
     while end != old {
         let middle = split(start, end);
         if old <= middle {
@@ -99,7 +100,7 @@ pub fn consistency_proof(
     Ok(proof)
 }
 
-/// How many levels a tree of so many leaves has at most: as many as a proof has hashes.
+/// How many levels a tree of so many leaves has at most: as many as an inclusion proof has hashes.
 fn levels(leaves: u64) -> usize {
     (u64::BITS - leaves.leading_zeros()) as usize
 }

@@ -13,7 +13,7 @@ use super::record::param_salt;
 use crate::core::Broker;
 use crate::error::refuse;
 
-/// People's denies that still stick, by whom and what they stick to, and until when.
+/// People's denies, by whom and what they stick to, and until when. What is over goes with the next sweep.
 pub type Denies = HashMap<AgentId, HashMap<ScopeName, HashMap<Digest, Timestamp>>>;
 
 /// To whom a deny of these terms sticks, and to whom it must not have stuck when they are asked.
@@ -86,19 +86,24 @@ pub(crate) fn remember(broker: &Broker, terms: &Terms, texts: &[StoredText], at:
         texts.iter().find(|t| t.name == wanted).map(|t| t.text.clone())
     };
     let mut denies = broker.denies.lock().unwrap_or_else(PoisonError::into_inner);
-    denies.retain(|_, scopes| {
-        scopes.retain(|_, here| {
-            here.retain(|_, until| *until > at);
-            !here.is_empty()
-        });
-        !scopes.is_empty()
-    });
     for agent in involved(terms) {
-        if let Some(key) = key(broker, terms, agent, &value) {
+        if let Some(key) = key(broker, terms, agent, value) {
             let here = denies.entry(agent.clone()).or_default();
             let known = here.entry(terms.scope.clone()).or_default().entry(key).or_insert(until);
             // After a restart the newest is remembered first.
             *known = until.max(*known);
         }
     }
+}
+
+/// Forgets the denies that stick no longer.
+pub(crate) fn sweep(broker: &Broker, now: Timestamp) {
+    let mut denies = broker.denies.lock().unwrap_or_else(PoisonError::into_inner);
+    denies.retain(|_, scopes| {
+        scopes.retain(|_, here| {
+            here.retain(|_, until| *until > now);
+            !here.is_empty()
+        });
+        !scopes.is_empty()
+    });
 }

@@ -935,6 +935,8 @@ async fn invariant_13_the_latest_deny_says_how_long_it_sticks() {
     assert_eq!(again.code, "denied");
     rig.clock.advance(sticky / 4);
     rig.issue(ask(&rig, "uid:3")).await.expect("asked anew");
+    end::sweep_once(&rig.broker).await.expect("swept");
+    assert!(rig.broker.denies.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

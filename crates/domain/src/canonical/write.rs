@@ -106,6 +106,10 @@ fn too_large(n: impl Display) -> CanonicalError {
     CanonicalError(format!("`{n}` is not an integer within ±(2^53−1)"))
 }
 
+fn no_value() -> CanonicalError {
+    CanonicalError("a key has no value".into())
+}
+
 fn null<T>() -> Result<T, CanonicalError> {
     Err(CanonicalError("null has no canonical form here".into()))
 }
@@ -186,8 +190,8 @@ impl Compound<'_> {
         Ok(())
     }
 
-    /// Puts the entries in their order. Types declare their fields in it, so that mostly it is an enum's tag
-    /// that comes too early: what stands behind its place stays where it is.
+    /// Puts the entries in their order. The types of routine leaves declare their fields in it, so that
+    /// mostly it is an enum's tag that comes too early: what stands behind its place stays where it is.
     fn sort(&mut self) -> Done {
         let Writer { out, entries, spare } = &mut *self.writer;
         let entries = entries.get_mut(self.first..).unwrap_or_default();
@@ -214,6 +218,9 @@ impl Compound<'_> {
     }
 
     fn close(mut self) -> Done {
+        if self.key.is_some() {
+            return Err(no_value());
+        }
         if !self.in_order {
             self.sort()?;
         }
@@ -414,7 +421,9 @@ impl ser::SerializeMap for Compound<'_> {
     type Error = CanonicalError;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Done {
         let from = self.writer.out.len();
-        self.key = Some(from);
+        if self.key.replace(from).is_some() {
+            return Err(no_value());
+        }
         key.serialize(&mut *self.writer)?;
         // As serde_json has it: a key is text, or an integer as text.
         match self.writer.out.get(from) {
@@ -459,93 +468,4 @@ impl ser::SerializeStructVariant for Compound<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{parse, to_bytes};
-    use serde_json::json;
-
-    #[test]
-    fn objects_are_ordered_by_utf_16_and_arrays_are_not() {
-        let value =
-            json!({ "\u{fb33}": 1, "\u{1f600}": 2, "b": [3, 1, "\"\\\u{1}é"], "a": {}, "c": [] });
-        let bytes = to_bytes(&value).unwrap();
-        assert_eq!(
-            String::from_utf8(bytes.clone()).unwrap(),
-            "{\"a\":{},\"b\":[3,1,\"\\\"\\\\\\u0001é\"],\"c\":[],\"\u{1f600}\":2,\"\u{fb33}\":1}"
-        );
-        assert_eq!(parse(&bytes).unwrap(), value);
-    }
-
-    proptest::proptest! {
-        /// Characters of all lengths, from both sides of the surrogates, in texts that begin alike.
-        #[test]
-        fn the_order_is_that_of_utf_16(
-            a in "[a-c\u{7f}\u{80}\u{7ff}\u{d7ff}\u{e000}\u{ffff}\u{10000}\u{10ffff}]{0,4}",
-            b in "[a-c\u{7f}\u{80}\u{7ff}\u{d7ff}\u{e000}\u{ffff}\u{10000}\u{10ffff}]{0,4}",
-        ) {
-            let (x, y): (Vec<u16>, Vec<u16>) = (a.encode_utf16().collect(), b.encode_utf16().collect());
-            proptest::prop_assert_eq!(super::in_order(a.as_bytes(), b.as_bytes()), x.cmp(&y));
-        }
-
-        /// Keys that differ in their first bytes and behind them, with escapes and without.
-        #[test]
-        fn objects_of_any_keys_are_in_that_order(
-            keys in proptest::collection::hash_set(
-                "(|abcdef|abcdefgh)[ab\"\\\\\n\u{1}\u{7f}\u{d7ff}\u{e000}\u{ffff}\u{10000}]{0,3}", 0..12),
-        ) {
-            let mut expected: Vec<&String> = keys.iter().collect();
-            expected.sort_by_key(|key| key.encode_utf16().collect::<Vec<_>>());
-            // As long as their keys, so that an entry that stands elsewhere shows.
-            let text = |key: &&String| serde_json::to_string(key).unwrap();
-            let each = expected.iter().map(|key| format!("{0}:{0}", text(key)));
-            let expected = format!("{{{}}}", each.collect::<Vec<_>>().join(","));
-            let object: std::collections::HashMap<_, _> = keys.iter().map(|key| (key, key)).collect();
-            proptest::prop_assert_eq!(String::from_utf8(to_bytes(&object).unwrap()).unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn keys_are_texts_and_integers_as_texts() {
-        use std::collections::BTreeMap;
-        let written = |bytes: Result<Vec<u8>, _>| bytes.map(|b| String::from_utf8(b).unwrap());
-        let numbers = BTreeMap::from([(-3, 1), (2, 2), (10, 3)]);
-        assert_eq!(written(to_bytes(&numbers)).unwrap(), r#"{"-3":1,"10":3,"2":2}"#);
-        // Their order is that of what they say, not of their escapes: `"` is below `a`, `\\` above `Z`.
-        let escaped = BTreeMap::from([("\"b", 1), ("\\", 2), ("Z", 3), ("a", 4), ("\n", 5)]);
-        let inner = BTreeMap::from([("x\\", escaped.clone()), ("x", escaped)]);
-        let one = r#"{"\n":5,"\"b":1,"Z":3,"\\":2,"a":4}"#;
-        assert_eq!(written(to_bytes(&inner)).unwrap(), format!(r#"{{"x":{one},"x\\":{one}}}"#));
-        assert!(to_bytes(&BTreeMap::from([(true, 1)])).is_err());
-        assert!(to_bytes(&BTreeMap::from([(9_007_199_254_740_992_i64, 1)])).is_err());
-        assert!(to_bytes(&BTreeMap::from([(vec![1], 1)])).is_err());
-    }
-
-    /// A type whose fields may bear one name.
-    struct Pairs(Vec<(&'static str, u8)>);
-    impl serde::Serialize for Pairs {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_map(self.0.iter().copied())
-        }
-    }
-
-    #[test]
-    fn a_key_that_is_there_twice_is_refused() {
-        for pairs in [vec![("a", 1), ("a", 1)], vec![("b", 1), ("a", 2), ("b", 3)]] {
-            assert!(to_bytes(&[Pairs(pairs)]).is_err());
-        }
-        let sorted = to_bytes(&[Pairs(vec![("b", 1), ("a", 2)]), Pairs(vec![("a", 3)])]).unwrap();
-        assert_eq!(sorted, br#"[{"a":2,"b":1},{"a":3}]"#);
-    }
-
-    #[test]
-    fn what_has_no_canonical_form_is_refused() {
-        for bad in [
-            json!(null),
-            json!(1.5),
-            json!({ "a": [null] }),
-            json!(9_007_199_254_740_992_i64),
-            json!(u64::MAX),
-        ] {
-            assert!(to_bytes(&bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

@@ -529,7 +529,14 @@ fn other_spellings(name: &str, leaf: &[u8]) {
 fn routine_leaves_are_declared_in_their_order() {
     let routine = ["requested", "decided", "intended", "issued"];
     let mut seen = BTreeSet::new();
-    for (name, kind, fields) in cases().into_iter().filter(|(_, kind, _)| routine.contains(kind)) {
+    let mut local = terms();
+    local["process"] = json!({
+        "uid": 1000, "gid": 100, "pid": 7, "exe": "/bin/x", "exe_digest": digest("66"),
+        "cgroup": "/user.slice", "container": "a".repeat(64),
+    });
+    let local = [("requested, by a process", "requested", json!({"terms": local}))];
+    let cases = cases().into_iter().chain(local);
+    for (name, kind, fields) in cases.filter(|(_, kind, _)| routine.contains(kind)) {
         let leaf = canonical::to_bytes(&whole(kind, fields)).expect(name);
         let event = Event::from_leaf(&leaf).unwrap_or_else(|e| panic!("{name}: {e}"));
         let untagged = |text: String| text.replacen(&format!(r#""kind":"{kind}","#), "", 1);

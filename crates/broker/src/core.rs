@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use grantwright_domain::{
-    AgentId, Authority, Clock, InstanceId, RequestId, Scope, Timestamp,
-};
+use grantwright_domain::{AgentId, Authority, Clock, InstanceId, RequestId, Scope, Timestamp};
 use grantwright_mint::Minter;
 use grantwright_policy::PolicySet;
 use grantwright_store::{Coming, Committed, Store, StoreError, Transition};

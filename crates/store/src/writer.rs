@@ -31,8 +31,8 @@ const MANY_COMING: usize = 16;
 /// How long one look for more callers takes, and how many looks at most: 2 ms in all.
 const LOOK: std::time::Duration = std::time::Duration::from_micros(250);
 const LOOKS: usize = 8;
-/// Transitions with which a batch is large enough to begin at once, where half of the callers are fewer. Never
-/// all there are: while one part of them waits for its commit, the requests of the others are made ready.
+/// Transitions with which a batch is large enough to begin at once. Not all callers there are: while one
+/// part of them waits for its commit, the requests of the others are made ready.
 const ENOUGH: usize = 20;
 /// Acknowledgements that wait for a transition to ride along with; more get a transaction.
 const MAX_WAITING: usize = 4096;
@@ -121,11 +121,11 @@ impl Writer {
     pub(crate) fn run(mut self, commands: &mut mpsc::Receiver<Command>) {
         let mut batch: Vec<(Prepared, Reply<Committed>)> = Vec::with_capacity(MAX_BATCH);
         let mut beside: Vec<(Box<SideWrite>, Reply<SideDone>)> = Vec::new();
-        let (mut last, mut crowd) = (0, 0usize);
+        let mut last = 0;
         while let Some(first) = commands.blocking_recv() {
             let patient = self.coming.load(Ordering::Relaxed) >= MANY_COMING;
             if last >= CROWD || patient {
-                gather(commands, patient, (crowd / 2).clamp(ENOUGH, MAX_BATCH));
+                gather(commands, patient);
             }
             let mut command = Some(first);
             let mut other = None;
@@ -148,8 +148,6 @@ impl Writer {
                 }
             }
             last = batch.len();
-            // About how many callers there are: who was answered and who waits, seldom at one time.
-            crowd = (last + commands.len()).max(crowd - crowd / 16);
             if !batch.is_empty() || self.waiting.len() >= MAX_WAITING {
                 self.commit(&mut batch);
             }
@@ -427,10 +425,10 @@ impl Writer {
 
 /// Waits while more callers arrive, with patience also while none does. With few callers it is never called,
 /// so that nobody waits for others who do not come.
-fn gather(commands: &mpsc::Receiver<Command>, patient: bool, enough: usize) {
+fn gather(commands: &mpsc::Receiver<Command>, patient: bool) {
     let mut waiting = commands.len();
     for _ in 0..LOOKS {
-        if waiting >= enough {
+        if waiting >= ENOUGH {
             return;
         }
         std::thread::sleep(LOOK);

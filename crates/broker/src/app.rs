@@ -1,9 +1,12 @@
 //! The composition root: the only place that names concrete backends.
 
 mod clouds;
+mod doors;
+mod issuers;
+mod sts;
+mod vault;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -11,34 +14,37 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use grantwright_credential::Secret;
 use grantwright_domain::time::parse_ttl;
 use grantwright_domain::{Clock, Digest, Timestamp};
-use grantwright_mint::jwt::JwtIssuer;
 use grantwright_mint::postgres::{PostgresConfig, PostgresMinter};
 use grantwright_mint::ssh::SshIssuer;
-use grantwright_mint::sts::{Identity, RevokeConfig, StsConfig, StsMinter};
-use grantwright_mint::vault::{Login, VaultConfig, VaultMinter};
 use grantwright_mint::x509::X509Issuer;
 use grantwright_mint::{Minter, Unconfigured};
 use grantwright_proof::NoteSigner;
 use grantwright_store::{Keys, Options, Store};
 use grantwright_wire::v1::broker_server::BrokerServer;
 use grantwright_wire::v1::enrolment_server::EnrolmentServer;
-use grantwright_wire::{Incoming, Limits, TlsServer, TrustDomain};
+use grantwright_wire::{Incoming, TlsServer, TrustDomain};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::doors::{
+    descriptors, grpc_limits, listen, listen_v6_beside, local, raise_descriptor_limit, write_ready,
+};
+use self::issuers::{
+    Issuers, documents, keep_token_keys, own_authority, own_issuer, own_key, own_web_issuer,
+    published,
+};
 use crate::ca::Ca;
 use crate::channels::slack::SlackChannel;
 use crate::channels::teams::TeamsChannel;
 use crate::channels::webhook::{self, WebhookChannel};
 use crate::channels::{Channels, Courier, Desk};
 use crate::clock::{SteadyClock, SystemClock};
-use crate::config::{
-    Config, IntrospectionSection, MinterSection, StsSection, VaultLogin, VaultSection,
-};
-use crate::core::{Broker, Counts, Published, Random};
+use crate::config::minters::MinterSection;
+use crate::config::{Config, IntrospectionSection};
+use crate::core::{Broker, Counts, Random};
 use crate::error::StartError;
 use crate::http::introspect::{Service, digest_of};
-use crate::keys::{KeyDir, read_secret, replace};
+use crate::keys::{KeyDir, read_secret};
 use crate::rates::Rates;
 use crate::rpc::broker::BrokerService;
 use crate::rpc::enrolment::EnrolmentService;
@@ -100,39 +106,6 @@ pub fn ca_step(config: &Path, step: CaStep) -> Result<(), StartError> {
         CaStep::Prepare => Ca::prepare(&keys, &trust_domain, SystemClock.now()),
         CaStep::Switch => Ca::switch(&keys),
         CaStep::Retire => Ca::retire(&keys, &trust_domain),
-    }
-}
-
-/// Descriptors that this process may have.
-fn descriptors() -> usize {
-    use rustix::process::{Resource, getrlimit};
-    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(most).unwrap_or(usize::MAX)
-}
-
-/// As many sidecars as descriptors allow beside the HTTP doors, the store, calls to backends and a
-/// reserve: a flood of connections must not keep the broker from its own files.
-fn grpc_limits(descriptors: usize) -> Limits {
-    let whole = Limits::default();
-    let doors = http::listen::Bounds::of(descriptors).connections;
-    let connections = descriptors.saturating_sub(doors + RESERVE).clamp(16, whole.connections);
-    Limits {
-        connections,
-        handshakes: whole.handshakes.min(connections),
-        without_certificate: whole.without_certificate.min(connections / 4),
-        ..whole
-    }
-}
-
-/// Descriptors for everything that is not a caller's connection.
-const RESERVE: usize = 128;
-
-/// As many descriptors as the system lets this process have: each sidecar holds one.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::warn!(error = %e, "the limit of open files stays as it was");
     }
 }
 
@@ -217,13 +190,13 @@ async fn serve(config: Config) -> Result<(), StartError> {
     });
     let told =
         |what: &str, r: grantwright_wire::Refusal| StartError::new(format!("{what}: {}", r.detail));
-    let lost = end::resolve_unfinished(&broker)
+    let lost = end::crash::resolve_unfinished(&broker)
         .await
         .map_err(|r| told("resolving what a crash left", r))?;
     if lost > 0 {
         tracing::error!(lost, "mints whose outcome is unknown were found and recorded");
     }
-    end::restore_denies(&broker).await.map_err(|r| told("reading denies", r))?;
+    crate::issue::sticky::restore(&broker).await.map_err(|r| told("reading denies", r))?;
     crate::guards::pulse::restore(&broker)
         .await
         .map_err(|e| StartError::new(format!("reading what people did lately: {e}")))?;
@@ -234,7 +207,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     ended::restore(&broker).await.map_err(|r| told("reading what ended early", r))?;
     write_ready(&broker.config, grpc_addr, http_addr)?;
     tracing::info!(grpc = %grpc_addr, http = %http_addr, "the broker is up");
-    tokio::spawn(end::sweep(Arc::clone(&broker)));
+    tokio::spawn(end::sweep::run(Arc::clone(&broker)));
     tokio::spawn(end::rights::watch(Arc::clone(&broker)));
     tokio::spawn(end::queue::work(Arc::clone(&broker)));
     tokio::spawn(ended::look_back_apart(Arc::clone(&broker), before));
@@ -352,9 +325,6 @@ struct Backends {
     issuers: Issuers,
 }
 
-/// Token issuers with the algorithms of their keys.
-type Issuers = Vec<(Arc<JwtIssuer>, String)>;
-
 fn backends(
     config: &Config,
     keys: &KeyDir,
@@ -387,7 +357,7 @@ fn backends(
             }
             MinterSection::Sts(sts) => {
                 let own = own_web_issuer(&mut out, config, keys, issuer)?;
-                let made = sts_minter(sts, own, clock);
+                let made = sts::minter(sts, own, clock);
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
             MinterSection::Postgres { url, ca_file, password_file, timeout, .. } => {
@@ -410,7 +380,7 @@ fn backends(
             }
             MinterSection::Vault(vault) => {
                 let own = own_issuer(&mut out, config, keys, issuer)?;
-                let made = vault_minter(vault, own, clock);
+                let made = vault::minter(vault, own, clock);
                 Arc::new(made.map_err(|e| wrong(&e))?)
             }
             MinterSection::Kubernetes(_)
@@ -435,85 +405,6 @@ fn backends(
     Ok(out)
 }
 
-/// Where the documents of a built-in issuer are served.
-fn documents(public_url: &str, name: &str) -> String {
-    format!("{public_url}/issuers/{name}")
-}
-
-/// The Ed25519 key of a built-in authority, PKCS#8 in DER; made at its first use. Its public half lies
-/// beside it: a key that is gone is not made anew, since that would be another authority.
-fn own_key(keys: &KeyDir, name: &str) -> Result<Vec<u8>, StartError> {
-    let public = name.replace(".key", ".pub");
-    if !keys.path(name).exists() && !keys.path(&public).exists() {
-        let rng = aws_lc_rs::rand::SystemRandom::new();
-        let made = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&rng)
-            .map_err(|_| StartError::new(format!("the key `{name}` could not be made")))?;
-        keys.create(name, &hex::encode(made.as_ref()))?;
-    }
-    let text = keys.read(name)?;
-    hex::decode(text.expose_secret().trim())
-        .map_err(|e| StartError::new(format!("the key `{name}` is damaged: {e}; restore it")))
-}
-
-/// Key and certificate of a built-in authority, PEM; made at its first use, as [`own_key`].
-fn own_authority(
-    keys: &KeyDir,
-    name: &str,
-    now: Timestamp,
-) -> Result<(Secret<String>, String), StartError> {
-    let (key, ca) = (format!("x509-{name}.key"), format!("x509-{name}.pem"));
-    if !keys.path(&key).exists() && !keys.path(&ca).exists() {
-        let (made, cert) = X509Issuer::authority(&format!("Grantwright issuer {name}"), now)
-            .map_err(|e| StartError::new(e.to_string()))?;
-        // The certificate first: a crash between the two stops the next start, and nothing is signed.
-        keys.create(&ca, &cert)?;
-        keys.create(&key, &made)?;
-    }
-    let ca = keys.read(&ca)?;
-    Ok((keys.read(&key)?, ca.expose_secret().clone()))
-}
-
-/// Who the broker itself is to other services: the issuer of its first minter of kind `jwt`.
-fn own_issuer(out: &mut Backends, config: &Config, keys: &KeyDir, issuer: &str) -> OwnIssuer {
-    let first = config.minters.iter().find_map(|section| match section {
-        MinterSection::Jwt { algorithm, .. } => Some(algorithm.clone()),
-        _ => None,
-    });
-    let Some(algorithm) = first else { return Ok(None) };
-    let made = Arc::new(token_keys::issuer(keys, issuer, &algorithm)?);
-    out.issuers.push((Arc::clone(&made), algorithm));
-    Ok(Some(made))
-}
-
-type OwnIssuer = Result<Option<Arc<JwtIssuer>>, StartError>;
-
-/// The documents about the token issuers' keys.
-fn published(issuers: &Issuers, public_url: &str) -> Published {
-    let keys: Vec<_> = issuers.iter().flat_map(|(issuer, _)| issuer.keys()).collect();
-    Published {
-        discovery: grantwright_mint::jwt::discovery(public_url, &keys),
-        jwks: grantwright_mint::jwt::jwks(&keys),
-    }
-}
-
-/// Takes up rotated token keys on SIGHUP.
-async fn keep_token_keys(broker: Arc<Broker>, issuers: Issuers, keys: KeyDir) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    while hangup.recv().await.is_some() {
-        for (issuer, algorithm) in &issuers {
-            match token_keys::ring(&keys, algorithm) {
-                Ok((active, others)) => issuer.replace(active, others),
-                Err(e) => {
-                    tracing::error!(error = %e, "the token keys were not taken up; the old ones stay");
-                }
-            }
-        }
-        let published = published(&issuers, &broker.public_url);
-        *broker.published.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
-        tracing::info!("the token issuers' keys were taken up anew");
-    }
-}
-
 /// The services that may ask whether a token lives.
 fn services(config: &Config) -> Result<Vec<Service>, StartError> {
     let read = |section: &IntrospectionSection| {
@@ -533,107 +424,6 @@ fn services(config: &Config) -> Result<Vec<Service>, StartError> {
         })
     };
     config.introspection.iter().map(read).collect()
-}
-
-/// As [`own_issuer`], of the first minter whose signatures AWS and other clouds take: not EdDSA.
-fn own_web_issuer(out: &mut Backends, config: &Config, keys: &KeyDir, issuer: &str) -> OwnIssuer {
-    let es256 = config.minters.iter().any(
-        |section| matches!(section, MinterSection::Jwt { algorithm, .. } if algorithm == "ES256"),
-    );
-    if !es256 {
-        return Ok(None);
-    }
-    let made = Arc::new(token_keys::issuer(keys, issuer, "ES256")?);
-    out.issuers.push((Arc::clone(&made), "ES256".to_owned()));
-    Ok(Some(made))
-}
-
-fn sts_minter(
-    section: &StsSection,
-    own: Option<Arc<JwtIssuer>>,
-    clock: &Arc<dyn Clock>,
-) -> Result<StsMinter, StartError> {
-    let read =
-        |path: &Path| read_secret(path).map(|s| Secret::new(s.expose_secret().trim().to_owned()));
-    let identity = match &section.web_identity_audience {
-        Some(audience) => {
-            let own = own.ok_or_else(|| {
-                StartError::new(
-                    "web_identity_audience wants a minter of kind `jwt` with algorithm `ES256`, whose key \
-                     signs it: AWS takes no EdDSA",
-                )
-            })?;
-            let audience = audience.clone();
-            Identity::Web(Arc::new(move |more, now| own.identity_token_with(&audience, more, now)))
-        }
-        None => {
-            let key = |file: &Option<PathBuf>| {
-                let file = file.as_deref();
-                read(
-                    file.ok_or_else(|| StartError::new("the files of the access key are missing"))?,
-                )
-            };
-            Identity::Keys {
-                access_key_id: key(&section.access_key_id_file)?.expose_secret().clone(),
-                secret_access_key: key(&section.secret_access_key_file)?,
-                session_token: section.session_token_file.as_deref().map(read).transpose()?,
-            }
-        }
-    };
-    let timeout =
-        parse_ttl(&section.timeout).map_err(|e| StartError::new(format!("timeout: {e}")))?;
-    let revoke = section.revoke.as_ref().map(|r| RevokeConfig {
-        endpoint: r.iam_endpoint.clone(),
-        region: r.iam_region.clone(),
-        role_arn: r.role_arn.clone(),
-    });
-    let config = StsConfig {
-        region: section.region.clone(),
-        endpoint: section.endpoint.clone(),
-        identity,
-        chain: section.chain.clone(),
-        revoke,
-        timeout: std::time::Duration::from_secs(timeout.into()),
-    };
-    StsMinter::new(config, Arc::clone(clock)).map_err(|e| StartError::new(e.to_string()))
-}
-
-fn vault_minter(
-    section: &VaultSection,
-    own: Option<Arc<JwtIssuer>>,
-    clock: &Arc<dyn Clock>,
-) -> Result<VaultMinter, StartError> {
-    let login = match section.login.clone() {
-        VaultLogin::Approle { mount, role_id_file, secret_id_file } => {
-            Login::AppRole { mount, role_id_file, secret_id_file }
-        }
-        VaultLogin::Cert { mount, role } => Login::Cert { mount, role },
-        VaultLogin::Jwt { mount, role, audience } => {
-            let own = own.ok_or_else(|| {
-                StartError::new("the login `jwt` wants a minter of kind `jwt`, whose key signs it")
-            })?;
-            let token = Arc::new(move |now| own.identity_token(&audience, now));
-            Login::Jwt { mount, role, token }
-        }
-        VaultLogin::Kubernetes { mount, role, token_file } => {
-            Login::Kubernetes { mount, role, token_file }
-        }
-        VaultLogin::Token { token_file } => Login::Token { file: token_file },
-    };
-    let timeout =
-        parse_ttl(&section.timeout).map_err(|e| StartError::new(format!("timeout: {e}")))?;
-    let config = VaultConfig {
-        engine: section.engine().ok_or_else(|| StartError::new("there is no such engine"))?,
-        wrap: section.wrap,
-        address: section.address.clone(),
-        namespace: section.namespace.clone(),
-        ca_file: section.ca_file.clone(),
-        identity: section.certificate_file.clone().zip(section.key_file.clone()),
-        login,
-        timeout: std::time::Duration::from_secs(timeout.into()),
-        token_per_mint: section.token_per_mint,
-    };
-    VaultMinter::new(config, Arc::clone(clock)).map_err(|e| StartError::new(e.to_string()))
 }
 
 /// Looks after one backend for as long as it wants that.
@@ -706,24 +496,6 @@ async fn keep_certificate(broker: Arc<Broker>, tls: TlsServer, keys: KeyDir) {
     }
 }
 
-async fn listen(key: &str, address: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|e| {
-        StartError::new(format!("{key}: cannot listen on {address}: {e}; choose another port"))
-    })
-}
-
-fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|e| StartError::new(e.to_string()))
-}
-
-/// `localhost` may mean `::1` first: the same port there too, where the system has it.
-async fn listen_v6_beside(v4: SocketAddr) -> Option<TcpListener> {
-    if !(v4.is_ipv4() && v4.ip().is_loopback()) {
-        return None;
-    }
-    TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, v4.port())).await.ok()
-}
-
 async fn serve_http(
     v4: TcpListener,
     v6: Option<TcpListener>,
@@ -731,12 +503,6 @@ async fn serve_http(
 ) -> Result<(), StartError> {
     let bounds = http::listen::Bounds::of_this_process();
     match http::listen::serve(v4, v6, http::router(broker), bounds).await {}
-}
-
-fn write_ready(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Result<(), StartError> {
-    let Some(path) = &config.ready_file else { return Ok(()) };
-    let ready = serde_json::json!({ "grpc": grpc.to_string(), "http": http.to_string(), "pid": std::process::id() });
-    replace(path, &ready.to_string())
 }
 
 async fn asked_to_stop() {
@@ -748,22 +514,5 @@ async fn asked_to_stop() {
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn invariant_28_connections_leave_descriptors_for_the_broker_itself() {
-        for descriptors in [256, 1024, 4096, 1 << 20, usize::MAX] {
-            let doors = http::listen::Bounds::of(descriptors).connections;
-            let limits = grpc_limits(descriptors);
-            assert!(limits.connections + doors + RESERVE <= descriptors, "{descriptors}");
-            assert!(limits.handshakes <= limits.connections);
-            assert!(limits.without_certificate < limits.connections);
-        }
-        assert_eq!(grpc_limits(1 << 20).connections, Limits::default().connections);
     }
 }

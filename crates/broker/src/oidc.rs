@@ -29,7 +29,7 @@ use openidconnect::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::OidcSection;
+use crate::config::oidc::OidcSection;
 use crate::error::StartError;
 use fetch::{Fetch, FetchError};
 

@@ -15,7 +15,7 @@ use grantwright_mint::kubernetes::{KubernetesConfig, KubernetesMinter};
 use grantwright_mint::oauth::{OauthConfig, OauthMinter};
 use grantwright_mint::{Endpoint, Minter, SetupError, SignAssertion};
 
-use crate::config::MinterSection;
+use crate::config::minters::MinterSection;
 use crate::error::StartError;
 use crate::keys::read_secret;
 

@@ -409,7 +409,7 @@ impl<'h> Bench<'h> {
             "passkey request" => self.refused(&approve).await,
             "expired" => {
                 self.rig.clock.advance(3_600_001);
-                crate::end::sweep_once(&self.rig.broker).await.unwrap();
+                crate::end::sweep::once(&self.rig.broker).await.unwrap();
                 self.hand.ready(&self.rig).await;
                 self.refused(&self.made("bob", &value, &APPROVE)).await
             }

@@ -214,7 +214,7 @@ async fn who_is_asked_first_is_told_reminded_and_before_the_end_everybody_is() {
     assert_eq!(stand.notices("#reviewers").len(), 2, "in the thread, too");
     // Then time ends it, as a deny, and nobody is told again.
     stand.pass(15).await;
-    crate::end::sweep_once(&stand.rig.broker).await.unwrap();
+    crate::end::sweep::once(&stand.rig.broker).await.unwrap();
     stand.settle(60).await;
     assert_eq!(stand.notices("@bob").len(), 3);
     assert_eq!(stand.card(&id)["open"], false);
@@ -264,7 +264,7 @@ async fn a_card_follows_its_request_to_the_end() {
     );
     // When the lease ends by itself the card says so, and nothing is kept of it.
     stand.rig.clock.advance(61_000);
-    crate::end::sweep_once(&stand.rig.broker).await.unwrap();
+    crate::end::sweep::once(&stand.rig.broker).await.unwrap();
     stand.settle(5).await;
     assert!(stand.card(&id)["state"].as_str().unwrap().ends_with("ended by itself"));
     let rows = stand.rig.broker.store.side_list("chan-card", "", None, 10, stand.rig.broker.now());
@@ -452,7 +452,7 @@ async fn a_flood_loses_nothing_decides_nothing_and_is_fair_between_agents() {
     // Time ends the rest, as a deny, and nothing else does.
     stand.rig.clock.advance(3_600_000);
     for _ in 0..=(FLOOD + FEW) / 500 {
-        crate::end::sweep_once(&stand.rig.broker).await.unwrap();
+        crate::end::sweep::once(&stand.rig.broker).await.unwrap();
     }
     stand.settle(120).await;
     let (state, _) = stand.rig.fold().await;

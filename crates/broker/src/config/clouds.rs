@@ -109,7 +109,7 @@ pub struct AzureSection {
     pub timeout: String,
 }
 
-fn ten_seconds() -> String {
+pub(super) fn ten_seconds() -> String {
     "10s".into()
 }
 

@@ -12,7 +12,8 @@ use grantwright_store::{Fault, Transition};
 use grantwright_wire::Refusal;
 use grantwright_wire::v1::ExtendReply;
 
-use super::{Place, end_agent, end_lease, extend, queue, rights, sweep_on, sweep_once};
+use super::sweep::{self, Place};
+use super::{end_agent, end_lease, extend, queue, rights};
 use crate::issue::rig::{Answer, Rig, human, id_of};
 use crate::policies;
 
@@ -69,7 +70,7 @@ async fn invariant_26_a_lease_is_extended_in_steps_and_never_past_its_approved_e
     assert_eq!((again.expires_at_ms, renewed(&rig).await), (end.millis(), before));
     assert_eq!(extend::latest(&rig.broker, &state(&rig, &id).await), None);
     rig.clock.advance(60_000);
-    sweep_once(&rig.broker).await.expect("swept");
+    sweep::once(&rig.broker).await.expect("swept");
     assert_eq!(lives(&rig, &id).await, LeaseState::Expired);
     let late = extended(&rig, &id).await.expect_err("ended");
     assert_eq!(late.code, "not_live");
@@ -81,7 +82,7 @@ async fn what_nobody_extends_ends_with_its_step() {
     let rig = Rig::new().await;
     let id = granted(&rig, "stepped", "sales").await;
     rig.clock.advance(60_000);
-    sweep_once(&rig.broker).await.expect("swept");
+    sweep::once(&rig.broker).await.expect("swept");
     assert_eq!(lives(&rig, &id).await, LeaseState::Expired);
     // Neither another's nor what was made for its whole life is extended.
     let other = granted(&rig, "stepped", "orders").await;
@@ -267,12 +268,12 @@ async fn an_unacknowledged_lease_is_ended_however_often_that_fails() {
     let id = granted(&rig, "account", "sales").await;
     rig.clock.advance(120_001);
     rig.faults.push(Fault::BeforeCommit);
-    sweep_once(&rig.broker).await.expect("swept");
+    sweep::once(&rig.broker).await.expect("swept");
     assert!(
         lives(&rig, &id).await == LeaseState::Live && kept(&id).await,
         "its end was not written"
     );
-    sweep_once(&rig.broker).await.expect("swept");
+    sweep::once(&rig.broker).await.expect("swept");
     assert!(lives(&rig, &id).await == LeaseState::Revoked && !kept(&id).await);
     // More than one page of rows that are none, and of copies whose requests are not there.
     let id = granted(&rig, "account", "orders").await;
@@ -284,7 +285,7 @@ async fn an_unacknowledged_lease_is_ended_however_often_that_fails() {
     );
     rig.clock.advance(120_001);
     let mut place = Place::default();
-    sweep_on(&rig.broker, &mut place).await.expect("swept");
+    sweep::on(&rig.broker, &mut place).await.expect("swept");
     assert_eq!((lives(&rig, &id).await, place), (LeaseState::Revoked, Place::default()));
     assert!(!kept(&id).await);
     let left = rig.broker.store.unacknowledged(rig.broker.now(), 1000, 0).await.unwrap();
@@ -406,12 +407,12 @@ async fn invariant_28_a_malformed_row_keeps_nobody_from_its_end() {
     sql(&rig, &format!("UPDATE requests SET leaf_list = ',x' WHERE id = '{broken}'"));
     rig.clock.advance(900_001);
     let mut from = Place::default();
-    sweep_on(&rig.broker, &mut from).await.expect("swept");
+    sweep::on(&rig.broker, &mut from).await.expect("swept");
     assert!(
         from.due.is_some(),
         "the next sweep goes on, and does not begin again with the same rows"
     );
-    sweep_on(&rig.broker, &mut from).await.expect("swept");
+    sweep::on(&rig.broker, &mut from).await.expect("swept");
     assert_eq!((lives(&rig, &id).await, from.due), (LeaseState::Expired, None));
     assert!(rig.broker.counts.faulty.load(Ordering::Relaxed) > 10_000, "counted");
 }

@@ -166,7 +166,7 @@ async fn what_people_did_is_measured_and_measured_alike_after_a_restart() {
     asked(&rig, 5).await;
     rig.issue(rig.ask("read", r#"{"dataset":"a"}"#, "")).await.unwrap();
     rig.clock.advance(3_600_001);
-    crate::end::sweep_once(&rig.broker).await.unwrap();
+    crate::end::sweep::once(&rig.broker).await.unwrap();
     let seen = rig.broker.guards.measures(start);
     assert_eq!((seen.asked, seen.expired, seen.questions), (5, 1, 1));
     let (bob, carol) = (seen.people[&human("bob")], seen.people[&human("carol")]);

@@ -20,7 +20,7 @@ use super::console::respond::{self, reads_pages};
 use super::peer::Peer;
 use super::session::{self, How};
 use super::{Shared, problem};
-use crate::config::FirstLogin;
+use crate::config::oidc::FirstLogin;
 use crate::core::Broker;
 use crate::error::{of_store, refuse};
 use crate::oidc::{OidcError, Provider, SignIn, Verified};

@@ -151,7 +151,7 @@ impl Race {
             Step::Expire => {
                 self.rig.clock.advance(3_600_001);
                 for _ in 0..4 {
-                    crate::end::sweep_once(&self.rig.broker).await.unwrap();
+                    crate::end::sweep::once(&self.rig.broker).await.unwrap();
                 }
             }
         }

@@ -427,8 +427,8 @@ impl Rig {
             sinks: crate::sinks::Sinks::default(),
             config,
         });
-        end::resolve_unfinished(&broker).await.unwrap();
-        end::restore_denies(&broker).await.unwrap();
+        end::crash::resolve_unfinished(&broker).await.unwrap();
+        super::sticky::restore(&broker).await.unwrap();
         crate::guards::pulse::restore(&broker).await.unwrap();
         crate::ended::restore(&broker).await.unwrap();
         broker

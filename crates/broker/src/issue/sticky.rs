@@ -5,13 +5,13 @@
 use std::collections::HashMap;
 use std::sync::PoisonError;
 
-use grantwright_domain::{AgentId, Digest, ScopeName, Terms, Timestamp};
+use grantwright_domain::{AgentId, Decision, Digest, ScopeName, Terms, Timestamp};
 use grantwright_store::StoredText;
 use grantwright_wire::Refusal;
 
 use super::record::param_salt;
 use crate::core::Broker;
-use crate::error::refuse;
+use crate::error::{of_store, refuse};
 
 /// People's denies, by whom and what they stick to, and until when. What is over goes with the next sweep.
 pub type Denies = HashMap<AgentId, HashMap<ScopeName, HashMap<Digest, Timestamp>>>;
@@ -92,6 +92,32 @@ pub(crate) fn remember(broker: &Broker, terms: &Terms, texts: &[StoredText], at:
             let known = here.entry(terms.scope.clone()).or_default().entry(key).or_insert(until);
             // After a restart the newest is remembered first.
             *known = until.max(*known);
+        }
+    }
+}
+
+/// Remembers the denies of people that still stick.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn restore(broker: &Broker) -> Result<(), Refusal> {
+    let now = broker.now();
+    let mut before = None;
+    loop {
+        let page = broker.store.denied_by_people(before).await.map_err(of_store)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        before = Some(*last);
+        for (_, id) in page {
+            let Some(loaded) = broker.store.load(&id).await.map_err(of_store)? else { continue };
+            // A deny is the last leaf of its request, so that these are in the order of time.
+            if now.since(loaded.state.last_at) >= broker.config.deny_sticky_ms() {
+                return Ok(());
+            }
+            let last = loaded.state.votes.iter().rev().find(|v| v.decision == Decision::Deny);
+            if let Some(vote) = last {
+                let terms = loaded.state.original.iter().chain([&loaded.state.terms]);
+                terms.for_each(|t| remember(broker, t, &loaded.texts, vote.at));
+            }
         }
     }
 }

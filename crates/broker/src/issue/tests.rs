@@ -258,7 +258,7 @@ async fn a_credential_that_cannot_be_recalled_is_withdrawn_and_said_to_live_on()
     let live = grantwright_store::LeaseFilter { live: true, ..Default::default() };
     assert_eq!(rig.broker.store.leases(live.clone()).await.unwrap().len(), 1, "still listed");
     rig.clock.advance(900_001);
-    end::sweep_once(&rig.broker).await.expect("swept");
+    end::sweep::once(&rig.broker).await.expect("swept");
     assert!(rig.broker.store.leases(live).await.unwrap().is_empty(), "it ended by itself");
     check(&rig).await;
 }
@@ -293,7 +293,7 @@ async fn invariant_24_what_ended_early_is_listed_until_it_expires_across_a_resta
     assert_eq!(document(&rig), before, "the list is the fold of the log");
     assert_eq!(rig.broker.ended.count(), 2);
     rig.clock.advance(900_001);
-    end::sweep_once(&rig.broker).await.expect("swept");
+    end::sweep::once(&rig.broker).await.expect("swept");
     assert_eq!(rig.broker.ended.count(), 0, "what expired is no longer listed");
     rig.crash().await;
     assert_eq!(rig.broker.ended.count(), 0);
@@ -378,7 +378,7 @@ async fn invariant_11_a_lease_ends_when_the_approver_it_rests_on_loses_the_right
         out
     };
     rig.clock.advance(10_000);
-    end::sweep_once(&rig.broker).await.expect("swept");
+    end::sweep::once(&rig.broker).await.expect("swept");
     assert_eq!(states().await, [LeaseState::Live; 3], "everybody still has the right");
     let group = Event::GroupSet(GroupSet {
         at: rig.broker.now(),
@@ -388,7 +388,7 @@ async fn invariant_11_a_lease_ends_when_the_approver_it_rests_on_loses_the_right
     });
     rig.broker.commit(grantwright_store::Transition::authority(vec![group])).await.unwrap();
     rig.clock.advance(10_000);
-    end::sweep_once(&rig.broker).await.expect("swept");
+    end::sweep::once(&rig.broker).await.expect("swept");
     let want = [LeaseState::Revoked, LeaseState::Live, LeaseState::Live];
     assert_eq!(states().await, want, "bob's of that risk, and nobody else's");
     check(&rig).await;
@@ -768,7 +768,7 @@ async fn an_unacknowledged_account_is_revoked_after_two_minutes() {
     let id = id_of(&rig.issue(rig.ask("account", CUSTOMERS, "k1")).await.expect("granted"));
     assert_eq!(word(&rig.collect(&id).await.expect("delivered again")), "granted");
     rig.clock.advance(120_001);
-    end::sweep_once(&rig.broker).await.expect("swept");
+    end::sweep::once(&rig.broker).await.expect("swept");
     assert_eq!(rig.collect(&id).await.expect_err("gone").code, "already_issued");
     assert_eq!(rig.backend.revoked.load(std::sync::atomic::Ordering::SeqCst), 1);
     check(&rig).await;
@@ -886,10 +886,10 @@ async fn invariant_08_an_intent_without_an_outcome_is_resolved_by_the_sweep() {
     let [id] = left.as_slice() else { panic!("{left:?}") };
     // While it is being minted here it is nobody else's.
     let minting = rig.broker.minting(id);
-    end::sweep_once(&rig.broker).await.expect("swept");
+    end::sweep::once(&rig.broker).await.expect("swept");
     assert_eq!(rig.broker.store.unfinished().await.unwrap().len(), 1);
     drop(minting);
-    end::sweep_once(&rig.broker).await.expect("swept");
+    end::sweep::once(&rig.broker).await.expect("swept");
     let loaded = rig.broker.store.load(id).await.unwrap().expect("it is there");
     assert_eq!(loaded.state.phase, Phase::Unknown);
     assert!(rig.broker.store.unfinished().await.unwrap().is_empty());
@@ -935,7 +935,7 @@ async fn invariant_13_the_latest_deny_says_how_long_it_sticks() {
     assert_eq!(again.code, "denied");
     rig.clock.advance(sticky / 4);
     rig.issue(ask(&rig, "uid:3")).await.expect("asked anew");
-    end::sweep_once(&rig.broker).await.expect("swept");
+    end::sweep::once(&rig.broker).await.expect("swept");
     assert!(rig.broker.denies.lock().unwrap().is_empty());
 }
 

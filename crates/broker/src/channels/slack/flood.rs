@@ -176,7 +176,7 @@ async fn five_thousand_wait_for_a_slack_that_takes_one_message_a_second() {
     let night = stand.rig.broker.now();
     stand.rig.clock.advance(3_600_000);
     for _ in 0..=asked.len() / 500 {
-        crate::end::sweep_once(&stand.rig.broker).await.unwrap();
+        crate::end::sweep::once(&stand.rig.broker).await.unwrap();
     }
     stand.settle(400).await;
     none_is_lost(&stand, &asked, &decided, night).await;

@@ -370,7 +370,7 @@ async fn a_delegation_that_ends_between_approval_and_mint_is_not_minted_under() 
         .await;
     assert_eq!(code(rig.collect(&request).await), "delegation_ended");
     assert!(rig.backend.minted.lock().unwrap().is_empty());
-    ends::sweep_once(&rig.broker).await.expect("sweeps");
+    ends::sweep::once(&rig.broker).await.expect("sweeps");
     assert_eq!(code(rig.collect(&request).await), "cancelled");
 }
 
@@ -398,7 +398,7 @@ async fn invariant_24_what_was_handed_on_ends_while_a_backend_of_others_does_not
                     human: Some(human("bob")),
                 }))
                 .await;
-            tokio::spawn(ends::sweep(broker));
+            tokio::spawn(ends::sweep::run(broker));
         } else {
             let (at, by) = (rig.broker.now(), human("olivia"));
             world.commit(Event::AgentRevoked(AgentRevoked { at, by, agent: agent.clone() })).await;
@@ -441,7 +441,7 @@ async fn invariant_24_with_an_agent_or_its_sidecar_ends_what_it_handed_on() {
         assert_eq!(code(world.ask(&delegation, "account", CUSTOMERS).await), "delegation_ended");
         // The broker that should have ended the lease dies; the next one does.
         world.rig.crash().await;
-        ends::sweep_once(&world.rig.broker).await.expect("sweeps");
+        ends::sweep::once(&world.rig.broker).await.expect("sweeps");
         assert_eq!(world.state(&lease).await.lease.unwrap().state, LeaseState::Revoked);
         world.rig.fold().await;
     }
@@ -604,7 +604,7 @@ async fn invariant_26_no_credential_outlives_its_delegation_however_long_its_bac
     assert_eq!(refused.code, "delegation_outlived");
     assert_eq!(rig.backend.revoked.load(Ordering::SeqCst), 1);
     rig.backend.takes.store(0, Ordering::SeqCst);
-    ends::sweep_once(&rig.broker).await.expect("its outcome is told");
+    ends::sweep::once(&rig.broker).await.expect("its outcome is told");
     assert_eq!(code(rig.issue(ask("account", 500)).await), "granted");
     rig.fold().await;
 }

@@ -5,6 +5,7 @@ import base64
 import functools
 import hashlib
 import json
+import operator
 import re
 import tarfile
 import urllib.request
@@ -25,7 +26,11 @@ CHECKPOINT = re.compile("(.+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(?:.+
 
 class Row(dict):
     """An object of a leaf, and what is kept of it; a field that is absent is None."""
-    __slots__, __getattr__, __setattr__ = (), dict.get, dict.__setitem__
+    __slots__, __setattr__ = (), dict.__setitem__
+    def __getattr__(self, field):
+        # From now on it is found at once: to Python a missing attribute is an exception each time.
+        setattr(Row, field, property(operator.methodcaller("get", field)))
+        return self.get(field)
 
 class CannotVerify(Exception):
     """Nothing can be said: exit code 2."""

@@ -47,7 +47,7 @@ fn judge(case: Case, last: &mut HashMap<String, Vec<u8>>) -> Result<Value, Box<d
     let mut files = if case.whole { HashMap::new() } else { last.clone() };
     files.retain(|path, _| !case.gone.contains(path));
     for (path, text) in case.files {
-        files.insert(path, unhex(&text).ok_or("not hexadecimal")?);
+        files.insert(path, hex::decode(&text)?);
     }
     if case.whole {
         last.clone_from(&files);
@@ -71,9 +71,4 @@ fn judge(case: Case, last: &mut HashMap<String, Vec<u8>>) -> Result<Value, Box<d
             json!({"exit": i32::from(!report.ok), "findings": findings})
         }
     })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -1,5 +1,6 @@
 // What the console's tests and screenshots share: the demo's doors, its people, and a browser.
 import { readFileSync } from "node:fs";
+import { executablePath } from "../peers/browser.mjs";
 
 const { chromium } = await import(process.env.PLAYWRIGHT);
 export const env = process.env;
@@ -49,7 +50,7 @@ export const link = async (person, purpose) =>
 export const operate = (path, body) => call(console_ + path, operator, body ? "POST" : "GET", body);
 
 export const launch = () => chromium.launch({
-  executablePath: env.CHROMIUM ?? "/usr/bin/chromium",
+  executablePath,
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync"],
 });

@@ -9,6 +9,7 @@ from . import apt
 
 WANTED = "package.json"
 DRAWERS = "slack_screens.json"
+BROWSERS = ["chromium-headless-shell", "chromium"]
 
 
 def folder(root):
@@ -35,12 +36,20 @@ def ready(root):
 
 def prepare(root, say):
     """Makes all of it where it is not there yet; returns None or the reason why not."""
-    for tool, package in (("node", "nodejs"), ("npm", "npm"), ("chromium", "chromium")):
+    for tool, package in (("node", "nodejs"), ("npm", "npm")):
         if not shutil.which(tool):
             missing = apt.install([package], say)
             if missing:
                 return missing
-    return _make(folder(root), WANTED, say)
+    return prepare_browser(say) or _make(folder(root), WANTED, say)
+
+
+def prepare_browser(say):
+    """Chromium without its own windows, or with them where Debian has no other; None or the reason why not.
+    browser.mjs takes the first of these that is there."""
+    if any(shutil.which(name) for name in BROWSERS):
+        return None
+    return apt.install(BROWSERS[:1], say) and apt.install(BROWSERS[1:], say)
 
 
 def prepare_drawers(root, say):

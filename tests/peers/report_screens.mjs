@@ -6,13 +6,14 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { executablePath } from "./browser.mjs";
 
 const [folder, out, ...files] = process.argv.slice(2);
 const require = createRequire(folder + "/package.json");
 const { chromium } = require("playwright-core");
 const profile = mkdtempSync(join(tmpdir(), "reports-"));
 const browser = await chromium.launchPersistentContext(profile, {
-    executablePath: "/usr/bin/chromium", viewport: { width: 1200, height: 1400 },
+    executablePath, viewport: { width: 1200, height: 1400 },
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync"],
 });

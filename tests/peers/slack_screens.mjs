@@ -7,6 +7,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { small } from "../console/png.mjs";
+import { executablePath } from "./browser.mjs";
 
 const [folder, drawers, out] = process.argv.slice(2);
 const [require, drawing] = [folder, drawers].map((f) => createRequire(join(f, "package.json")));
@@ -23,7 +24,7 @@ const icon = readFileSync(join(here, "../../crates/approval/src/console/icon.svg
 const logo = `data:image/svg+xml;base64,${icon.toString("base64")}`;
 
 const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    executablePath,
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync"],
 });

@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { readFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { executablePath } from "./browser.mjs";
 
 const [folder, out] = process.argv.slice(2);
 const require = createRequire(folder + "/package.json");
@@ -14,7 +15,7 @@ const cards = JSON.parse(readFileSync(join(here, "../../crates/approval/tests/ca
 const renderer = readFileSync(require.resolve("adaptivecards/dist/adaptivecards.min.js"), "utf8");
 const profile = mkdtempSync(join(tmpdir(), "cards-"));
 const browser = await chromium.launchPersistentContext(profile, {
-    executablePath: "/usr/bin/chromium", viewport: { width: 720, height: 900 }, deviceScaleFactor: 1.5,
+    executablePath, viewport: { width: 720, height: 900 }, deviceScaleFactor: 1.5,
     timezoneId: "Europe/Berlin", locale: "en-GB",
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync"],

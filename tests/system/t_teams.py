@@ -2,13 +2,12 @@
 draws them in Chromium (`docs/screens` are made this way)."""
 
 import re
-import shutil
 import subprocess
 import tempfile
 import unittest
 from pathlib import Path
 
-from peers import apt, built, node
+from peers import built, node
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -32,10 +31,9 @@ class Teams(unittest.TestCase):
         self.judged("webhook")
 
     def test_the_cards_are_drawn_and_hold_no_markup(self):
-        if not shutil.which("chromium"):
-            reason = apt.install(["chromium"], print)
-            if reason:
-                self.skipTest(reason)
+        reason = node.prepare_browser(print)
+        if reason:
+            self.skipTest(reason)
         with tempfile.TemporaryDirectory() as out:
             done = subprocess.run(
                 ["node", str(ROOT / "tests/peers/teams_screens.mjs"), str(node.folder(ROOT)), out],

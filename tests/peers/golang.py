@@ -46,7 +46,8 @@ def prepare(root, name, say):
     place = binary(root, name)
     place.parent.mkdir(parents=True, exist_ok=True)
     say(f"   building {name} from its Go module: some minutes, once")
-    env = dict(os.environ, CGO_ENABLED="0", GOBIN=str(place.parent.resolve()))
+    # The compiler collects its garbage four times more seldom: a tenth less to do. What it makes is the same.
+    env = dict(os.environ, CGO_ENABLED="0", GOBIN=str(place.parent.resolve()), GOGC="400")
     if name in INSTALLED:
         command, where = ["go", "install", INSTALLED[name]], None
     else:

@@ -1,6 +1,7 @@
 """Node packages of the vendors, under target/peers/node, made once from tests/peers/package.json;
 and Debian's Chromium."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,9 +48,10 @@ def prepare(root, say):
 def prepare_browser(say):
     """Chromium without its own windows, or with them where Debian has no other; None or the reason why not.
     browser.mjs takes the first of these that is there."""
-    if any(shutil.which(name) for name in BROWSERS):
+    if "CHROMIUM" in os.environ or any(Path("/usr/bin", name).exists() for name in BROWSERS):
         return None
-    return apt.install(BROWSERS[:1], say) and apt.install(BROWSERS[1:], say)
+    missing = apt.install(BROWSERS[:1], say)
+    return missing and apt.install(BROWSERS[1:], say) and missing
 
 
 def prepare_drawers(root, say):

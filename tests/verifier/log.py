@@ -28,8 +28,10 @@ class Row(dict):
     """An object of a leaf, and what is kept of it; a field that is absent is None."""
     __slots__, __setattr__ = (), dict.__setitem__
     def __getattr__(self, field):
-        # From now on it is found at once: to Python a missing attribute is an exception each time.
-        setattr(Row, field, property(operator.methodcaller("get", field)))
+        # From now on it is found at once: to Python a missing attribute is an exception each time. Names that
+        # mean something to Python itself stay out of its classes.
+        if not field.startswith("__"):
+            setattr(Row, field, property(operator.methodcaller("get", field)))
         return self.get(field)
 
 class CannotVerify(Exception):

@@ -1,4 +1,4 @@
-//! The composition root: the only place that names concrete backends.
+//! The composition root: the only place, with the files below it, that names concrete backends.
 
 mod clouds;
 mod doors;
@@ -44,6 +44,7 @@ use crate::config::{Config, IntrospectionSection};
 use crate::core::{Broker, Counts, Random};
 use crate::error::StartError;
 use crate::http::introspect::{Service, digest_of};
+use crate::issue::sticky;
 use crate::keys::{KeyDir, read_secret};
 use crate::rates::Rates;
 use crate::rpc::broker::BrokerService;
@@ -196,7 +197,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     if lost > 0 {
         tracing::error!(lost, "mints whose outcome is unknown were found and recorded");
     }
-    crate::issue::sticky::restore(&broker).await.map_err(|r| told("reading denies", r))?;
+    sticky::restore(&broker).await.map_err(|r| told("reading denies", r))?;
     crate::guards::pulse::restore(&broker)
         .await
         .map_err(|e| StartError::new(format!("reading what people did lately: {e}")))?;

@@ -1,4 +1,5 @@
-//! Step 8: how requests and leases end by themselves, by people, and after a crash.
+//! Step 8: how requests and leases end: by people here; by themselves in `sweep`, after a crash in `crash`, with
+//! rights and delegations in files of their own.
 
 pub mod crash;
 pub mod delegated;

@@ -32,7 +32,7 @@ pub(super) fn grpc_limits(descriptors: usize) -> Limits {
 }
 
 /// Descriptors for everything that is not a caller's connection.
-pub(super) const RESERVE: usize = 128;
+const RESERVE: usize = 128;
 
 /// As many descriptors as the system lets this process have: each sidecar holds one.
 pub(super) fn raise_descriptor_limit() {

@@ -1,5 +1,5 @@
-//! The broker's own authorities: the keys of its built-in issuers, made at their first use, and what is published
-//! of them.
+//! The broker's own authorities: the keys of its built-in issuers, made at their first use, and what
+//! is published of them.
 
 use std::sync::{Arc, PoisonError};
 
@@ -58,6 +58,8 @@ pub(super) fn own_authority(
     Ok((keys.read(&key)?, ca.expose_secret().clone()))
 }
 
+type OwnIssuer = Result<Option<Arc<JwtIssuer>>, StartError>;
+
 /// Who the broker itself is to other services: the issuer of its first minter of kind `jwt`.
 pub(super) fn own_issuer(
     out: &mut Backends,
@@ -75,7 +77,23 @@ pub(super) fn own_issuer(
     Ok(Some(made))
 }
 
-pub(super) type OwnIssuer = Result<Option<Arc<JwtIssuer>>, StartError>;
+/// As [`own_issuer`], of the first minter whose signatures AWS and other clouds take: not EdDSA.
+pub(super) fn own_web_issuer(
+    out: &mut Backends,
+    config: &Config,
+    keys: &KeyDir,
+    issuer: &str,
+) -> OwnIssuer {
+    let es256 = config.minters.iter().any(
+        |section| matches!(section, MinterSection::Jwt { algorithm, .. } if algorithm == "ES256"),
+    );
+    if !es256 {
+        return Ok(None);
+    }
+    let made = Arc::new(token_keys::issuer(keys, issuer, "ES256")?);
+    out.issuers.push((Arc::clone(&made), "ES256".to_owned()));
+    Ok(Some(made))
+}
 
 /// The documents about the token issuers' keys.
 pub(super) fn published(issuers: &Issuers, public_url: &str) -> Published {
@@ -102,22 +120,4 @@ pub(super) async fn keep_token_keys(broker: Arc<Broker>, issuers: Issuers, keys:
         *broker.published.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
         tracing::info!("the token issuers' keys were taken up anew");
     }
-}
-
-/// As [`own_issuer`], of the first minter whose signatures AWS and other clouds take: not EdDSA.
-pub(super) fn own_web_issuer(
-    out: &mut Backends,
-    config: &Config,
-    keys: &KeyDir,
-    issuer: &str,
-) -> OwnIssuer {
-    let es256 = config.minters.iter().any(
-        |section| matches!(section, MinterSection::Jwt { algorithm, .. } if algorithm == "ES256"),
-    );
-    if !es256 {
-        return Ok(None);
-    }
-    let made = Arc::new(token_keys::issuer(keys, issuer, "ES256")?);
-    out.issuers.push((Arc::clone(&made), "ES256".to_owned()));
-    Ok(Some(made))
 }

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use grantwright_domain::time::parse_ttl;
 use serde::Deserialize;
+
+use super::minters::ten_seconds;
 
 /// A `[[minter]]` of kind `kubernetes`.
 #[derive(Debug, Clone, Deserialize)]
@@ -109,10 +110,6 @@ pub struct AzureSection {
     pub timeout: String,
 }
 
-pub(super) fn ten_seconds() -> String {
-    "10s".into()
-}
-
 fn github_api() -> String {
     "https://api.github.com".into()
 }
@@ -139,10 +136,4 @@ pub(super) fn rebase(base: &Path, files: [&mut PathBuf; 1], more: &mut Option<Pa
         *file = base.join(&*file);
     }
     *more = more.take().map(|f| base.join(f));
-}
-
-/// Faults of the one setting that all have.
-pub(super) fn timeout_faults(name: &str, timeout: &str) -> Vec<String> {
-    let fault = |e| format!("minter `{name}`: timeout: {e}");
-    parse_ttl(timeout).err().map(fault).into_iter().collect()
 }

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use grantwright_domain::time::parse_ttl;
 use grantwright_mint::BACKENDS;
 use serde::Deserialize;
 
 use super::clouds::{
-    self, AzureSection, GcpSection, GithubSection, KubernetesSection, OauthSection, ten_seconds,
+    self, AzureSection, GcpSection, GithubSection, KubernetesSection, OauthSection,
 };
 use super::sts::StsSection;
 use super::vault::VaultSection;
@@ -127,9 +128,7 @@ impl MinterSection {
             | Self::Github(GithubSection { name, timeout, .. })
             | Self::Oauth(OauthSection { name, timeout, .. })
             | Self::Gcp(GcpSection { name, timeout, .. })
-            | Self::Azure(AzureSection { name, timeout, .. }) => {
-                clouds::timeout_faults(name, timeout)
-            }
+            | Self::Azure(AzureSection { name, timeout, .. }) => timeout_faults(name, timeout),
             Self::Unconfigured { name, backend, .. }
                 if !BACKENDS.iter().any(|b| b.declaration.name == backend) =>
             {
@@ -156,6 +155,17 @@ fn eddsa() -> String {
 
 fn vault() -> String {
     "vault".into()
+}
+
+/// How long a backend is waited for.
+pub(super) fn ten_seconds() -> String {
+    "10s".into()
+}
+
+/// Faults of the one setting that all have.
+pub(super) fn timeout_faults(name: &str, timeout: &str) -> Vec<String> {
+    let fault = |e| format!("minter `{name}`: timeout: {e}");
+    parse_ttl(timeout).err().map(fault).into_iter().collect()
 }
 
 /// Names of key files and documents are made of it.

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use grantwright_domain::time::parse_ttl;
 use serde::Deserialize;
 
-use super::clouds::ten_seconds;
+use super::minters::{ten_seconds, timeout_faults};
 
 /// A `[[minter]]` of kind `sts`.
 #[derive(Debug, Clone, Deserialize)]
@@ -68,11 +67,8 @@ impl StsSection {
     }
 
     pub(super) fn faults(&self) -> Vec<String> {
-        let mut out = Vec::new();
         let name = &self.name;
-        if let Err(e) = parse_ttl(&self.timeout) {
-            out.push(format!("minter `{name}`: timeout: {e}"));
-        }
+        let mut out = timeout_faults(name, &self.timeout);
         let keys = (self.access_key_id_file.is_some(), self.secret_access_key_file.is_some());
         match (keys, self.web_identity_audience.is_some()) {
             ((true, true), false) | ((false, false), true) => {}

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use grantwright_domain::time::parse_ttl;
 use grantwright_mint::vault::Engine;
 use serde::Deserialize;
 
-use super::clouds::ten_seconds;
+use super::minters::{ten_seconds, timeout_faults};
 
 /// A `[[minter]]` of kind `vault`.
 #[derive(Debug, Clone, Deserialize)]
@@ -118,10 +117,7 @@ impl VaultSection {
     }
 
     pub(super) fn faults(&self) -> Vec<String> {
-        let mut out = Vec::new();
-        if let Err(e) = parse_ttl(&self.timeout) {
-            out.push(format!("minter `{}`: timeout: {e}", self.name));
-        }
+        let mut out = timeout_faults(&self.name, &self.timeout);
         if self.engine().is_none() {
             let words: Vec<&str> = Engine::ALL.iter().map(|e| e.word()).collect();
             out.push(format!(

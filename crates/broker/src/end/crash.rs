@@ -16,6 +16,7 @@ use crate::error::of_store;
 
 /// Longest look for what an unrecorded mint made.
 const UNDO: Duration = Duration::from_secs(10);
+
 /// Records the intents that a crash or a failed write left without an outcome as unknown: never tried
 /// again blindly. At the start and with each sweep.
 ///

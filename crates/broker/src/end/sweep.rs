@@ -1,4 +1,5 @@
-//! What ends by itself: what is due, what nobody acknowledged, and what rests on rights that were lost.
+//! What ends by itself: what is due, what nobody acknowledged, and what rests on rights that were
+//! lost.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,7 +29,7 @@ const SWEEP_PAGES: usize = 20;
 
 /// Where the next sweep goes on.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(super) struct Place {
     /// Among what is due: past this.
     pub(super) due: Option<(Timestamp, u64)>,
     /// Among sealed copies that nobody acknowledged: past so many, which are left.
@@ -87,7 +88,7 @@ pub(crate) async fn once(broker: &Arc<Broker>) -> Result<(), Refusal> {
 /// Ends what is due, once, and goes on where the last sweep stopped: rows that never go, however many
 /// somebody wrote, keep none of ours waiting for good. What one row, request or backend refuses keeps nobody
 /// else from its end: it is counted, told, and tried again with a later sweep.
-pub(crate) async fn on(broker: &Arc<Broker>, from: &mut Place) -> Result<(), Refusal> {
+pub(super) async fn on(broker: &Arc<Broker>, from: &mut Place) -> Result<(), Refusal> {
     let now = broker.now();
     for _ in 0..SWEEP_PAGES {
         let due = broker.store.due(now, SWEEP_MOST, from.due).await.map_err(of_store)?;

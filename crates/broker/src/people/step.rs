@@ -60,6 +60,7 @@ pub(super) struct Permitted {
 
 /// The events of a step, and the texts they commit to.
 pub(super) type Staged = (Vec<Event>, Vec<Text>);
+
 impl Step<'_> {
     pub(super) fn events(&self, state: &RequestState, what: &Intention) -> Result<Staged, Refusal> {
         match what {

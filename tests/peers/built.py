@@ -8,7 +8,13 @@ import os
 import subprocess
 from pathlib import Path
 
-CARGO_TEST = ["cargo", "test", "--locked", "--release", "--workspace", "--no-fail-fast"]
+PARTS = ["--locked", "--release", "--workspace", "--lib", "--bins", "--tests"]
+# Examples that suites run. The others measure, and are built where they do (tests/bench/run).
+EXAMPLES = ["--example", "fakes", "--example", "judge"]
+CARGO_BUILD = ["cargo", "build", *PARTS, *EXAMPLES]
+CARGO_TEST = ["cargo", "test", *PARTS, "--no-fail-fast"]
+# Cargo runs what stands in comments apart from the rest.
+CARGO_DOC = ["cargo", "test", "--locked", "--release", "--workspace", "--doc", "--no-fail-fast"]
 
 
 def programs(root, name, env=None):

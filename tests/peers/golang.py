@@ -48,10 +48,12 @@ def prepare(root, name, say):
     say(f"   building {name} from its Go module: some minutes, once")
     # The compiler collects its garbage four times more seldom: a tenth less to do. What it makes is the same.
     env = dict(os.environ, CGO_ENABLED="0", GOBIN=str(place.parent.resolve()), GOGC="400")
+    # Nobody debugs them: a fifth of the compiler's work is what a debugger would read.
+    quick = ["-ldflags=-s -w", "-gcflags=all=-dwarf=false"]
     if name in INSTALLED:
-        command, where = ["go", "install", INSTALLED[name]], None
+        command, where = ["go", "install", *quick, INSTALLED[name]], None
     else:
-        command, where = ["go", "build", "-ldflags=-s -w", "-o", str(place.resolve()), "."], HERE / name
+        command, where = ["go", "build", *quick, "-o", str(place.resolve()), "."], HERE / name
     done = subprocess.run(command, cwd=where, env=env, stdin=subprocess.DEVNULL, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode != 0:

@@ -14,6 +14,10 @@ use grantwright_proof::Vkey;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+/// As in `grantwright audit verify`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Deserialize)]
 struct Case {
     vkey: Option<String>,

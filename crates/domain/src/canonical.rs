@@ -85,9 +85,9 @@ pub(crate) fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-/// Of an object in canonical form: the text of an entry of its own that begins with `entry` (key, colon
-/// and quote), and the object without it. None where the bytes have no such entry.
-pub(crate) fn take_text<'j>(json: &'j [u8], entry: &[u8]) -> Option<(&'j [u8], Vec<u8>)> {
+/// Of an object in canonical form: where an entry of its own begins whose beginning is `entry` (key, colon
+/// and quote), and the entry's text. None where the bytes have no such entry.
+pub(crate) fn find_text<'j>(json: &'j [u8], entry: &[u8]) -> Option<(usize, &'j [u8])> {
     let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
     let mut at = 0;
     loop {
@@ -103,7 +103,12 @@ pub(crate) fn take_text<'j>(json: &'j [u8], entry: &[u8]) -> Option<(&'j [u8], V
         at += 1;
     }
     let value = json.get(at + entry.len()..)?;
-    let text = value.get(..value.iter().position(|b| *b == b'"')?)?;
+    Some((at, value.get(..value.iter().position(|b| *b == b'"')?)?))
+}
+
+/// As [`find_text`]: the text, and the object without its entry.
+pub(crate) fn take_text<'j>(json: &'j [u8], entry: &[u8]) -> Option<(&'j [u8], Vec<u8>)> {
+    let (at, text) = find_text(json, entry)?;
     let mut after = json.get(at + entry.len() + text.len() + 1..)?;
     let mut before = json.get(..at)?;
     // One of the two commas goes with it.

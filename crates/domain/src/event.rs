@@ -33,6 +33,9 @@ pub enum Decision {
     Deny,
 }
 
+/// How a leaf's own entry about its kind begins.
+const KIND: &[u8] = b"\"kind\":\"";
+
 /// One entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -156,7 +159,7 @@ impl Event {
     /// The event of bytes that may be canonical: whoever calls this writes it again and compares. A tag
     /// within an object makes serde build a tree first; the kinds that fill a log go without.
     fn quickly(leaf: &[u8]) -> Option<Self> {
-        let (kind, rest) = canonical::take_text(leaf, b"\"kind\":\"")?;
+        let (kind, rest) = canonical::take_text(leaf, KIND)?;
         fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<T> {
             serde_json::from_slice(bytes).ok()
         }
@@ -169,6 +172,13 @@ impl Event {
             b"expired" => read(&rest).map(Self::Expired),
             _ => read(leaf),
         }
+    }
+
+    /// The `kind` of a leaf that is canonical, without reading the rest; of other bytes it says nothing.
+    #[must_use]
+    pub fn kind_of(leaf: &[u8]) -> Option<&str> {
+        let (_, kind) = canonical::find_text(leaf, KIND)?;
+        std::str::from_utf8(kind).ok()
     }
 
     /// The `kind` as it stands in the leaf.

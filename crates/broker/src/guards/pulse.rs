@@ -26,16 +26,6 @@ const MOST: usize = 200_000;
 const MOST_LEAVES: u64 = 500_000;
 /// Leaves read at once.
 const PAGE: u32 = 4096;
-/// How the leaves that it reads name their kind.
-const KINDS: [&str; 6] = [
-    "\"kind\":\"answered\"",
-    "\"kind\":\"expired\"",
-    "\"kind\":\"narrowed\"",
-    "\"kind\":\"questioned\"",
-    "\"kind\":\"voted\"",
-    "\"kind\":\"withdrawn\"",
-];
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Pulse {
@@ -338,16 +328,17 @@ pub async fn restore(broker: &Broker) -> Result<(), StoreError> {
         next = last + 1;
         for (_, leaf) in leaves {
             // Most leaves are a busy agent's routine: they are not even parsed.
-            let Ok(text) = std::str::from_utf8(&leaf) else { continue };
-            let has = |kind: &str| text.contains(kind);
-            if has("\"kind\":\"requested\"") {
-                requested = Some(leaf);
-                continue;
-            }
-            let asks = has("\"kind\":\"decided\"") && has("\"verdict\":\"ask\"");
-            if !asks && !KINDS.into_iter().any(has) {
-                continue;
-            }
+            let asks = match Event::kind_of(&leaf) {
+                Some("requested") => {
+                    requested = Some(leaf);
+                    continue;
+                }
+                Some("decided") if asks_people(&leaf) => true,
+                Some(
+                    "answered" | "expired" | "narrowed" | "questioned" | "voted" | "withdrawn",
+                ) => false,
+                _ => continue,
+            };
             let Ok(event) = Event::from_leaf(&leaf) else { continue };
             if event.at() < old {
                 continue;
@@ -360,6 +351,11 @@ pub async fn restore(broker: &Broker) -> Result<(), StoreError> {
     }
     broker.guards.restored(pulse);
     Ok(())
+}
+
+/// Of the leaf of a verdict.
+fn asks_people(leaf: &[u8]) -> bool {
+    std::str::from_utf8(leaf).is_ok_and(|text| text.contains("\"verdict\":\"ask\""))
 }
 
 /// Whether it hears this event; a request's first leaf only beside a verdict that asks people.

@@ -400,6 +400,7 @@ fn every_kind_has_one_spelling() {
         must_have_vectors(&event);
         assert_eq!(event.to_leaf().expect(name), leaf, "{name}");
         assert_eq!(event.kind(), kind);
+        assert_eq!(Event::kind_of(&leaf), Some(kind));
         assert_eq!(event.at().to_string(), AT, "{name}");
         let of_a_request = REQUEST_KINDS.contains(&kind);
         assert_eq!(event.request_id().is_some(), of_a_request, "{name}");

@@ -1,25 +1,10 @@
 //! Calls that repeat on an open connection: answered as hyper answers them, and no longer than they
 //! would be.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    clippy::large_enum_variant,
-    dead_code,
-    reason = "tests"
-)]
 
-#[path = "scripted/broker.rs"]
-mod broker;
-#[path = "scripted/client.rs"]
-mod client;
-#[path = "scripted/kept.rs"]
-mod kept;
-
-use broker::Scripted;
-use client::Running;
 use grantwright_wire::v1::AttendDown;
+
+use crate::broker::Scripted;
+use crate::client::Running;
 
 const BODY: &str = r#"{"scope":"demo.read","params":{},"reason":"r"}"#;
 

@@ -1,23 +1,7 @@
 //! The gRPC door: the HTTP door's calls in other words, by its own generated client; and what a hostile
 //! client of HTTP/2 may send.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    clippy::large_enum_variant,
-    dead_code,
-    reason = "tests"
-)]
 
-#[path = "scripted/broker.rs"]
-mod broker;
-#[path = "scripted/client.rs"]
-mod client;
-
-use broker::Scripted;
 use bytes::Bytes;
-use client::Running;
 use grantwright_wire::agent;
 use grantwright_wire::agent::v1::agent_client::AgentClient;
 use grantwright_wire::agent::v1::standing::Detail;
@@ -31,6 +15,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+
+use crate::broker::Scripted;
+use crate::client::Running;
 
 macro_rules! begin {
     ($broker:ident, $sidecar:ident, $agent:ident) => {

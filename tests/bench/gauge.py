@@ -201,9 +201,9 @@ def echo():
 
 
 def ask(home, callers, connections, seconds=SECONDS, what=(), load="load"):
-    """`what`: a scope and its parameters as JSON, each `#` another word in each ask. `load`: by the client
-    that a sidecar has, which the echo is asked by, too; `light`: by one that takes as little of the
-    processors as `wrk` does, beside what `wrk` asks."""
+    """`what`: a scope and its parameters as JSON, each `#` another word in each ask. `load`: by calls of the
+    client that a sidecar has, which the echo is asked by, too; `light`: by one that takes as little of the
+    processors as `wrk` does, beside what `wrk` asks, and as a busy sidecar by a stream for each connection."""
     return run_json(GRANTS, load, home, callers, connections, seconds, *what)
 
 

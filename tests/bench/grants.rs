@@ -3,7 +3,8 @@
 //! `bench-grants echo DIR` serves an echo until it is killed and writes an identity for its clients;
 //! `bench-grants enrol DIR BROKER CA.PEM TRUST_DOMAIN JOIN_TOKEN` gets one from a broker;
 //! `bench-grants load DIR CALLERS CONNECTIONS SECONDS [SCOPE PARAMS]` asks with it and prints one JSON line;
-//! each `#` in PARAMS is another word in each ask; `light` for `load` takes less of the processors;
+//! each `#` in PARAMS is another word in each ask; each ask is a call; `light` for `load` takes less of the
+//! processors, and asks by streams;
 //! `bench-grants fleet DIR BROKER CA.PEM TRUST_DOMAIN` enrols one sidecar for each join token in DIR/tokens and
 //! keeps all of them attending; it prints a JSON line when all are enrolled, and whenever all attend (again).
 
@@ -413,6 +414,15 @@ impl Broker for Echo {
         };
         let state = Some(State::Granted(granted));
         Ok(Response::new(Outcome { request_id: "r".repeat(26), state }))
+    }
+
+    type AsksStream = tokio_stream::Pending<Result<NumberedAnswer, Status>>;
+
+    async fn asks(
+        &self,
+        _: Request<Streaming<NumberedAsk>>,
+    ) -> Result<Response<Self::AsksStream>, Status> {
+        Err(Status::unimplemented("an echo"))
     }
 
     async fn scopes(&self, _: Request<ScopesRequest>) -> Result<Response<ScopesReply>, Status> {

@@ -1,20 +1,24 @@
 //! The load again, straight on HTTP/2 and on one thread: a generator that takes little of the processors
-//! that it shares with the server, as `wrk` is for other servers.
+//! that it shares with the server, as `wrk` is for other servers. The callers of a connection share one
+//! stream of asks, as a sidecar's do (crates/sidecar/src/line.rs).
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use anyhow::{Context as _, bail};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use grantwright_wire::v1::numbered_answer::Answer;
 use grantwright_wire::v1::outcome::State;
-use grantwright_wire::v1::{AskRequest, AttendUp, Outcome};
-use h2::RecvStream;
+use grantwright_wire::v1::{AskRequest, AttendUp, NumberedAnswer, NumberedAsk, Outcome};
+use h2::SendStream;
 use h2::client::SendRequest;
 use http::Request;
 use prost::Message;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsConnector;
 
@@ -58,9 +62,13 @@ pub(super) fn load(
         });
         let attending = clients.first().context("no connection")?.clone();
         spawn_local(attend(attending, Rc::clone(&run)));
-        let each = clients.iter().cycle().take(callers).cloned();
+        let mut lines = Vec::new();
+        for client in &clients {
+            lines.push(Line::open(client.clone()).await?);
+        }
+        let each = lines.iter().cycle().take(callers);
         let callers: Vec<_> =
-            each.map(|client| spawn_local(caller(client, Rc::clone(&run)))).collect();
+            each.map(|line| spawn_local(caller(Rc::clone(line), Rc::clone(&run)))).collect();
         let mut took = Vec::new();
         for caller in callers {
             took.append(&mut caller.await??);
@@ -82,6 +90,58 @@ async fn connect(identity: &Identity) -> anyhow::Result<SendRequest<Bytes>> {
     Ok(client)
 }
 
+/// The asks of one connection, on one stream, as a sidecar has them.
+struct Line {
+    up: RefCell<SendStream<Bytes>>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<NumberedAnswer>>>,
+}
+
+impl Line {
+    async fn open(client: SendRequest<Bytes>) -> anyhow::Result<Rc<Self>> {
+        let mut client = client.ready().await?;
+        let (reply, up) = client.send_request(call("Asks")?, false)?;
+        let line = Rc::new(Self { up: RefCell::new(up), waiting: RefCell::default() });
+        let read = Rc::downgrade(&line);
+        spawn_local(async move {
+            let mut body = reply.await?.into_body();
+            let mut got = BytesMut::new();
+            while let Some(part) = body.data().await {
+                let part = part?;
+                body.flow_control().release_capacity(part.len())?;
+                got.extend_from_slice(&part);
+                while let Some(head) = got.first_chunk::<5>() {
+                    let [_, length @ ..] = *head;
+                    let length = usize::try_from(u32::from_be_bytes(length))?;
+                    if got.len() < 5 + length {
+                        break;
+                    }
+                    got.advance(5);
+                    let answer = NumberedAnswer::decode(got.split_to(length))?;
+                    let line = read.upgrade().context("nobody waits")?;
+                    let waiter = line.waiting.borrow_mut().remove(&answer.number);
+                    let _ = waiter.context("an answer to nothing")?.send(answer);
+                }
+            }
+            if let Some(line) = read.upgrade() {
+                line.waiting.borrow_mut().clear();
+            }
+            anyhow::Ok(())
+        });
+        Ok(line)
+    }
+
+    async fn ask(&self, number: u64, ask: AskRequest) -> anyhow::Result<Outcome> {
+        let (send, answer) = oneshot::channel();
+        self.waiting.borrow_mut().insert(number, send);
+        let asked = NumberedAsk { number, ask: Some(ask) };
+        self.up.borrow_mut().send_data(framed(&asked)?, false)?;
+        match answer.await.context("the stream ended")?.answer {
+            Some(Answer::Outcome(outcome)) => Ok(outcome),
+            other => bail!("refused: {other:?}"),
+        }
+    }
+}
+
 fn call(method: &str) -> anyhow::Result<Request<()>> {
     let uri = format!("https://localhost/grantwright.v1.Broker/{method}");
     let head = Request::post(uri).header("content-type", "application/grpc");
@@ -98,8 +158,7 @@ fn framed(message: &impl Message) -> anyhow::Result<Bytes> {
     Ok(out.freeze())
 }
 
-async fn caller(client: SendRequest<Bytes>, run: Rc<Run>) -> anyhow::Result<Vec<Duration>> {
-    let mut client = client.ready().await?;
+async fn caller(line: Rc<Line>, run: Rc<Run>) -> anyhow::Result<Vec<Duration>> {
     let process = std::process::id();
     let mut took = Vec::new();
     while Instant::now() < run.end {
@@ -115,12 +174,8 @@ async fn caller(client: SendRequest<Bytes>, run: Rc<Run>) -> anyhow::Result<Vec<
             ..AskRequest::default()
         };
         let sent = Instant::now();
-        client = client.ready().await?;
-        let (reply, mut body) = client.send_request(call("Ask")?, false)?;
-        body.send_data(framed(&ask)?, true)?;
-        let answer = whole(reply.await?.into_body()).await?;
+        let outcome = line.ask(n, ask).await?;
         took.push(sent.elapsed());
-        let outcome = Outcome::decode(answer.get(5..).context("no message")?)?;
         let Some(State::Granted(grant)) = outcome.state else {
             bail!("not granted: {outcome:?}");
         };
@@ -133,20 +188,6 @@ async fn caller(client: SendRequest<Bytes>, run: Rc<Run>) -> anyhow::Result<Vec<
         run.granted.borrow_mut().push(outcome.request_id);
     }
     Ok(took)
-}
-
-/// The one message of an answer, with its head.
-async fn whole(mut body: RecvStream) -> anyhow::Result<BytesMut> {
-    let mut out = BytesMut::new();
-    while let Some(part) = body.data().await {
-        let part = part?;
-        body.flow_control().release_capacity(part.len())?;
-        out.extend_from_slice(&part);
-    }
-    let end = body.trailers().await?.context("an answer without an end")?;
-    let status = end.get("grpc-status").context("an answer without its status")?;
-    ensure!(status.as_bytes() == b"0", "refused: {end:?}");
-    Ok(out)
 }
 
 /// As a sidecar does: acknowledgements, batched, on one open stream.

@@ -115,7 +115,7 @@ def vault_calls(vault, line, csr):
 
 def issuers():
     """Built-in issuers, durable with lease and evidence, beside what Vault (raft, file audit device) issues,
-    leased and not. Every ask for a certificate, here and there, carries one and the same key's request, as a
+    leased and not. Ours is asked as by four sidecars with sixteen callers each. Every ask for a certificate, here and there, carries one and the same key's request, as a
     sidecar's own do: ours checks its signature once."""
     want_wrk(print)
     missing = golang.prepare(ROOT, "vault", print)

@@ -24,7 +24,8 @@ SECONDS = 2
 def routine(home, *what):
     """Few callers, many, and many on several connections."""
     for callers, connections in ((1, 1), (64, 1), (64, 4)):
-        ask(home, callers, connections, SECONDS, what)
+        for load in ("load", "light"):
+            ask(home, callers, connections, SECONDS, what, load)
 
 
 def main():

@@ -125,8 +125,9 @@ pub struct Published {
 /// Most waiting calls of one agent.
 const MAX_WAITS: u32 = 512;
 
-/// Most open streams of one sidecar: it needs one, and another while it connects again.
-const MAX_STREAMS: u32 = 4;
+/// Most open streams of one sidecar: it attends on one and asks on another, and has others beside them while
+/// it connects again.
+const MAX_STREAMS: u32 = 8;
 
 /// A place among an instance's streams; dropping it gives it back.
 pub struct Place {

@@ -17,7 +17,7 @@ use grantwright_wire::v1::enrolment_server::EnrolmentServer;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, AttendUp, CancelRequest, CollectRequest, ConsistencyRequest,
     DelegateRequest, DelegationsRequest, EndDelegationRequest, EnrolReply, EnrolRequest,
-    ExtendRequest, ReleaseRequest, RenewRequest, ScopesRequest,
+    ExtendRequest, NumberedAsk, ReleaseRequest, RenewRequest, ScopesRequest,
 };
 use grantwright_wire::{Incoming, Limits, Refusal, TlsClient, TlsServer, TrustDomain};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -33,6 +33,8 @@ use crate::issue::rig::{Rig, human, id_of};
 use crate::rpc::access::TABLE;
 use crate::rpc::broker::BrokerService;
 use crate::rpc::enrolment::EnrolmentService;
+
+mod asks;
 
 struct Served {
     rig: Rig,
@@ -139,6 +141,7 @@ impl Served {
             "Enrol" => EnrolmentClient::new(channel).enrol(EnrolRequest::default()).await.map(drop),
             "Renew" => client.renew(RenewRequest::default()).await.map(drop),
             "Ask" => client.ask(self.ask()).await.map(drop),
+            "Asks" => client.asks(tokio_stream::iter(Vec::<NumberedAsk>::new())).await.map(drop),
             "Collect" => client
                 .collect(CollectRequest { request_id, ..CollectRequest::default() })
                 .await

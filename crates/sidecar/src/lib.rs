@@ -25,6 +25,7 @@ mod holder;
 mod http2;
 mod identity;
 mod lease;
+mod line;
 mod linger;
 mod listen;
 mod metrics;

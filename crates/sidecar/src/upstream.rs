@@ -1,7 +1,7 @@
 //! The calls to the broker. Whatever fails comes back as a refusal that a client can act on.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use grantwright_wire::v1::broker_client::BrokerClient;
@@ -19,6 +19,7 @@ use tonic::{Response, Status};
 use crate::SidecarError;
 use crate::breaker::Breaker;
 use crate::identity::Identity;
+use crate::line::Lines;
 
 /// A mint at an outside backend may take this long.
 const ASK_TIME: Duration = Duration::from_secs(30);
@@ -29,6 +30,7 @@ pub struct Upstream {
     brokers: Mutex<Vec<String>>,
     trust_domain: TrustDomain,
     channel: Mutex<Channel>,
+    lines: Arc<Lines>,
     pub(crate) breaker: Breaker,
 }
 
@@ -50,6 +52,7 @@ impl Upstream {
             brokers: Mutex::new(brokers.to_vec()),
             trust_domain,
             channel,
+            lines: Arc::default(),
             breaker: Breaker::default(),
         })
     }
@@ -76,6 +79,7 @@ impl Upstream {
         let channel = connect(brokers, &self.trust_domain, identity)?;
         *self.brokers.lock().unwrap_or_else(PoisonError::into_inner) = brokers.to_vec();
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel;
+        self.lines.renew();
         Ok(())
     }
 
@@ -90,7 +94,18 @@ impl Upstream {
     /// The broker's refusal, or 503 `broker_away`.
     pub async fn ask(&self, request: AskRequest) -> Called<Outcome> {
         // Never sent twice: only the broker may say what a lost answer means.
-        self.within(ASK_TIME, self.client().ask(request)).await
+        let (_under_way, line) = self.lines.begin(|| self.client());
+        let answer = async {
+            let unsent = match line {
+                Some(line) => match line.ask(request).await {
+                    Ok(answer) => return answer,
+                    Err(unsent) => *unsent,
+                },
+                None => request,
+            };
+            answered(self.client().ask(unsent).await)
+        };
+        self.admitted(ASK_TIME, answer).await
     }
 
     /// # Errors
@@ -170,10 +185,18 @@ impl Upstream {
         time: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Called<T> {
+        self.admitted(time, async { answered(call.await) }).await
+    }
+
+    async fn admitted<T>(
+        &self,
+        time: Duration,
+        called: impl Future<Output = Called<T>>,
+    ) -> Called<T> {
         if !self.breaker.admits(Instant::now()) {
             return Err(Box::new(Refusal::broker_away()));
         }
-        self.tried(time, call).await
+        self.noted(time, called).await
     }
 
     /// A call of the background, which has a pace of its own.
@@ -182,9 +205,12 @@ impl Upstream {
         time: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Called<T> {
-        match tokio::time::timeout(time, call).await {
-            Ok(answer) => {
-                let called = answered(answer);
+        self.noted(time, async { answered(call.await) }).await
+    }
+
+    async fn noted<T>(&self, time: Duration, called: impl Future<Output = Called<T>>) -> Called<T> {
+        match tokio::time::timeout(time, called).await {
+            Ok(called) => {
                 self.breaker.note(!called.as_ref().is_err_and(|it| it.code == "broker_away"));
                 called
             }

@@ -117,21 +117,46 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for Status {
+impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let code = grpc_code(refusal.status);
-        let title = bounded(refusal.title, MAX_TEXT);
-        let problem = Problem {
+        Self {
             code: refusal.code,
-            title: title.clone(),
+            title: bounded(refusal.title, MAX_TEXT),
             detail: bounded(refusal.detail, MAX_TEXT),
             next: bounded(refusal.next, MAX_TEXT),
             request_id: refusal.request_id,
             status: refusal.status.into(),
             retry_after_ms: refusal.retry_after_ms,
             lease_id: refusal.lease_id,
-        };
-        Self::with_details(code, title, Bytes::from(problem.encode_to_vec()))
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = grpc_code(refusal.status);
+        let problem = Problem::from(refusal);
+        let details = Bytes::from(problem.encode_to_vec());
+        Self::with_details(code, problem.title, details)
+    }
+}
+
+/// A problem that says nothing, or no failure, is [`Refusal::broker_away`].
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        match u16::try_from(problem.status) {
+            Ok(status @ 400..600) if !problem.code.is_empty() => Self {
+                status,
+                code: problem.code,
+                title: problem.title,
+                detail: problem.detail,
+                next: problem.next,
+                request_id: problem.request_id,
+                lease_id: problem.lease_id,
+                retry_after_ms: problem.retry_after_ms,
+            },
+            _ => Self::broker_away(),
+        }
     }
 }
 
@@ -139,22 +164,7 @@ impl From<Refusal> for Status {
 /// a deadline passed, a message was too large): it is [`Refusal::broker_away`].
 impl From<&Status> for Refusal {
     fn from(status: &Status) -> Self {
-        Problem::decode(status.details())
-            .ok()
-            .and_then(|problem| {
-                let status = u16::try_from(problem.status).ok()?;
-                ((400..600).contains(&status) && !problem.code.is_empty()).then_some(Self {
-                    status,
-                    code: problem.code,
-                    title: problem.title,
-                    detail: problem.detail,
-                    next: problem.next,
-                    request_id: problem.request_id,
-                    lease_id: problem.lease_id,
-                    retry_after_ms: problem.retry_after_ms,
-                })
-            })
-            .unwrap_or_else(Self::broker_away)
+        Problem::decode(status.details()).map_or_else(|_| Self::broker_away(), Self::from)
     }
 }
 

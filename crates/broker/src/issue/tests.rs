@@ -942,7 +942,7 @@ async fn invariant_13_the_latest_deny_says_how_long_it_sticks() {
 #[tokio::test]
 async fn invariant_28_streams_of_one_sidecar_are_bounded() {
     let rig = Rig::new().await;
-    let open: Vec<_> = (0..4).map(|_| rig.broker.stream(&rig.caller.instance).unwrap()).collect();
+    let open: Vec<_> = (0..8).map(|_| rig.broker.stream(&rig.caller.instance).unwrap()).collect();
     let refused = rig.broker.stream(&rig.caller.instance).err().expect("one too many");
     assert_eq!((refused.status, refused.code.as_str()), (429, "too_many_streams"));
     drop(open);

@@ -17,11 +17,15 @@ pub enum Demand {
     Instance,
 }
 
+/// One ask: as a call, or as a message of a stream.
+pub const ASK: &str = "grantwright.v1.Broker/Ask";
+
 /// Every call of `proto/grantwright/v1`, and what it demands.
 pub const TABLE: &[(&str, Demand)] = &[
     ("grantwright.v1.Enrolment/Enrol", Demand::JoinToken),
     ("grantwright.v1.Broker/Renew", Demand::Instance),
-    ("grantwright.v1.Broker/Ask", Demand::Instance),
+    (ASK, Demand::Instance),
+    ("grantwright.v1.Broker/Asks", Demand::Instance),
     ("grantwright.v1.Broker/Collect", Demand::Instance),
     ("grantwright.v1.Broker/Answer", Demand::Instance),
     ("grantwright.v1.Broker/Cancel", Demand::Instance),
@@ -41,6 +45,15 @@ pub const TABLE: &[(&str, Demand)] = &[
 /// 401 without a certificate; 403 when its agent, instance or serial is unknown, revoked or expired;
 /// 429 when its agent calls too often.
 pub fn caller<T>(broker: &Broker, call: &str, request: &Request<T>) -> Result<Caller, Refusal> {
+    of_peer(broker, call, request.extensions().get())
+}
+
+/// The same by the connection itself: for each message of a stream, whose caller's right may end while it
+/// is open.
+///
+/// # Errors
+/// As [`caller`].
+pub fn of_peer(broker: &Broker, call: &str, peer: Option<&PeerInfo>) -> Result<Caller, Refusal> {
     match TABLE.iter().find(|(name, _)| *name == call) {
         Some((_, Demand::Instance)) => {}
         _ => {
@@ -60,7 +73,7 @@ pub fn caller<T>(broker: &Broker, call: &str, request: &Request<T>) -> Result<Ca
             "enrol with a join token",
         )
     };
-    let peer = request.extensions().get::<PeerInfo>().ok_or_else(unknown)?;
+    let peer = peer.ok_or_else(unknown)?;
     let identity = peer.identity.as_ref().ok_or_else(unknown)?;
     // A connection outlives its certificate; the right to call does not.
     if identity.not_after_ms <= broker.now().millis() {
@@ -74,7 +87,7 @@ pub fn caller<T>(broker: &Broker, call: &str, request: &Request<T>) -> Result<Ca
     let agent = AgentId::parse(&identity.agent).map_err(|_| unknown())?;
     let caller = live(&broker.authority(), agent, &identity.serial, peer.addr.ip())?;
     // Asks have a bound of their own, that of the operator's promise.
-    if call != "grantwright.v1.Broker/Ask" {
+    if call != ASK {
         broker.calls.take("agent", caller.agent.as_str(), broker.now())?;
     }
     Ok(caller)

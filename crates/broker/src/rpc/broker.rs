@@ -13,13 +13,14 @@ use grantwright_wire::v1::broker_server::Broker as Service;
 use grantwright_wire::v1::{
     AnswerRequest, AskRequest, AttendDown, AttendUp, CancelRequest, CollectRequest,
     ConsistencyReply, ConsistencyRequest, DelegateRequest, Delegation, DelegationsReply,
-    DelegationsRequest, EndDelegationRequest, ExtendReply, ExtendRequest, Outcome, ReleaseReply,
-    ReleaseRequest, RenewReply, RenewRequest, ScopesReply, ScopesRequest,
+    DelegationsRequest, EndDelegationRequest, ExtendReply, ExtendRequest, NumberedAsk, Outcome,
+    ReleaseReply, ReleaseRequest, RenewReply, RenewRequest, ScopesReply, ScopesRequest,
 };
 use grantwright_wire::{PeerInfo, Refusal};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
+use super::asks;
 use super::delegations;
 use super::enrolment::first_leaves;
 use super::scopes::scopes;
@@ -48,12 +49,22 @@ impl Service for BrokerService {
     }
 
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<Outcome>, Status> {
-        let caller = caller(&self.0, "grantwright.v1.Broker/Ask", &request)?;
-        let _at_work = request.extensions().get().map(PeerInfo::at_work);
-        let answer = issue::issue(&self.0, &caller, request.into_inner()).await;
-        Ok(Response::new(answer.inspect_err(|_| {
-            self.0.counts.refused.fetch_add(1, Ordering::Relaxed);
-        })?))
+        let (_, extensions, ask) = request.into_parts();
+        let peer = extensions.get();
+        let _at_work = peer.map(PeerInfo::at_work);
+        Ok(Response::new(asks::ask(&self.0, peer, ask).await?))
+    }
+
+    type AsksStream = asks::Answers;
+
+    async fn asks(
+        &self,
+        request: Request<Streaming<NumberedAsk>>,
+    ) -> Result<Response<asks::Answers>, Status> {
+        let caller = caller(&self.0, "grantwright.v1.Broker/Asks", &request)?;
+        let place = self.0.stream(&caller.instance)?;
+        let (_, extensions, asks) = request.into_parts();
+        Ok(Response::new(asks::serve(Arc::clone(&self.0), extensions.get().cloned(), asks, place)))
     }
 
     async fn collect(&self, request: Request<CollectRequest>) -> Result<Response<Outcome>, Status> {

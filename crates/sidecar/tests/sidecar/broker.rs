@@ -106,6 +106,11 @@ pub struct Script {
     pub extended: Vec<String>,
     pub refuses_to_extend: bool,
     pub delay: Duration,
+    /// A broker from before there were streams of asks.
+    pub without_asks: bool,
+    /// Asks that came by streams, and streams so far.
+    pub on_streams: usize,
+    pub ask_streams: usize,
     pub certificate_life_s: i64,
     pub scopes: Vec<serde_json::Value>,
     requests: HashMap<String, (String, Stands)>,
@@ -115,6 +120,13 @@ pub struct Script {
     streams: Vec<mpsc::Sender<Result<AttendDown, Status>>>,
     seal_to: Option<SealPublicKey>,
     next: u64,
+}
+
+impl Script {
+    /// What was asked for by this request.
+    pub fn scope_of(&self, request_id: &str) -> String {
+        self.requests[request_id].0.clone()
+    }
 }
 
 pub struct Scripted {
@@ -161,6 +173,9 @@ impl Scripted {
             extended: vec![],
             refuses_to_extend: false,
             delay: Duration::ZERO,
+            without_asks: false,
+            on_streams: 0,
+            ask_streams: 0,
             certificate_life_s: 3600,
             scopes: vec![
                 json!({"name": "aws.count", "params": {"rows": {"type": "integer"}},
@@ -563,6 +578,39 @@ impl Broker for Service {
             proof: script.log.proof(from),
             ..ConsistencyReply::default()
         }))
+    }
+
+    type AsksStream = ReceiverStream<Result<NumberedAnswer, Status>>;
+
+    async fn asks(
+        &self,
+        request: Request<Streaming<NumberedAsk>>,
+    ) -> Result<Response<Self::AsksStream>, Status> {
+        if self.script().without_asks {
+            return Err(Status::unimplemented("an older broker"));
+        }
+        self.script().ask_streams += 1;
+        let (_, extensions, mut asks) = request.into_parts();
+        let (send, stream) = mpsc::channel(16);
+        let service = self.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(NumberedAsk { number, ask })) = asks.message().await {
+                service.script().on_streams += 1;
+                let mut ask = Request::new(ask.unwrap());
+                *ask.extensions_mut() = extensions.clone();
+                let (service, send) = (service.clone(), send.clone());
+                tokio::spawn(async move {
+                    let answer = match service.ask(ask).await {
+                        Ok(outcome) => numbered_answer::Answer::Outcome(outcome.into_inner()),
+                        Err(status) => {
+                            numbered_answer::Answer::Problem(Refusal::from(&status).into())
+                        }
+                    };
+                    let _ = send.send(Ok(NumberedAnswer { number, answer: Some(answer) })).await;
+                });
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     type AttendStream = ReceiverStream<Result<AttendDown, Status>>;

@@ -24,4 +24,5 @@ mod doors;
 mod grpc;
 mod kept;
 mod lasting;
+mod line;
 mod repeat;

@@ -88,6 +88,32 @@ pub struct AskRequest {
     #[prost(string, tag = "13")]
     pub delegation: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NumberedAsk {
+    /// Of the sidecar's choice; the answer carries it.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(message, optional, tag = "2")]
+    pub ask: ::core::option::Option<AskRequest>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NumberedAnswer {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(oneof = "numbered_answer::Answer", tags = "2, 3")]
+    pub answer: ::core::option::Option<numbered_answer::Answer>,
+}
+/// Nested message and enum types in `NumberedAnswer`.
+pub mod numbered_answer {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Answer {
+        #[prost(message, tag = "2")]
+        Outcome(super::Outcome),
+        /// This ask is refused; the stream goes on.
+        #[prost(message, tag = "3")]
+        Problem(super::Problem),
+    }
+}
 /// What could not be read for certain is 0 or empty.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LocalProcess {
@@ -371,7 +397,7 @@ pub struct AttendDown {
     #[prost(bool, tag = "3")]
     pub revoked: bool,
 }
-/// RFC 9457 problem, carried in the details of a gRPC status.
+/// RFC 9457 problem: in the details of a gRPC status, or in a numbered answer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Problem {
     #[prost(string, tag = "1")]
@@ -795,6 +821,32 @@ pub mod broker_client {
             req.extensions_mut().insert(GrpcMethod::new("grantwright.v1.Broker", "Ask"));
             self.inner.unary(req, path, codec).await
         }
+        /// The asks of many callers on one stream, which spares most of what a call costs. Each is answered as by
+        /// `Ask`, as soon as its answer is ready; the right to ask is looked at for each.
+        pub async fn asks(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::NumberedAsk>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::NumberedAnswer>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/grantwright.v1.Broker/Asks",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("grantwright.v1.Broker", "Asks"));
+            self.inner.streaming(req, path, codec).await
+        }
         /// Where the request stands; collects an approved one. Waits up to `wait_ms` for a change.
         pub async fn collect(
             &mut self,
@@ -1065,6 +1117,18 @@ pub mod broker_server {
             &self,
             request: tonic::Request<super::AskRequest>,
         ) -> std::result::Result<tonic::Response<super::Outcome>, tonic::Status>;
+        /// Server streaming response type for the Asks method.
+        type AsksStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::NumberedAnswer, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The asks of many callers on one stream, which spares most of what a call costs. Each is answered as by
+        /// `Ask`, as soon as its answer is ready; the right to ask is looked at for each.
+        async fn asks(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::NumberedAsk>>,
+        ) -> std::result::Result<tonic::Response<Self::AsksStream>, tonic::Status>;
         /// Where the request stands; collects an approved one. Waits up to `wait_ms` for a change.
         async fn collect(
             &self,
@@ -1288,6 +1352,50 @@ pub mod broker_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/grantwright.v1.Broker/Asks" => {
+                    #[allow(non_camel_case_types)]
+                    struct AsksSvc<T: Broker>(pub Arc<T>);
+                    impl<T: Broker> tonic::server::StreamingService<super::NumberedAsk>
+                    for AsksSvc<T> {
+                        type Response = super::NumberedAnswer;
+                        type ResponseStream = T::AsksStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::NumberedAsk>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Broker>::asks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AsksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

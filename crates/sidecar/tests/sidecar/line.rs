@@ -1,0 +1,105 @@
+//! Asks that come together share a stream to the broker; a lone one does not.
+
+use std::time::Duration;
+
+use crate::ask::futures_join;
+use crate::broker::Scripted;
+use crate::client::{Answer, Running};
+
+/// Asks for so many scopes of this name at the same time.
+async fn ask_together(sidecar: &Running, name: &str, count: usize) -> Vec<Answer> {
+    let scopes: Vec<String> = (0..count).map(|n| format!("demo.{name}{n}")).collect();
+    futures_join(scopes.iter().map(|scope| sidecar.ask(scope))).await
+}
+
+/// Waves of asks, until one went by a stream.
+async fn until_on_a_stream(broker: &Scripted, sidecar: &Running, name: &str) {
+    let before = broker.script().on_streams;
+    for wave in 0..50 {
+        let answers = ask_together(sidecar, &format!("{name}-{wave}-"), 8).await;
+        assert!(answers.iter().all(|answer| answer.status == 200));
+        if broker.script().on_streams > before {
+            return;
+        }
+    }
+    panic!("no ask went by a stream");
+}
+
+#[tokio::test]
+async fn asks_that_come_together_share_a_stream_and_each_gets_its_own_answer() {
+    begin!(broker, sidecar, _dir);
+    for n in 0..5 {
+        assert_eq!(sidecar.ask(&format!("demo.alone{n}")).await.status, 200);
+    }
+    assert_eq!(broker.script().ask_streams, 0, "a lone ask is a call of its own");
+    until_on_a_stream(&broker, &sidecar, "first").await;
+    broker.script().delay = Duration::from_millis(20);
+    let before = broker.script().on_streams;
+    let scopes: Vec<String> = (0..64).map(|n| format!("demo.one{n}")).collect();
+    let asks = scopes.iter().map(String::as_str).chain(["demo.deny", "demo.nothing"]);
+    let answers = futures_join(asks.map(|scope| sidecar.ask(scope))).await;
+    assert_eq!(broker.script().on_streams - before, 66);
+    assert_eq!(broker.script().ask_streams, 1);
+    let (granted, refused) = answers.split_at(64);
+    for (scope, answer) in scopes.iter().zip(granted) {
+        let id = answer.body["request_id"].as_str().unwrap();
+        assert_eq!(broker.script().scope_of(id), *scope);
+        assert_eq!(answer.body["credential"]["token"], format!("token-{id}"));
+    }
+    let codes: Vec<_> = refused.iter().map(|it| (it.status, it.body["code"].clone())).collect();
+    assert_eq!(codes, [(403, "denied".into()), (404, "unknown_scope".into())]);
+}
+
+#[tokio::test]
+async fn an_older_broker_is_asked_by_calls() {
+    begin!(broker, sidecar, _dir);
+    broker.script().without_asks = true;
+    broker.script().delay = Duration::from_millis(5);
+    for wave in 0..4 {
+        let answers = ask_together(&sidecar, &format!("w{wave}-"), 16).await;
+        assert!(answers.iter().all(|answer| answer.status == 200));
+    }
+    assert_eq!(broker.script().on_streams, 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_fails_what_was_under_way_and_is_opened_anew() {
+    begin!(broker, sidecar, _dir);
+    until_on_a_stream(&broker, &sidecar, "first").await;
+    broker.script().delay = Duration::from_secs(60);
+    let on_streams = broker.script().on_streams;
+    let asks = ask_together(&sidecar, "lost", 8);
+    let kill = async {
+        while broker.script().on_streams < on_streams + 8 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        broker.kill();
+    };
+    let (answers, ()) = tokio::join!(asks, kill);
+    for answer in answers {
+        assert_eq!((answer.status, answer.body["code"].as_str()), (503, Some("broker_away")));
+    }
+    broker.script().delay = Duration::ZERO;
+    broker.resume();
+    let served = || async { sidecar.ask("demo.back").await.status == 200 };
+    sidecar.until("served again", served).await;
+    until_on_a_stream(&broker, &sidecar, "again").await;
+    assert_eq!(broker.script().ask_streams, 2);
+    assert_eq!(broker.asks_for("demo.lost0"), 0, "an ask is never sent twice");
+}
+
+#[tokio::test]
+async fn after_a_rotation_asks_share_a_stream_under_the_new_certificate() {
+    begin!(broker, sidecar, _dir);
+    until_on_a_stream(&broker, &sidecar, "old").await;
+    broker.clock.advance(2200);
+    sidecar.until("renewed", || async { broker.script().renewals == 1 }).await;
+    let moved = || async {
+        broker.clock.advance(900);
+        ask_together(&sidecar, "new", 8).await;
+        broker.script().ask_streams == 2
+    };
+    sidecar.until("moved", moved).await;
+    until_on_a_stream(&broker, &sidecar, "later").await;
+    assert_eq!(broker.script().seen_serials.last().unwrap(), "07d1");
+}

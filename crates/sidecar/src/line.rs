@@ -211,3 +211,42 @@ impl Waiting {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_rests_only_while_nobody_waits_and_then_takes_nobody() {
+        let waiting = Waiting::default();
+        let (place, _told) = waiting.join().expect("open");
+        assert!(!waiting.rest());
+        drop(place);
+        assert!(waiting.lock().by_number.is_empty(), "who gives up leaves nothing");
+        assert!(waiting.rest());
+        assert!(waiting.join().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_for_its_number_and_a_closed_line_for_nobody() {
+        let waiting = Waiting::default();
+        let (first, told_first) = waiting.join().expect("open");
+        let (second, told_second) = waiting.join().expect("open");
+        assert_ne!(first.number, second.number);
+        waiting.tell(NumberedAnswer { number: second.number, answer: None });
+        waiting.tell(NumberedAnswer { number: 77, answer: None });
+        assert_eq!(told_second.await.expect("told").number, second.number);
+        waiting.close();
+        assert!(told_first.await.is_err());
+    }
+
+    #[test]
+    fn what_was_opened_before_a_renewal_is_not_used() {
+        let lines = Lines::default();
+        let connection = lines.lock().connection;
+        lines.renew();
+        let (up, _asks) = mpsc::channel(1);
+        lines.set(connection, State::Open(Line { up, waiting: Arc::default() }));
+        assert!(matches!(lines.lock().state, State::Closed));
+    }
+}

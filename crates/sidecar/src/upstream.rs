@@ -93,6 +93,7 @@ impl Upstream {
     /// # Errors
     /// The broker's refusal, or 503 `broker_away`.
     pub async fn ask(&self, request: AskRequest) -> Called<Outcome> {
+        self.admits()?;
         // Never sent twice: only the broker may say what a lost answer means.
         let (_under_way, line) = self.lines.begin(|| self.client());
         let answer = async {
@@ -105,7 +106,7 @@ impl Upstream {
             };
             answered(self.client().ask(unsent).await)
         };
-        self.admitted(ASK_TIME, answer).await
+        self.noted(ASK_TIME, answer).await
     }
 
     /// # Errors
@@ -185,18 +186,15 @@ impl Upstream {
         time: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Called<T> {
-        self.admitted(time, async { answered(call.await) }).await
+        self.admits()?;
+        self.tried(time, call).await
     }
 
-    async fn admitted<T>(
-        &self,
-        time: Duration,
-        called: impl Future<Output = Called<T>>,
-    ) -> Called<T> {
-        if !self.breaker.admits(Instant::now()) {
-            return Err(Box::new(Refusal::broker_away()));
+    fn admits(&self) -> Called<()> {
+        match self.breaker.admits(Instant::now()) {
+            true => Ok(()),
+            false => Err(Box::new(Refusal::broker_away())),
         }
-        self.noted(time, called).await
     }
 
     /// A call of the background, which has a pace of its own.

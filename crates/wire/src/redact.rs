@@ -71,7 +71,7 @@ impl fmt::Debug for agent::Granted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1::{Outcome, outcome};
+    use crate::v1::{NumberedAnswer, NumberedAsk, Outcome, numbered_answer, outcome};
 
     #[test]
     fn debug_shows_no_secret_however_deeply_it_is_wrapped() {
@@ -110,6 +110,9 @@ mod tests {
             detail: Some(agent::standing::Detail::Granted(given)),
             ..agent::Standing::default()
         };
+        let outcome =
+            NumberedAnswer { number: 1, answer: Some(numbered_answer::Answer::Outcome(outcome)) };
+        let ask = NumberedAsk { number: 1, ask: Some(ask) };
         let shown = format!(
             "{outcome:?} {outcome:#?} {ask:?} {enrol:?} {agents:?} {standing:?} {standing:#?}"
         );

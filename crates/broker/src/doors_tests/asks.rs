@@ -1,6 +1,7 @@
 //! Asks on a stream: each has an answer and a right of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use grantwright_domain::event::AgentRevoked;
 use grantwright_domain::{AgentId, Event};
@@ -60,6 +61,7 @@ async fn each_ask_of_a_stream_has_its_own_answer() {
     let codes: Vec<_> = answers.into_iter().collect();
     let want = [(7, "granted"), (8, "unknown_scope"), (9, "pending"), (10, "malformed")];
     assert_eq!(codes, want.map(|(n, code)| (n, code.to_owned())));
+    assert_eq!(served.rig.broker.counts.refused.load(Ordering::Relaxed), 2);
     // What was asked is answered although nothing more will be.
     line.up.send(NumberedAsk { number: 11, ask: Some(served.ask()) }).unwrap();
     let Line { up, mut down } = line;
@@ -69,7 +71,7 @@ async fn each_ask_of_a_stream_has_its_own_answer() {
 }
 
 #[tokio::test]
-async fn invariant_23_a_right_that_ends_ends_on_an_open_stream_of_asks_too() {
+async fn invariant_24_a_right_that_ends_ends_on_an_open_stream_of_asks_too() {
     let served = Served::new().await;
     let identity = served.enrolled("etl", "t-1").await;
     let mut line = Line::open(served.channel(Some(&identity))).await;
@@ -85,6 +87,16 @@ async fn invariant_23_a_right_that_ends_ends_on_an_open_stream_of_asks_too() {
     served.rig.broker.store.commit(Transition::authority(events)).await.unwrap();
     line.up.send(ask(2)).unwrap();
     assert_eq!(line.answer().await, Some((2, "revoked".into())));
+}
+
+#[tokio::test]
+async fn a_stream_outlives_its_certificate_and_the_right_to_ask_does_not() {
+    let served = Served::new().await;
+    let identity = served.enrolled("etl", "t-1").await;
+    let mut line = Line::open(served.channel(Some(&identity))).await;
+    served.rig.clock.advance(2 * 3_600_000);
+    line.up.send(NumberedAsk { number: 1, ask: Some(served.ask()) }).unwrap();
+    assert_eq!(line.answer().await, Some((1, "certificate_expired".into())));
 }
 
 #[tokio::test]

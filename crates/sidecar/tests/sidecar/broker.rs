@@ -108,9 +108,12 @@ pub struct Script {
     pub delay: Duration,
     /// A broker from before there were streams of asks.
     pub without_asks: bool,
-    /// Asks that came by streams, and streams so far.
+    /// Asks that came by streams, streams so far, and those that were refused.
     pub on_streams: usize,
     pub ask_streams: usize,
+    pub refused_streams: usize,
+    /// Open streams of asks; clearing it ends them, and nothing else.
+    pub answering: Vec<mpsc::Sender<Result<NumberedAnswer, Status>>>,
     pub certificate_life_s: i64,
     pub scopes: Vec<serde_json::Value>,
     requests: HashMap<String, (String, Stands)>,
@@ -176,6 +179,8 @@ impl Scripted {
             without_asks: false,
             on_streams: 0,
             ask_streams: 0,
+            refused_streams: 0,
+            answering: vec![],
             certificate_life_s: 3600,
             scopes: vec![
                 json!({"name": "aws.count", "params": {"rows": {"type": "integer"}},
@@ -230,6 +235,7 @@ impl Scripted {
             std::thread::spawn(end).join().unwrap();
         }
         self.script().streams.clear();
+        self.script().answering.clear();
     }
 
     /// The broker is back, at the same address.
@@ -587,26 +593,34 @@ impl Broker for Service {
         request: Request<Streaming<NumberedAsk>>,
     ) -> Result<Response<Self::AsksStream>, Status> {
         if self.script().without_asks {
+            self.script().refused_streams += 1;
             return Err(Status::unimplemented("an older broker"));
         }
-        self.script().ask_streams += 1;
         let (_, extensions, mut asks) = request.into_parts();
         let (send, stream) = mpsc::channel(16);
+        let answer_to = send.downgrade();
+        self.script().ask_streams += 1;
+        self.script().answering.push(send);
         let service = self.clone();
         tokio::spawn(async move {
             while let Ok(Some(NumberedAsk { number, ask })) = asks.message().await {
                 service.script().on_streams += 1;
                 let mut ask = Request::new(ask.unwrap());
                 *ask.extensions_mut() = extensions.clone();
-                let (service, send) = (service.clone(), send.clone());
+                let (service, answer_to) = (service.clone(), answer_to.clone());
                 tokio::spawn(async move {
+                    // What was asked later is often answered sooner.
+                    tokio::time::sleep(Duration::from_millis(64 - number % 64)).await;
                     let answer = match service.ask(ask).await {
                         Ok(outcome) => numbered_answer::Answer::Outcome(outcome.into_inner()),
                         Err(status) => {
                             numbered_answer::Answer::Problem(Refusal::from(&status).into())
                         }
                     };
-                    let _ = send.send(Ok(NumberedAnswer { number, answer: Some(answer) })).await;
+                    if let Some(send) = answer_to.upgrade() {
+                        let _ =
+                            send.send(Ok(NumberedAnswer { number, answer: Some(answer) })).await;
+                    }
                 });
             }
         });

@@ -62,23 +62,28 @@ async fn an_older_broker_is_asked_by_calls() {
     assert_eq!(broker.script().refused_streams, 1, "and not asked for a stream with each of them");
 }
 
+/// Eight asks by the open stream, all of which are lost to what happens while they are under way.
+async fn lose(broker: &mut Scripted, sidecar: &Running, happens: impl FnOnce(&mut Scripted)) {
+    let on_streams = broker.script().on_streams;
+    let asks = ask_together(sidecar, "lost", 8);
+    let loss = async {
+        while broker.script().on_streams < on_streams + 8 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        happens(broker);
+    };
+    let (answers, ()) = tokio::join!(asks, loss);
+    for answer in answers {
+        assert_eq!((answer.status, answer.body["code"].as_str()), (503, Some("broker_away")));
+    }
+}
+
 #[tokio::test]
 async fn a_stream_that_ends_fails_what_was_under_way_and_nothing_is_sent_twice() {
     begin!(broker, sidecar, _dir);
     until_on_a_stream(&broker, &sidecar, "first").await;
     broker.script().delay = Duration::from_millis(200);
-    let on_streams = broker.script().on_streams;
-    let asks = ask_together(&sidecar, "lost", 8);
-    let end = async {
-        while broker.script().on_streams < on_streams + 8 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        broker.script().answering.clear();
-    };
-    let (answers, ()) = tokio::join!(asks, end);
-    for answer in answers {
-        assert_eq!((answer.status, answer.body["code"].as_str()), (503, Some("broker_away")));
-    }
+    lose(&mut broker, &sidecar, |broker| broker.script().answering.clear()).await;
     let once = || async { (0..8).all(|n| broker.asks_for(&format!("demo.lost{n}")) == 1) };
     sidecar.until("each arrived", once).await;
     // The breaker lets one through after a while.
@@ -95,18 +100,7 @@ async fn a_broker_that_ends_fails_what_was_under_way_on_a_stream() {
     begin!(broker, sidecar, _dir);
     until_on_a_stream(&broker, &sidecar, "first").await;
     broker.script().delay = Duration::from_secs(60);
-    let on_streams = broker.script().on_streams;
-    let asks = ask_together(&sidecar, "lost", 8);
-    let kill = async {
-        while broker.script().on_streams < on_streams + 8 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        broker.kill();
-    };
-    let (answers, ()) = tokio::join!(asks, kill);
-    for answer in answers {
-        assert_eq!((answer.status, answer.body["code"].as_str()), (503, Some("broker_away")));
-    }
+    lose(&mut broker, &sidecar, Scripted::kill).await;
     broker.script().delay = Duration::ZERO;
     broker.resume();
     let served = || async { sidecar.ask("demo.back").await.status == 200 };

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,12 @@ use grantwright_wire::v1::numbered_answer::Answer;
 use grantwright_wire::v1::outcome::State;
 use grantwright_wire::v1::{AskRequest, AttendUp, NumberedAnswer, NumberedAsk, Outcome};
 use h2::SendStream;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use prost::Message;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsConnector;
 
@@ -90,9 +91,11 @@ async fn connect(identity: &Identity) -> anyhow::Result<SendRequest<Bytes>> {
     Ok(client)
 }
 
-/// The asks of one connection, on one stream, as a sidecar has them.
+/// The asks of one connection, on one stream, as a sidecar has them: those that are ready together leave
+/// together.
 struct Line {
-    up: RefCell<SendStream<Bytes>>,
+    unsent: RefCell<BytesMut>,
+    ready: Notify,
     waiting: RefCell<HashMap<u64, oneshot::Sender<NumberedAnswer>>>,
 }
 
@@ -100,44 +103,65 @@ impl Line {
     async fn open(client: SendRequest<Bytes>) -> anyhow::Result<Rc<Self>> {
         let mut client = client.ready().await?;
         let (reply, up) = client.send_request(call("Asks")?, false)?;
-        let line = Rc::new(Self { up: RefCell::new(up), waiting: RefCell::default() });
-        let read = Rc::downgrade(&line);
+        let line = Rc::new(Self {
+            unsent: RefCell::default(),
+            ready: Notify::new(),
+            waiting: RefCell::default(),
+        });
+        spawn_local(send(Rc::clone(&line), up));
+        let read = Rc::clone(&line);
         spawn_local(async move {
-            let mut body = reply.await?.into_body();
-            let mut got = BytesMut::new();
-            while let Some(part) = body.data().await {
-                let part = part?;
-                body.flow_control().release_capacity(part.len())?;
-                got.extend_from_slice(&part);
-                while let Some(head) = got.first_chunk::<5>() {
-                    let [_, length @ ..] = *head;
-                    let length = usize::try_from(u32::from_be_bytes(length))?;
-                    if got.len() < 5 + length {
-                        break;
-                    }
-                    got.advance(5);
-                    let answer = NumberedAnswer::decode(got.split_to(length))?;
-                    let line = read.upgrade().context("nobody waits")?;
-                    let waiter = line.waiting.borrow_mut().remove(&answer.number);
-                    let _ = waiter.context("an answer to nothing")?.send(answer);
-                }
-            }
-            if let Some(line) = read.upgrade() {
-                line.waiting.borrow_mut().clear();
-            }
-            anyhow::Ok(())
+            let end = read.read(reply).await;
+            // Nobody waits for what does not come any more.
+            read.waiting.borrow_mut().clear();
+            end
         });
         Ok(line)
+    }
+
+    async fn read(&self, reply: ResponseFuture) -> anyhow::Result<()> {
+        let mut body = reply.await?.into_body();
+        let mut got = BytesMut::new();
+        while let Some(part) = body.data().await {
+            let part = part?;
+            body.flow_control().release_capacity(part.len())?;
+            got.extend_from_slice(&part);
+            while let Some(head) = got.first_chunk::<5>() {
+                let [_, length @ ..] = *head;
+                let length = usize::try_from(u32::from_be_bytes(length))?;
+                if got.len() < 5 + length {
+                    break;
+                }
+                got.advance(5);
+                let answer = NumberedAnswer::decode(got.split_to(length))?;
+                let waiter = self.waiting.borrow_mut().remove(&answer.number);
+                let _ = waiter.context("an answer to nothing")?.send(answer);
+            }
+        }
+        Ok(())
     }
 
     async fn ask(&self, number: u64, ask: AskRequest) -> anyhow::Result<Outcome> {
         let (send, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(number, send);
         let asked = NumberedAsk { number, ask: Some(ask) };
-        self.up.borrow_mut().send_data(framed(&asked)?, false)?;
+        frame(&asked, &mut self.unsent.borrow_mut())?;
+        self.ready.notify_one();
         match answer.await.context("the stream ended")?.answer {
             Some(Answer::Outcome(outcome)) => Ok(outcome),
             other => bail!("refused: {other:?}"),
+        }
+    }
+}
+
+/// Callers that are woken by one answer's arrival have all asked before this runs.
+async fn send(line: Rc<Line>, mut up: SendStream<Bytes>) -> anyhow::Result<Infallible> {
+    loop {
+        line.ready.notified().await;
+        let together = line.unsent.take();
+        // It is told once more than needed; a server ends a connection on which empty frames come.
+        if !together.is_empty() {
+            up.send_data(together.freeze(), false)?;
         }
     }
 }
@@ -148,14 +172,13 @@ fn call(method: &str) -> anyhow::Result<Request<()>> {
     Ok(head.header("te", "trailers").body(())?)
 }
 
-/// A message as gRPC sends it: not compressed, its length before it.
-fn framed(message: &impl Message) -> anyhow::Result<Bytes> {
+/// Puts out a message as gRPC sends it: not compressed, its length before it.
+fn frame(message: &impl Message, out: &mut BytesMut) -> anyhow::Result<()> {
     let length = message.encoded_len();
-    let mut out = BytesMut::with_capacity(5 + length);
+    out.reserve(5 + length);
     out.put_u8(0);
     out.put_u32(u32::try_from(length)?);
-    message.encode(&mut out)?;
-    Ok(out.freeze())
+    Ok(message.encode(out)?)
 }
 
 async fn caller(line: Rc<Line>, run: Rc<Run>) -> anyhow::Result<Vec<Duration>> {
@@ -205,7 +228,9 @@ async fn attend(client: SendRequest<Bytes>, run: Rc<Run>) -> anyhow::Result<()> 
         tokio::time::sleep(Duration::from_millis(100)).await;
         let acknowledged = run.granted.take();
         if !acknowledged.is_empty() {
-            up.send_data(framed(&AttendUp { acknowledged })?, false)?;
+            let mut out = BytesMut::new();
+            frame(&AttendUp { acknowledged }, &mut out)?;
+            up.send_data(out.freeze(), false)?;
         }
     }
 }

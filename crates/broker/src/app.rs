@@ -150,6 +150,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let oidc = identity_provider(&config, &public_url)?;
     let broker = Arc::new(Broker {
         oidc,
+        size_at_start: store.head().size,
         store,
         policy: RwLock::new(policy),
         minters,

@@ -35,6 +35,9 @@ pub struct Caller {
 pub struct Broker {
     /// The log and its tables.
     pub store: Store,
+    /// Leaves of the log when this broker started: who reads it for the first time, and wants what comes from
+    /// now on, begins here, however late it gets to it.
+    pub size_at_start: u64,
     /// The policy set in force; none before the first is loaded.
     pub policy: RwLock<Option<Arc<PolicySet>>>,
     /// Minters by name.

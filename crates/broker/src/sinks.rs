@@ -89,7 +89,7 @@ pub struct Sink {
     format: Format,
     host: String,
     enterprise: u32,
-    /// A new sink begins with the first leaf, or with what comes from now on.
+    /// A new sink begins with the first leaf, or with what came since the broker's start.
     whole: bool,
     /// Nothing is issued while its oldest leaf is older than this, in milliseconds.
     gate_ms: Option<i64>,
@@ -380,7 +380,7 @@ impl Sink {
     async fn restore(&self, broker: &Broker) -> Result<(Cursor, Vec<u8>), StoreError> {
         let origin = broker.authority().origin.clone();
         let size = broker.store.head().size;
-        let mut begin = if self.whole { 0 } else { size };
+        let mut begin = if self.whole { 0 } else { broker.size_at_start };
         let row = broker.store.side_get(CURSORS, &self.name, broker.now()).await?;
         if let Some(row) = row {
             let cursor: Option<Cursor> = broker.vouch.open(CURSORS, &row);

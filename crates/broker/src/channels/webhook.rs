@@ -260,7 +260,7 @@ impl WebhookChannel {
         Ok(Attempt::Waits)
     }
 
-    /// Where telling goes on; a first start, and another log, begin with what comes from now on.
+    /// Where telling goes on; a first start, and another log, begin with what came since this broker started.
     async fn restore(&self, broker: &Broker) -> Result<Cursor, StoreError> {
         let row = broker.store.side_get(CURSORS, "webhook", broker.now()).await?;
         let cursor: Option<Cursor> = row.as_ref().and_then(|row| broker.vouch.open(CURSORS, row));
@@ -270,7 +270,7 @@ impl WebhookChannel {
             return Ok(cursor);
         }
         // A cursor that is not ours may have been put forward, to keep events from their receiver.
-        let next = if row.is_some() && forged { 0 } else { size };
+        let next = if row.is_some() && forged { 0 } else { broker.size_at_start };
         let cursor = Cursor { origin, next, gone: None };
         self.save(broker, &cursor).await?;
         Ok(cursor)

@@ -387,6 +387,7 @@ impl Rig {
         }));
         let salt_key = [3; 32];
         let broker = Arc::new(Broker {
+            size_at_start: store.head().size,
             store,
             policy: policy.into(),
             minters,

@@ -44,7 +44,7 @@ pub struct ExportSection {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Begin {
-    /// With what comes from now on.
+    /// With what comes from the broker's start on.
     Now,
     /// With the log's first leaf.
     #[default]

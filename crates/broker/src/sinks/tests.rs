@@ -48,6 +48,21 @@ async fn every_leaf_arrives_once_and_in_order_and_a_restart_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_begins_now_has_all_since_the_start_however_late_it_looks() {
+    let mut rig = Rig::new().await;
+    rig.crash().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.jsonl");
+    let begun = rig.broker.store.head().size;
+    rig.issue(rig.ask("export", r#"{"dataset":"a","rows":10}"#, "")).await.unwrap();
+    let size = rig.broker.store.head().size;
+    assert!(size > begun);
+    let sink = Sink::new(&ExportSection { begin: Begin::Now, ..section(&path, false) }).unwrap();
+    sink.turn(&rig.broker, &mut Work::default()).await.unwrap();
+    assert_eq!(indexes(&path), (begun..size).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stuck_sink_stops_nothing_unless_it_is_a_gate() {
     let rig = Rig::new().await;
     let dir = tempfile::tempdir().unwrap();

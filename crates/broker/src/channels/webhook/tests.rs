@@ -323,6 +323,25 @@ async fn a_tool_that_fails_gets_every_message_once_it_can() {
 }
 
 #[tokio::test]
+async fn what_is_asked_before_a_first_start_looks_is_told() {
+    let mut stand = Stand::new().await;
+    let told = stand.ask().await;
+    stand.settle(3).await;
+    // Without its cursor the next start is a first one: what was before it is not its matter.
+    stand.hook.leave(&stand.rig.broker).await;
+    stand.rig.broker.store.side_delete(super::CURSORS, "webhook").await.unwrap();
+    stand.rig.crash().await;
+    stand.hook = Stand::open(&mut stand.rig, &stand.url);
+    stand.tool.taken.lock().unwrap().clear();
+    let ask = stand.rig.ask("export", r#"{"dataset":"b","rows":1}"#, "second");
+    let asked = id_of(&stand.rig.issue(ask).await.unwrap());
+    stand.settle(3).await;
+    assert_eq!(stand.types(), ["request.requested", "request.decided", "request.pending"]);
+    assert_ne!(told, asked);
+    assert_eq!(stand.last()["data"]["request_id"], asked);
+}
+
+#[tokio::test]
 async fn what_is_refused_for_certain_is_given_up_and_gone_is_gone() {
     let stand = Stand::new().await;
     *stand.tool.answers.lock().unwrap() = vec![(400, None); 5];

@@ -12,6 +12,7 @@ from peers.ports import free_port
 
 CONFIG = ROOT / "deploy" / "config"
 UNITS = ROOT / "deploy" / "systemd"
+RULES = ROOT / "deploy" / "rules"
 
 
 def replaced(text, **keys):
@@ -19,6 +20,47 @@ def replaced(text, **keys):
         text, count = re.subn(rf"(?m)^(# )?{key} = .*$", f"{key} = {value}", text, count=1)
         assert count, f"no key `{key}`"
     return text
+
+
+class Rules(unittest.TestCase):
+    """What an operator tries before anything is in force, without a broker."""
+
+    def test_cases_are_tried_and_what_is_otherwise_is_said(self):
+        rules = scratch("rules")
+        shutil.copytree(RULES, rules)
+        zone = ("--zone", "Europe/Berlin")
+        self.assertEqual(cli("policy", "test", rules, *zone), (0, "✓ 12 cases, all as wanted\n", ""))
+        # In another zone it is another hour: the same moment is before work there.
+        code, out, err = cli("policy", "test", rules, "--zone", "America/New_York")
+        self.assertEqual((code, err), (1, ""), out)
+        self.assertRegex(out, r"tests/company\.toml:\d+: to production on a Monday.*\n    → want ask, got deny: ")
+        code, out, err = cli("policy", "test", rules, "--zone", "America/New_York", "--json")
+        said = json.loads(out)
+        self.assertEqual((code, said["ok"], len(said["cases"])), (1, False, 12))
+        self.assertEqual([it["ok"] for it in said["cases"]].count(False), 2)
+
+        file = rules / "tests" / "company.toml"
+        file.write_text(file.read_text() + "quorom = 1\n")
+        code, out, err = cli("policy", "test", rules, *zone)
+        self.assertEqual((code, err), (1, ""))
+        self.assertRegex(out, r"^tests/company\.toml:\d+: unknown field `quorom`, expected one of [^\n]*\n1 fault\n$")
+
+        file.unlink()
+        code, out, err = cli("policy", "test", rules, *zone)
+        self.assertEqual((code, out, err), (2, "", "there is no `[[case]]` in `tests`\n"))
+
+        (rules / "policy" / "more.cedar").write_text("permit (principal, action, resource)\n")
+        code, out, err = cli("policy", "test", rules, *zone)
+        self.assertEqual(code, 1)
+        self.assertIn("more.cedar:", out)
+
+    def test_the_schema_is_of_the_scopes(self):
+        code, out, err = cli("policy", "schema", RULES)
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn('    "rows"?: Long,\n', out)
+        self.assertNotIn("customer", out, "a sensitive parameter is not for policies")
+        code, said, err = cli("policy", "schema", RULES, "--json")
+        self.assertEqual(json.loads(said)["schema"].strip(), out.strip())
 
 
 class Broker(unittest.TestCase):
@@ -77,6 +119,18 @@ class Broker(unittest.TestCase):
             # Up, and honest: without a policy it would refuse everything.
             waits = call(f"http://{http}", "GET", "/readyz")
             self.assertEqual((waits.status, b"policy" in waits.body), (503, True), waits)
+            # As the first operator does: the one-time link, then the reference rules.
+            token = self.dir / "erin.token"
+            code, out, err = cli("login", self.made["code"], "--console", f"http://{http}", "--out", token)
+            self.assertEqual(code, 0, out + err)
+            erin = {"GRANTWRIGHT_CONSOLE": f"http://{http}", "GRANTWRIGHT_HUMAN_TOKEN_FILE": str(token)}
+            code, out, err = cli("policy", "apply", RULES, "--zone", "Europe/Berlin", "--json", env=erin)
+            self.assertEqual(code, 0, out + err)
+            applied = json.loads(out)
+            self.assertEqual(applied["scopes"], ["customers.export", "deploy.run", "reports.read"])
+            code, out, err = cli("policy", "check", RULES, "--zone", "Europe/Berlin", "--json")
+            self.assertEqual(json.loads(out)["policy_set"], applied["policy_set"], out + err)
+            self.assertEqual(call(f"http://{http}", "GET", "/readyz").status, 200)
             self.assertEqual(broker.term(), 0, broker.said())
         finally:
             broker.kill()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use grantwright_domain::{Scope, ScopeName};
-use grantwright_policy::{Fault, PolicySet, Sources};
+use grantwright_policy::{Fault, PolicySet, Sources, Tried};
 use serde_json::{Value, json};
 
 use crate::agent::put;
@@ -20,6 +20,16 @@ use crate::output::{Look, Out, clean, list, text};
 pub enum Command {
     /// Check a folder's scopes and policies, offline; shows every fault at once.
     Check {
+        #[command(flatten)]
+        from: From,
+    },
+    /// The Cedar schema of a folder's scopes: what its policies can see.
+    Schema {
+        #[command(flatten)]
+        from: From,
+    },
+    /// Try a folder's cases, offline: who asks for what, and what is to become of it.
+    Test {
         #[command(flatten)]
         from: From,
     },
@@ -38,7 +48,7 @@ pub enum Command {
 /// Where scopes and policies lie.
 #[derive(Debug, clap::Args)]
 pub struct From {
-    /// A folder with `scopes/*.toml` and `policy/*.cedar`.
+    /// A folder with `scopes/*.toml` and `policy/*.cedar`; its cases are `tests/*.toml`.
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// Time zone of rules about hours and days, for example Europe/Berlin.
@@ -46,13 +56,15 @@ pub struct From {
     zone: Option<String>,
 }
 
-/// Runs the command; `check` needs no broker.
+/// Runs the command; `check`, `schema` and `test` need no broker.
 ///
 /// # Errors
 /// The broker's refusal, or files that cannot be read.
 pub async fn run(out: &Out, settings: &Settings, command: Command) -> Outcome {
     match command {
         Command::Check { from } => check(out, &from),
+        Command::Schema { from } => schema(out, &from),
+        Command::Test { from } => test(out, &from),
         Command::Apply { from, check } => apply(out, settings, &from, check).await,
         Command::Show => show(out, &Api::of_person(settings)?.get("/api/v1/policy").await?),
     }
@@ -83,27 +95,89 @@ pub fn template_faults(scope: &Scope) -> Vec<String> {
     backend.map(|b| (b.faults)(scope)).unwrap_or_default()
 }
 
-fn check(out: &Out, from: &From) -> Outcome {
+/// The folder's set; else its faults are printed.
+fn load(out: &Out, from: &From) -> Result<Option<PolicySet>, Failure> {
     let sources = read_sources(&from.dir, from.zone.as_deref())?;
     match PolicySet::load(&sources, &template_faults) {
-        Ok(set) => {
-            let scopes: Vec<&str> = set.scopes().keys().map(ScopeName::as_str).collect();
-            let said =
-                json!({"ok": true, "policy_set": set.digest(), "scopes": scopes, "faults": []});
-            Ok(out.either(&said, |out| {
-                let good = out.paint(Look::Good, "✓");
-                out.line(format!(
-                    "{good} {} scopes, no faults · policy set {}",
-                    scopes.len(),
-                    set.digest()
-                ));
-            }))
-        }
+        Ok(set) => Ok(Some(set)),
         Err(faults) => {
-            let faults: Vec<Value> = faults.iter().map(fault_json).collect();
-            let said = json!({"ok": false, "faults": faults});
-            out.either(&said, |out| print_faults(out, &faults));
-            Ok(Exit::Refused)
+            print_or_say(out, &faults);
+            Ok(None)
+        }
+    }
+}
+
+fn print_or_say(out: &Out, faults: &[Fault]) {
+    let faults: Vec<Value> = faults.iter().map(fault_json).collect();
+    let said = json!({"ok": false, "faults": faults});
+    out.either(&said, |out| print_faults(out, &faults));
+}
+
+fn check(out: &Out, from: &From) -> Outcome {
+    let Some(set) = load(out, from)? else { return Ok(Exit::Refused) };
+    let scopes: Vec<&str> = set.scopes().keys().map(ScopeName::as_str).collect();
+    let said = json!({"ok": true, "policy_set": set.digest(), "scopes": scopes, "faults": []});
+    Ok(out.either(&said, |out| {
+        let good = out.paint(Look::Good, "✓");
+        out.line(format!(
+            "{good} {} scopes, no faults · policy set {}",
+            scopes.len(),
+            set.digest()
+        ));
+    }))
+}
+
+fn schema(out: &Out, from: &From) -> Outcome {
+    let Some(set) = load(out, from)? else { return Ok(Exit::Refused) };
+    let schema = set.schema_text();
+    let said = json!({"ok": true, "policy_set": set.digest(), "schema": schema});
+    Ok(out.either(&said, |out| out.line(schema.trim_end())))
+}
+
+fn test(out: &Out, from: &From) -> Outcome {
+    let Some(set) = load(out, from)? else { return Ok(Exit::Refused) };
+    let mut tried = Vec::new();
+    let mut faults = Vec::new();
+    for (file, text) in files::read_folder(&from.dir.join("tests"), "toml")? {
+        match set.try_cases(&format!("tests/{file}"), &text) {
+            Ok(cases) => tried.extend(cases),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if !faults.is_empty() {
+        print_or_say(out, &faults);
+        return Ok(Exit::Refused);
+    }
+    if tried.is_empty() {
+        return Err(Failure::unable("there is no `[[case]]` in `tests`"));
+    }
+    let ok = tried.iter().all(|case| case.differences.is_empty());
+    let cases: Vec<Value> = tried.iter().map(case_json).collect();
+    let said = json!({"ok": ok, "policy_set": set.digest(), "cases": cases});
+    out.either(&said, |out| print_cases(out, &tried));
+    Ok(if ok { Exit::Done } else { Exit::Refused })
+}
+
+fn case_json(case: &Tried) -> Value {
+    json!({
+        "file": case.file, "line": case.line, "name": case.name,
+        "ok": case.differences.is_empty(), "differences": case.differences,
+    })
+}
+
+fn print_cases(out: &Out, tried: &[Tried]) {
+    let otherwise: Vec<&Tried> = tried.iter().filter(|it| !it.differences.is_empty()).collect();
+    for case in &otherwise {
+        let place = out.paint(Look::Bold, &format!("{}:{}:", clean(&case.file), case.line));
+        out.line(format!("{place} {}", clean(&case.name)));
+        for difference in &case.differences {
+            out.line(format!("    → {}", clean(difference)));
+        }
+    }
+    match (otherwise.len(), tried.len()) {
+        (0, all) => out.line(format!("{} {all} cases, all as wanted", out.paint(Look::Good, "✓"))),
+        (some, all) => {
+            out.line(out.paint(Look::Bad, &format!("{some} of {all} cases are not as wanted")))
         }
     }
 }

@@ -6,6 +6,7 @@
 //! It may use `domain`.
 
 mod approve;
+mod cases;
 mod chain;
 mod decide;
 mod facts;
@@ -22,6 +23,7 @@ mod set;
 mod statement;
 
 pub use approve::{Approval, Refusal};
+pub use cases::Tried;
 pub use decide::Asked;
 pub use facts::{attributes, attributes_are};
 pub use fault::Fault;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::{Asked, Fault, PolicySet, Sources, attributes};
 
 mod approvals;
+mod cases;
 mod faults;
 mod outlook;
 mod properties;

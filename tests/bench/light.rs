@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use http::Request;
 use prost::Message;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsConnector;
 
@@ -91,11 +90,9 @@ async fn connect(identity: &Identity) -> anyhow::Result<SendRequest<Bytes>> {
     Ok(client)
 }
 
-/// The asks of one connection, on one stream, as a sidecar has them: those that are ready together leave
-/// together.
+/// The asks of one connection, on one stream, as a sidecar has them.
 struct Line {
-    unsent: RefCell<BytesMut>,
-    ready: Notify,
+    up: RefCell<SendStream<Bytes>>,
     waiting: RefCell<HashMap<u64, oneshot::Sender<NumberedAnswer>>>,
 }
 
@@ -103,12 +100,7 @@ impl Line {
     async fn open(client: SendRequest<Bytes>) -> anyhow::Result<Rc<Self>> {
         let mut client = client.ready().await?;
         let (reply, up) = client.send_request(call("Asks")?, false)?;
-        let line = Rc::new(Self {
-            unsent: RefCell::default(),
-            ready: Notify::new(),
-            waiting: RefCell::default(),
-        });
-        spawn_local(send(Rc::clone(&line), up));
+        let line = Rc::new(Self { up: RefCell::new(up), waiting: RefCell::default() });
         let read = Rc::clone(&line);
         spawn_local(async move {
             let end = read.read(reply).await;
@@ -144,24 +136,11 @@ impl Line {
     async fn ask(&self, number: u64, ask: AskRequest) -> anyhow::Result<Outcome> {
         let (send, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(number, send);
-        let asked = NumberedAsk { number, ask: Some(ask) };
-        frame(&asked, &mut self.unsent.borrow_mut())?;
-        self.ready.notify_one();
+        let asked = framed(&NumberedAsk { number, ask: Some(ask) })?;
+        self.up.borrow_mut().send_data(asked, false)?;
         match answer.await.context("the stream ended")?.answer {
             Some(Answer::Outcome(outcome)) => Ok(outcome),
             other => bail!("refused: {other:?}"),
-        }
-    }
-}
-
-/// Callers that are woken by one answer's arrival have all asked before this runs.
-async fn send(line: Rc<Line>, mut up: SendStream<Bytes>) -> anyhow::Result<Infallible> {
-    loop {
-        line.ready.notified().await;
-        let together = line.unsent.take();
-        // It is told once more than needed; a server ends a connection on which empty frames come.
-        if !together.is_empty() {
-            up.send_data(together.freeze(), false)?;
         }
     }
 }
@@ -172,13 +151,14 @@ fn call(method: &str) -> anyhow::Result<Request<()>> {
     Ok(head.header("te", "trailers").body(())?)
 }
 
-/// Puts out a message as gRPC sends it: not compressed, its length before it.
-fn frame(message: &impl Message, out: &mut BytesMut) -> anyhow::Result<()> {
+/// A message as gRPC sends it: not compressed, its length before it.
+fn framed(message: &impl Message) -> anyhow::Result<Bytes> {
     let length = message.encoded_len();
-    out.reserve(5 + length);
+    let mut out = BytesMut::with_capacity(5 + length);
     out.put_u8(0);
     out.put_u32(u32::try_from(length)?);
-    Ok(message.encode(out)?)
+    message.encode(&mut out)?;
+    Ok(out.freeze())
 }
 
 async fn caller(line: Rc<Line>, run: Rc<Run>) -> anyhow::Result<Vec<Duration>> {
@@ -228,9 +208,7 @@ async fn attend(client: SendRequest<Bytes>, run: Rc<Run>) -> anyhow::Result<()> 
         tokio::time::sleep(Duration::from_millis(100)).await;
         let acknowledged = run.granted.take();
         if !acknowledged.is_empty() {
-            let mut out = BytesMut::new();
-            frame(&AttendUp { acknowledged }, &mut out)?;
-            up.send_data(out.freeze(), false)?;
+            up.send_data(framed(&AttendUp { acknowledged })?, false)?;
         }
     }
 }

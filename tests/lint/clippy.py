@@ -46,18 +46,31 @@ def mark():
         (ROOT / "target" / "clippy" / file.stem).touch()
 
 
+def left_out():
+    """What is compiled only without tests, where clippy does not look."""
+    for folder in ("crates", "tests"):
+        for file in sorted((ROOT / folder).rglob("*.rs")):
+            if "not(test" in file.read_text():
+                yield f"{file.relative_to(ROOT)}: `not(test)`: clippy looks at what is built with its tests"
+
+
 def probe():
     """Whether the build's own way to clippy still finds what it should: faults, in words."""
+    yield from left_out()
+    unused, unwrap = "fn unused() {}", "pub fn f(x: Option<u8>) -> u8 { x.unwrap() }"
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        (folder / "out").mkdir()
-        for name, text, good in (("good", "pub fn f() {}", True), ("warned", "fn unused() {}", False),
-                                 ("unwrap", "pub fn f(x: Option<u8>) -> u8 { x.unwrap() }", False)):
+        for name, into, text, tests, good in (
+                ("good", "deps", "pub fn f() {}", [], True), ("good_test", "deps", "pub fn f() {}", ["--test"], True),
+                ("unused", "deps", unused, [], False), ("unused_test", "deps", unused, ["--test"], False),
+                ("unwrap_test", "deps", unwrap, ["--test"], False), ("unwrap", "examples", unwrap, [], False)):
+            for place in (folder / "out", folder / into):
+                place.mkdir(exist_ok=True)
             (folder / f"{name}.rs").write_text(text)
             done = subprocess.run(
-                [ROOT / "tests" / "lint" / "rustc", "rustc", "--crate-name", name, "--crate-type", "lib",
-                 "--emit=metadata", "--out-dir", folder, "-C", "extra-filename=-1", "--deny=clippy::unwrap_used",
-                 folder / f"{name}.rs"], capture_output=True, stdin=subprocess.DEVNULL,
+                [ROOT / "tests" / "lint" / "rustc", "rustc", "--crate-name", name, "--crate-type", "lib", *tests,
+                 "--emit=metadata", "--out-dir", folder / into, "-C", "extra-filename=-1",
+                 "--deny=clippy::unwrap_used", folder / f"{name}.rs"], capture_output=True, stdin=subprocess.DEVNULL,
                 env={**os.environ, "CARGO_PRIMARY_PACKAGE": "1", "CLIPPY_MARKS": str(folder)})
             if ((done.returncode == 0), (folder / f"{name}-1").exists()) != (good, good):
                 yield f"`{name}`: exit {done.returncode}: {done.stderr.decode()[-300:]}"

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 from ends import SSHD, GitHost, Kubernetes, Registry, Sshd, claims
-from harness import GRANTWRIGHT, ROOT, Process, call, clean_env, scratch, until
-from peers import forks, golang, java, node, rpc, rust
+from harness import BIN, GRANTWRIGHT, ROOT, Process, call, clean_env, scratch, until
+from peers import forks, golang, java, node, rpc
 from peers.ports import free_port
 from peers.postgres import Postgres, programs
 from recorder import Recorder
@@ -767,12 +767,8 @@ class Go(Sdk):
 class Rust(Sdk):
     name = "SDK for Rust"
 
-    @staticmethod
-    def missing():
-        return None if rust.ready(ROOT) else "no client made with the AWS SDK for Rust"
-
     def command(self):
-        return [str(rust.binary(ROOT))]
+        return [str(BIN / "examples" / "aws")]
 
 
 class Java(Sdk):

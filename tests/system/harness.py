@@ -63,6 +63,18 @@ def until(what, seconds, probe, step=0.02):
         time.sleep(step)
 
 
+def hold(port):
+    """While a server is away nobody else is given its port of loopback: whoever asks for any, and every call going
+    out, passes over one that is bound. It is never listened on, so the server can."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        pass  # Somebody was quicker: the server says so.
+    return held
+
+
 def is_shut(line):
     """Whether the other end of this connection, which said nothing, has closed it."""
     line.settimeout(0.05)
@@ -299,7 +311,7 @@ class Demo:
         self.dir = Path(folder or scratch("demo"))
         self.settings = {"GRANTWRIGHT_DEMO_ASKS_PER_SECOND": "100000", **env}
         self.doors = Doors(self)
-        self.env = {}
+        self.env, self.held = {}, []
         for name in ("alice", "bob", "carol", "dave"):
             setattr(self, name, Person(self, name))
         if start:
@@ -332,6 +344,18 @@ class Demo:
         """Its broker dies at once; when this returns, the store and the ports are free."""
         os.kill(self.broker_pid, signal.SIGKILL)
         until("the demo's own broker is gone", 30, lambda: not alive(self.broker_pid))
+        self.hold_ports()
+
+    def hold_ports(self):
+        """Holds those of a broker that is gone, for the one that comes after it."""
+        if not self.held:
+            listen = re.findall(r'(?m)^(?:grpc|http) = "127\.0\.0\.1:(\d+)"$', (self.dir / "broker.toml").read_text())
+            assert len(listen) == 2, listen
+            self.held = [hold(int(port)) for port in listen]
+
+    def said(self, name, lines=30):
+        """The last lines of the log of one of its processes."""
+        return "\n".join((self.dir / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self):
         return self.process.term()
@@ -339,6 +363,7 @@ class Demo:
     def restart(self):
         code = self.stop()
         assert code == 0, f"the demo ended with {code} on SIGTERM:\n{self.process.said()}"
+        self.hold_ports()
         return self.start()
 
     def keeps(self, size):
@@ -351,6 +376,8 @@ class Demo:
         return self
 
     def __exit__(self, *_):
+        for held in self.held:
+            held.close()
         if self.process.code() is None:
             self.process.child.terminate()
             try:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import moto  # noqa: F401  the suite `python` brings it
 
-from harness import (GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, clean_env, scratch,
+from harness import (BIN, GRANTWRIGHT, ROOT, SCRATCH, Demo, Process, call, clean_env, scratch,
                      until)
-from peers import golang, java, node, rust
+from peers import golang, java, node
 from peers.ports import free_port
 from recorder import Recorder
 
@@ -134,8 +134,7 @@ if (node.folder(ROOT) / "node_modules/@aws-sdk/client-sts").exists():
     SDKS["JavaScript v3"] = ["node", str(ROOT / "tests/peers/aws.mjs"), str(node.folder(ROOT))]
 if golang.ready(ROOT, "awsgo"):
     SDKS["Go v2"] = [str(golang.binary(ROOT, "awsgo"))]
-if rust.ready(ROOT):
-    SDKS["Rust"] = [str(rust.binary(ROOT))]
+SDKS["Rust"] = [str(BIN / "examples" / "aws")]
 if java.ready(ROOT):
     SDKS["Java v2"] = java.command(ROOT)
 

@@ -39,9 +39,16 @@ class Soak(unittest.TestCase):
         else:
             os.kill(self.broker_pid, signal.SIGKILL)
             until("the broker is gone", 10, lambda: not alive(self.broker_pid))
+            self.demo.hold_ports()
 
     def start_broker(self):
         self.again = Process(self.command, env=clean_env(), cwd=self.cwd)
+
+    def back(self):
+        """Whether the sidecar is attended to again; a broker that ended at its start says why."""
+        if (code := self.again.code()) is not None:
+            raise AssertionError(f"the broker ended with {code} at its start:\n{self.again.said()}")
+        return self.metric("attended") == 1
 
     def reload(self, n):
         """Another console, and a second broker that nobody is, come and go; now and then the file is faulty."""
@@ -58,9 +65,6 @@ class Soak(unittest.TestCase):
     def metric(self, name):
         text = call(self.demo.doors.tcp, "GET", "/metrics").body.decode()
         return int(re.search(rf"(?m)^grantwright_sidecar_{name} (-?\d+)$", text)[1])
-
-    def attended(self):
-        return self.metric("attended") == 1
 
     def test_cached_scopes_never_fail(self):
         doors = self.demo.doors
@@ -113,7 +117,11 @@ class Soak(unittest.TestCase):
                 kills += 1
                 time.sleep(2)
                 self.start_broker()
-                until("the sidecar is attended to again", 60, self.attended, 0.2)
+                try:
+                    until("the sidecar is attended to again", 60, self.back, 0.2)
+                except AssertionError as fault:
+                    raise AssertionError(f"{fault}\nthe broker said:\n{self.again.said(8)}\nthe sidecar:\n"
+                                         f"{self.demo.said('sidecar', 8)}") from None
                 # What is not in memory is asked for again, too.
                 until("a fresh credential", 30,
                       lambda: doors.ask("demo.read", {"dataset": doors.fresh()}).status == 200, 0.2)

@@ -44,11 +44,11 @@ class Soak(unittest.TestCase):
     def start_broker(self):
         self.again = Process(self.command, env=clean_env(), cwd=self.cwd)
 
-    def back(self):
-        """Whether the sidecar is attended to again; a broker that ended at its start says why."""
-        if (code := self.again.code()) is not None:
-            raise AssertionError(f"the broker ended with {code} at its start:\n{self.again.said()}")
-        return self.metric("attended") == 1
+    def attended_again(self):
+        """Waits for it, or for the end of the broker; either fault has the last words of both."""
+        until("attended to again, or the broker's end", 60,
+              lambda: self.metric("attended") == 1 or self.again.code() is not None, 0.2)
+        self.assertIsNone(self.again.code(), "the broker ended at its start")
 
     def reload(self, n):
         """Another console, and a second broker that nobody is, come and go; now and then the file is faulty."""
@@ -118,7 +118,7 @@ class Soak(unittest.TestCase):
                 time.sleep(2)
                 self.start_broker()
                 try:
-                    until("the sidecar is attended to again", 60, self.back, 0.2)
+                    self.attended_again()
                 except AssertionError as fault:
                     raise AssertionError(f"{fault}\nthe broker said:\n{self.again.said(8)}\nthe sidecar:\n"
                                          f"{self.demo.said('sidecar', 8)}") from None

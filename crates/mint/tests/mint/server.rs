@@ -53,7 +53,7 @@ async fn serve(
     script: Script,
     asked: Arc<Mutex<Vec<BTreeMap<String, String>>>>,
 ) {
-    let Some(body) = request(&mut stream).await else { return };
+    let Some((_, body)) = request(&mut stream).await else { return };
     let form = form(&body);
     asked.lock().unwrap().push(form.clone());
     let (status, body, sent) = match script {
@@ -76,7 +76,8 @@ async fn serve(
     stream.shutdown().await.ok();
 }
 
-async fn request(stream: &mut TcpStream) -> Option<String> {
+/// Head and body of the next request; none: the caller is gone.
+pub async fn request(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     loop {
         let mut chunk = [0; 4096];
@@ -86,13 +87,18 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
         }
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|l| {
-            l.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok()
-        });
-        if body.len() >= length.unwrap_or(0) {
-            return Some(body.to_owned());
+        let length = header(head, "content-length").map_or(0, |n| n.parse::<usize>().unwrap());
+        if body.len() >= length {
+            return Some((head.to_owned(), body.to_owned()));
         }
     }
+}
+
+pub fn header(head: &str, name: &str) -> Option<String> {
+    head.lines().find_map(|l| {
+        let (key, value) = l.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+    })
 }
 
 fn form(body: &str) -> BTreeMap<String, String> {

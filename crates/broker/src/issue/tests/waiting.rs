@@ -47,12 +47,13 @@ async fn invariant_13_every_end_is_an_end_and_time_is_a_deny() {
     let uncollected = id_of(&rig.issue(ask(&rig, 4)).await.expect("pending"));
     rig.approve("bob", &uncollected).await.expect("approved");
     rig.clock.advance(3_600_001);
-    for (id, want) in [
+    let ends = [
         (&denied, "denied"),
         (&cancelled, "cancelled"),
         (&expired, "expired"),
         (&uncollected, "expired"),
-    ] {
+    ];
+    for (id, want) in ends {
         assert_eq!(word(&rig.collect(id).await.expect("its end")), want);
         for what in [
             deny(),
@@ -66,12 +67,7 @@ async fn invariant_13_every_end_is_an_end_and_time_is_a_deny() {
         }
     }
     rig.crash().await;
-    for (id, want) in [
-        (&denied, "denied"),
-        (&cancelled, "cancelled"),
-        (&expired, "expired"),
-        (&uncollected, "expired"),
-    ] {
+    for (id, want) in ends {
         assert_eq!(word(&rig.collect(id).await.expect("its end")), want);
     }
     check(&rig).await;

@@ -8,10 +8,11 @@ use std::time::Duration;
 use grantwright_domain::{Clock, Timestamp};
 use grantwright_mint::vault::{Engine, Login, VaultConfig, VaultMinter};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::fixtures::now;
+use crate::server::{self, header};
 
 pub const TOKEN: &str = "hvs.broker-own-token";
 pub const LEASE: &str = "database/creds/db-read/abcd";
@@ -261,28 +262,10 @@ pub fn creds(lease: &str, lasts: i64) -> Value {
 }
 
 async fn request(stream: &mut TcpStream) -> Option<(String, String, Value)> {
-    let mut bytes = Vec::new();
-    loop {
-        let mut chunk = [0; 4096];
-        match stream.read(&mut chunk).await {
-            Ok(n) if n > 0 => bytes.extend(&chunk[..n]),
-            _ => return None,
-        }
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let header = |name: &str| {
-            head.lines().find_map(|l| {
-                let (key, value) = l.split_once(':')?;
-                key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-            })
-        };
-        let length = header("content-length").map_or(0, |n| n.parse::<usize>().unwrap());
-        if body.len() >= length {
-            assert_eq!(header("x-vault-request").as_deref(), Some("true"));
-            assert_eq!(header("x-vault-namespace").as_deref(), Some("team/prod"));
-            let path = head.split(' ').nth(1).unwrap().to_owned();
-            let token = header("x-vault-token").unwrap_or_default();
-            return Some((path, token, serde_json::from_str(body).unwrap_or(Value::Null)));
-        }
-    }
+    let (head, body) = server::request(stream).await?;
+    assert_eq!(header(&head, "x-vault-request").as_deref(), Some("true"));
+    assert_eq!(header(&head, "x-vault-namespace").as_deref(), Some("team/prod"));
+    let path = head.split(' ').nth(1).unwrap().to_owned();
+    let token = header(&head, "x-vault-token").unwrap_or_default();
+    Some((path, token, serde_json::from_str(&body).unwrap_or(Value::Null)))
 }

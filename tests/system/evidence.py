@@ -178,8 +178,9 @@ class First:
         told = {"whole": False, "gone": [path for path in last if path not in files]}
         if 2 * len(changed) > len(files):
             changed, told, self.last = files, {"whole": True}, dict(files)
-        framed = {path: data.hex() for path, data in changed.items()}
-        self.child.stdin.write(json.dumps({**case, **told, "files": framed}).encode() + b"\n")
+        framed = [(path, len(data)) for path, data in changed.items()]
+        head = json.dumps({**case, **told, "files": framed}).encode() + b"\n"
+        self.child.stdin.write(b"".join([head, *changed.values()]))
         self.child.stdin.flush()
 
     def take(self):

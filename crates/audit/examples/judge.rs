@@ -1,15 +1,15 @@
 //! Verifies logs that come on standard input, one report a line: for the tamper campaign, which has
 //! thousands of them. A log is framed as a line of JSON, `{"vkey"?, "recovery"?, "kept": [note…],
-//! "files": {path: hex}, "gone"?: [path…]}`: the log of the last line that said `"whole": true`, with
-//! these files instead and without those; the answer is `{"exit", "findings": [[leaf, rule]…], "why"?}`.
+//! "files": [[path, length]…], "gone"?: [path…]}`, and those files one after another: the log of the last
+//! line that said `"whole": true`, with these files instead and without those; the answer is `{"exit", "findings": [[leaf, rule]…], "why"?}`.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::io::{BufRead as _, stdin};
+use std::io::{BufRead, stdin};
 
-use grantwright_audit::{CannotVerify, Files, Options, Tiles, verify_with};
+use grantwright_audit::{CannotVerify, Files, Options, Sets, Tiles, verify_with};
 use grantwright_proof::Vkey;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ struct Case {
     kept: Vec<String>,
     #[serde(default)]
     whole: bool,
-    files: HashMap<String, String>,
+    files: Vec<(String, usize)>,
     #[serde(default)]
     gone: Vec<String>,
 }
@@ -39,19 +39,28 @@ impl Files for Memory {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut last = HashMap::new();
-    for line in stdin().lock().lines() {
-        let case: Case = serde_json::from_str(&line?)?;
-        println!("{}", judge(case, &mut last)?);
+    let (mut last, sets) = (HashMap::new(), Sets::default());
+    let (mut told, mut line) = (stdin().lock(), String::new());
+    while told.read_line(&mut line)? > 0 {
+        let case: Case = serde_json::from_str(&line)?;
+        println!("{}", judge(case, &mut told, &mut last, &sets)?);
+        line.clear();
     }
     Ok(())
 }
 
-fn judge(case: Case, last: &mut HashMap<String, Vec<u8>>) -> Result<Value, Box<dyn Error>> {
+fn judge(
+    case: Case,
+    told: &mut dyn BufRead,
+    last: &mut HashMap<String, Vec<u8>>,
+    sets: &Sets,
+) -> Result<Value, Box<dyn Error>> {
     let mut files = if case.whole { HashMap::new() } else { last.clone() };
     files.retain(|path, _| !case.gone.contains(path));
-    for (path, text) in case.files {
-        files.insert(path, hex::decode(&text)?);
+    for (path, length) in case.files {
+        let mut bytes = vec![0; length];
+        told.read_exact(&mut bytes)?;
+        files.insert(path, bytes);
     }
     if case.whole {
         last.clone_from(&files);
@@ -63,6 +72,7 @@ fn judge(case: Case, last: &mut HashMap<String, Vec<u8>>) -> Result<Value, Box<d
             vkey: vkey.as_ref(),
             kept: &case.kept,
             recovery: recovery.as_ref(),
+            sets: Some(sets),
             ..Options::default()
         };
         verify_with(&mut log, &options, &mut |_| {})

@@ -22,7 +22,7 @@ use crate::report::{Findings, OpenIntent};
 use crate::settled::{Followed, Mark, Settled, mark};
 use crate::shape::Like;
 use crate::texts::Commitments;
-use crate::{CannotVerify, Source, story};
+use crate::{CannotVerify, Sets, Source, story};
 use judge::Judge;
 
 /// Leaves are written in order by one writer; brokers' clocks differ by less than this (5 min).
@@ -63,19 +63,21 @@ struct Matter {
 
 impl Conduct {
     /// `keep`: a later verification goes on from this one.
-    pub(crate) fn new(now: Option<Timestamp>, keep: bool) -> Self {
-        Self { now, matter: keep.then(Matter::default), ..Self::default() }
+    pub(crate) fn new(now: Option<Timestamp>, keep: bool, sets: Sets) -> Self {
+        let judge = Judge::new(sets);
+        Self { now, judge, matter: keep.then(Matter::default), ..Self::default() }
     }
 
     /// The state that an earlier verification left. None where its leaves are not there any more, or
     /// break a rule.
     pub(crate) fn resume(
         now: Option<Timestamp>,
+        sets: Sets,
         known: &Known,
         source: &mut dyn Source,
         catalog: &Catalog,
     ) -> Result<Option<Self>, CannotVerify> {
-        let mut conduct = Self::new(now, true);
+        let mut conduct = Self::new(now, true, sets);
         let mut findings = Findings::default();
         for (index, hash) in &known.again {
             let leaf = source.leaves(*index, 1)?;

@@ -12,7 +12,7 @@ use crate::pipeline::{self, Catalog, PAGE};
 use crate::report::{Findings, MOST_FINDINGS, Rollback};
 use crate::roots::{Promise, Roots};
 use crate::witnesses::Search;
-use crate::{CannotVerify, Report, Source, signatures};
+use crate::{CannotVerify, Report, Sets, Source, signatures};
 
 /// What a log is verified with.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,6 +33,8 @@ pub struct Options<'a> {
     /// The recovery key that was written down, or that sidecars pinned: the log must rest on it, and
     /// where `vkey` is of a log before this epoch, it vouches for the key of this one.
     pub recovery: Option<&'a Vkey>,
+    /// Policy sets that were compiled for other logs.
+    pub sets: Option<&'a Sets>,
 }
 
 /// Verifies a whole log; see [`verify_with`].
@@ -100,7 +102,7 @@ fn run(
     keep: bool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Report, Option<Known>), CannotVerify> {
-    let Options { vkey, kept, now, hashes_only, witnesses, quorum, recovery } = *options;
+    let Options { vkey, kept, now, hashes_only, witnesses, quorum, recovery, sets } = *options;
     if !witnesses.is_empty() && !(1..=witnesses.len()).contains(&quorum) {
         return Err(CannotVerify::Quorum { quorum, witnesses: witnesses.len() });
     }
@@ -137,15 +139,16 @@ fn run(
 
     let mut roots = Roots::new(stored, kept, known.map(|k| (&k.frontier, &*k.promises)));
     let catalog = Catalog::default();
+    let sets = sets.cloned().unwrap_or_default();
     let resumed = match known {
-        Some(known) => Conduct::resume(now, known, source, &catalog)?,
+        Some(known) => Conduct::resume(now, sets.clone(), known, source, &catalog)?,
         None => None,
     };
     let same = |k: &Known| k.origin == origin && k.vkey == key.to_string();
     if known.is_some_and(|k| !same(k) || resumed.is_none() || !roots.still_holds()) {
         findings.add(0, "fork", "this is not the log that was verified before");
     }
-    let mut conduct = resumed.unwrap_or_else(|| Conduct::new(now, keep));
+    let mut conduct = resumed.unwrap_or_else(|| Conduct::new(now, keep, sets));
     let mut grown = match known {
         Some(known) => known.grown.clone(),
         None => source.has_tiles().then(Grown::default),

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use grantwright_audit::{CannotVerify, Finding, Known, Options, Report, Rollback, Source};
+use grantwright_audit::{CannotVerify, Finding, Known, Options, Report, Rollback, Sets, Source};
 use grantwright_domain::{Event, RequestId, Timestamp};
 use grantwright_proof::{Checkpoint, Vkey, WitnessKey};
 use serde_json::{Value, json};
@@ -265,7 +265,7 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
                 .map_err(|e| Failure::unable(format!("a witness's key: {e}")))?;
             let mut log = what.open(settings, Reader::Verifies)?;
             let told = !out.json && std::io::stderr().is_terminal();
-            let source = log.source.as_mut();
+            let (source, sets) = (log.source.as_mut(), Sets::default());
             let options = Options {
                 vkey: vkey.as_ref(),
                 kept: &kept,
@@ -274,6 +274,7 @@ pub fn run(out: &Out, settings: &Settings, command: &Command) -> Outcome {
                 quorum: witness_quorum.unwrap_or(witnesses.len()),
                 hashes_only: *hashes_only,
                 recovery: recovery.as_ref(),
+                sets: Some(&sets),
             };
             let mut report = match resume {
                 None => prove(source, &options, told)?,
@@ -412,6 +413,7 @@ fn epochs(
         kept: &kept,
         now: options.now,
         hashes_only: options.hashes_only,
+        sets: options.sets,
         ..Options::default()
     };
     let report = prove(old, &options, false)?;

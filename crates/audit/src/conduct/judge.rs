@@ -12,13 +12,14 @@ use serde_json::{Map, Value};
 
 use crate::report::Findings;
 use crate::shape::Like;
-use crate::{CannotVerify, Source};
+use crate::{CannotVerify, Sets, Source};
 
 /// Replays decisions against the policy set in force.
 #[derive(Default)]
 pub(crate) struct Judge {
     /// The set in force; none when its blobs are missing or wrong, which is a finding of its own.
-    set: Option<PolicySet>,
+    set: Option<Arc<PolicySet>>,
+    sets: Sets,
     /// What that set answered before.
     replayed: Replayed,
     /// Shapes of an ask and of the decision upon it whose verdict this set gives, with the date.
@@ -43,6 +44,10 @@ struct Basis {
 const MOST_PAIRS: usize = 65_536;
 
 impl Judge {
+    pub(crate) fn new(sets: Sets) -> Self {
+        Self { sets, ..Self::default() }
+    }
+
     /// Reads what `policy_loaded` put in force; the scopes, or why it cannot be read. Blobs prove
     /// themselves by their digests.
     pub(crate) fn load(
@@ -65,7 +70,7 @@ impl Judge {
                 None => return Ok(Err(format!("scope `{name}` ({digest}) is not beside the log"))),
             }
         }
-        let set = match PolicySet::from_blobs(&policies, scopes) {
+        let set = match self.sets.compiled(policies, scopes) {
             Ok(set) => set,
             Err(faults) => {
                 let why: Vec<String> = faults.iter().take(3).map(ToString::to_string).collect();

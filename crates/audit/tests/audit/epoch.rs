@@ -11,7 +11,7 @@ use grantwright_proof::{Checkpoint, Frontier, Hash, NoteSigner, epoch, leaf_hash
 use serde_json::json;
 
 use crate::fixture::{Writer, at, request, whole};
-use crate::source::{Memory, ORIGIN, RECOVERY, Rules, SIGNER, STRANGER};
+use crate::source::{Memory, ORIGIN, RECOVERY, Rules, SETS, SIGNER, STRANGER};
 
 static NEXT: LazyLock<NoteSigner> =
     LazyLock::new(|| NoteSigner::from_seed("broker.test/log/epoch-2", &[17; 32]).unwrap());
@@ -114,7 +114,7 @@ fn signed_log(events: &[Event], w: &Writer, signer: &NoteSigner) -> Memory {
 }
 
 fn options() -> Options<'static> {
-    Options { vkey: Some(NEXT.vkey()), ..Options::default() }
+    Options { vkey: Some(NEXT.vkey()), sets: Some(&SETS), ..Options::default() }
 }
 
 fn verify(log: &mut Memory, kept: &[String]) -> Report {

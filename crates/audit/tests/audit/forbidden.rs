@@ -1,13 +1,13 @@
 //! Transitions that the rules forbid, written by someone who holds the log's own key: every leaf
 //! is hashed and signed as it should be, and conduct alone gives it away.
 
-use grantwright_audit::Report;
+use grantwright_audit::{Options, Report, Sets, verify_with};
 use grantwright_domain::event::*;
 use grantwright_domain::{Digest, Event, LeaseId, ParamValue, Strength, Timestamp, VerdictKind};
 use serde_json::json;
 
 use crate::fixture::{SET, Writer, at, group, human, log, policy, request, set_of};
-use crate::source::{Memory, Rules};
+use crate::source::{Memory, Rules, SIGNER};
 
 type Change<E> = fn(&mut E);
 
@@ -299,6 +299,27 @@ fn invariant_17_blobs_must_be_those_that_the_leaf_names() {
     let blob = spoilt.blobs.get_mut(&SET.digest()).unwrap();
     *blob = String::from_utf8(blob.clone()).unwrap().replace("forbid", "permit").into_bytes();
     expect_in(&events, &spoilt, leaf, "blob");
+}
+
+#[test]
+fn invariant_17_a_set_compiled_for_one_log_stands_for_its_own_texts_only() {
+    let (events, log) = log();
+    let leaf = at(&events, "", "policy_loaded", 0) as u64;
+    let sets = Sets::default();
+    let options = Options { vkey: Some(SIGNER.vkey()), sets: Some(&sets), ..Options::default() };
+    let verify = |mut log: Memory| verify_with(&mut log, &options, &mut |_| {}).unwrap();
+    assert!(verify(log.clone()).ok);
+    for digest in log.blobs.keys() {
+        let mut spoilt = log.clone();
+        let another = log.blobs.values().find(|blob| **blob != log.blobs[digest]).unwrap().clone();
+        spoilt.blobs.insert(*digest, another);
+        assert!(verify(spoilt).names(leaf, "blob"));
+        let mut spoilt = log.clone();
+        let blob = spoilt.blobs.get_mut(digest).unwrap();
+        *blob = String::from_utf8(blob.clone()).unwrap().replacen("forbid", "permit", 1).into();
+        assert_eq!(verify(spoilt.clone()).ok, spoilt.blobs == log.blobs);
+    }
+    assert!(verify(log).ok);
 }
 
 #[test]

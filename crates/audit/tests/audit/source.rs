@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use grantwright_audit::{CannotVerify, Report, Source, Text, verify};
+use grantwright_audit::{CannotVerify, Options, Report, Sets, Source, Text, verify_with};
 use grantwright_domain::{Digest, Event, RequestId};
 use grantwright_proof::{Checkpoint, Frontier, Hash, NoteSigner, leaf_hash};
 
@@ -15,6 +15,8 @@ pub static RECOVERY: LazyLock<NoteSigner> =
     LazyLock::new(|| NoteSigner::from_seed("broker.test/recovery", &[9; 32]).unwrap());
 pub static STRANGER: LazyLock<NoteSigner> =
     LazyLock::new(|| NoteSigner::from_seed(ORIGIN, &[8; 32]).unwrap());
+/// Most logs of these tests rest on the same policy.
+pub static SETS: LazyLock<Sets> = LazyLock::new(Sets::default);
 
 #[derive(Clone, Default)]
 pub struct Memory {
@@ -85,7 +87,9 @@ impl Memory {
     }
 
     pub fn try_verify(&mut self, kept: &[String]) -> Result<Report, CannotVerify> {
-        verify(self, Some(SIGNER.vkey()), kept, &mut |_| {})
+        let options =
+            Options { vkey: Some(SIGNER.vkey()), kept, sets: Some(&SETS), ..<_>::default() };
+        verify_with(self, &options, &mut |_| {})
     }
 }
 
